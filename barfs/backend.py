@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""What a device is reached through: the protocol that `kernel` and `vfio_user.client` fulfil.
+
+Rule 1: a backend moves one access at a time; splitting, windows, ends and permissions are not its
+        business (`barfs.native` does them once for all).
+Rule 2: synchronous, and callable from several threads at once. Concurrency and deadlines of whole
+        requests belong to the file system; a backend bounds the time of one access.
+Rule 3: opening takes place before a backend exists: whoever has one, has an open device.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from barfs.pci import Bdf
+from barfs.uapi import DeviceInfo, RegionInfo
+
+
+class Backend(Protocol):
+    """An open device. `source` is what the user named to get it; `bdf` is its place in `bus/`.
+
+    `max_width` is the widest access, in bytes, that a gap of a memory BAR takes in one piece.
+    """
+
+    @property
+    def bdf(self) -> Bdf: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def max_width(self) -> int: ...
+
+    def device_info(self) -> DeviceInfo:
+        """Raises DeviceError."""
+
+    def region_info(self, index: int) -> RegionInfo:
+        """Describe region `index`; an absent one has size 0. Raises DeviceError."""
+
+    def region_fd(self, index: int) -> int | None:
+        """The descriptor to map windows from, at `info.offset + area.offset`.
+
+        None: nothing of the region can be mapped. The backend keeps ownership.
+        """
+
+    def access_fd(self, index: int) -> int | None:
+        """The descriptor on which one `pread`/`pwrite` at `info.offset + offset` is one access.
+
+        None: accesses go through `read` and `write`.
+        """
+
+    def attributes(self) -> Mapping[str, str]:
+        """Texts of sysfs attributes (`irq`, `resource`) that are known better here than from
+        configuration space."""
+
+    def read(self, region: int, offset: int, width: int) -> bytes:
+        """One access of `width` bytes (1, 2, 4 or 8) at `offset` in the region.
+
+        Returns `width` bytes as the device has them. Raises AccessError.
+        """
+
+    def write(self, region: int, offset: int, data: bytes) -> None:
+        """One access of `len(data)` bytes (1, 2, 4 or 8). Raises AccessError."""
+
+    def reset(self) -> None:
+        """Reset the function. Raises DeviceError where it cannot."""
+
+    def close(self) -> None:
+        """Give the device back; may be called again."""

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""The errors of barfs.
+
+Rule 1: every error that a user can cause or meet is a `BarfsError`, and its text is one line that
+        says what to do next.
+Rule 2: an error of one access is an `AccessError`, and carries where the access went.
+Rule 3: nothing here knows the errno of FUSE; `barfs.native` holds the one table of them.
+"""
+
+
+class BarfsError(Exception):
+    """An operation that failed; its text is one line for the user."""
+
+
+class UsageError(BarfsError):
+    """The request itself makes no sense: a bad or contradicting argument, option or file."""
+
+
+class DeviceError(BarfsError):
+    """A device that cannot be opened or described, or that has failed as a whole."""
+
+
+class CapabilityError(BarfsError):
+    """A VFIO capability chain that cannot be read; `barfs.uapi` has one child per malformation."""
+
+
+class PeerError(DeviceError):
+    """A vfio-user peer broke the protocol; `barfs.vfio_user.wire` has the named children."""
+
+
+class AccessError(BarfsError):
+    """An access, or a request of several, that did not take place.
+
+    `region` is the region's name, `offset` the byte in the region where the first failed access
+    begins, `width` its size in bytes (for a request: the count of bytes asked for).
+    """
+
+    summary = "access failed"
+
+    def __init__(
+        self, message: str = "", *, region: str = "?", offset: int = 0, width: int = 0
+    ) -> None:
+        self.region = region
+        self.offset = offset
+        self.width = width
+        self.message = message
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        where = f"{self.region}+{self.offset:#x} ({self.width} bytes): {self.summary}"
+        return f"{where}: {self.message}" if self.message else where
+
+
+class BusFault(AccessError):
+    """The device refused the access, or its memory was not there (memory decode off, low power)."""
+
+    summary = "the device did not take the access"
+
+
+class DeviceGone(AccessError):
+    """The device was removed or released, or its vfio-user peer is gone."""
+
+    summary = "the device is gone"
+
+
+class AccessTimeout(AccessError):
+    """No answer within the deadline. The access is not repeated."""
+
+    summary = "no answer from the device in time"
+
+
+class InvalidAccess(AccessError):
+    """A width or an alignment that the place does not allow, or an access that crosses an edge."""
+
+    summary = "width or alignment not possible here"
+
+
+class AccessDenied(AccessError):
+    """The region, or this part of it, cannot be read or cannot be written."""
+
+    summary = "not permitted here"
+
+
+class BeyondEnd(AccessError):
+    """A write at or past the end of the region."""
+
+    summary = "past the end of the region"
+
+
+class Interrupted(AccessError):
+    """Stopped on request before the first byte was transferred."""
+
+    summary = "interrupted"
