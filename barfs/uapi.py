@@ -35,8 +35,10 @@ _KNOWN_VERSION = 1
 
 DEVICE_INFO_SIZE = _DEVICE_INFO.size
 REGION_INFO_SIZE = _REGION_INFO.size
-REGION_INFO_LIMIT = 1 << 20
-"""A region info above this many bytes (65,000 sparse areas) is refused rather than allocated."""
+REGION_INFO_LIMIT = 1 << 14
+"""A region info above this many bytes (a thousand sparse areas) is refused, not allocated."""
+CHAIN_LIMIT = 32
+"""No chain is followed further; the ABI knows fewer than ten capabilities."""
 
 
 class TruncatedInfo(CapabilityError):
@@ -48,7 +50,7 @@ class CapabilityOffsetError(CapabilityError):
 
 
 class CapabilityLoop(CapabilityError):
-    """The chain comes back to a capability that it has already passed."""
+    """The chain comes back to a capability that it has already passed, or does not end."""
 
 
 class CapabilityVersionError(CapabilityError):
@@ -198,8 +200,8 @@ def _walk_chain(data: bytes, offset: int) -> dict[int, bytes]:
     while offset:
         if offset < _REGION_INFO.size or offset + _CAPABILITY.size > len(data):
             raise CapabilityOffsetError(f"capability at {offset:#x} of {len(data):#x} bytes")
-        if offset in seen:
-            raise CapabilityLoop(f"the capability chain loops at {offset:#x}")
+        if offset in seen or len(seen) == CHAIN_LIMIT:
+            raise CapabilityLoop(f"the capability chain does not end: again at {offset:#x}")
         seen.add(offset)
         identifier, version, next_offset = _CAPABILITY.unpack_from(data, offset)
         if identifier in (CAPABILITY_SPARSE_MMAP, CAPABILITY_TYPE, CAPABILITY_MSIX_MAPPABLE):

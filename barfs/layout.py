@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: MIT
+"""Which parts of a region are windows, which are gaps, and why.
+
+Rule 1: pure. What the driver said comes in, a `Layout` comes out; live mappings are elsewhere.
+Rule 2: a layout covers `[0, size)` exactly: in order, without gap or overlap.
+Rule 3: edges are aligned, never sizes: a window's start is rounded up and its *end* down to whole
+        pages, what is taken out of it (the MSI-X table) the other way round.
+Rule 4: what the driver says is believed whole or not at all. An area that leaves the region or
+        overlaps another makes the region have no windows.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from barfs.errors import BarfsError, UsageError
+from barfs.pci import CONFIG_INDEX, ROM_INDEX, MsixCapability, region_name
+from barfs.uapi import (
+    REGION_FLAG_CAPS,
+    REGION_FLAG_MMAP,
+    REGION_FLAG_READ,
+    REGION_FLAG_WRITE,
+    RegionInfo,
+    SparseArea,
+)
+
+Access = Literal["mmap", "pread", "none"]
+MsixMode = Literal["map", "carve"]
+
+WIDTHS = (1, 2, 4, 8)
+WINDOW_WIDTH = 8
+NARROW_WIDTH = 4
+"""The widest access of ROM, I/O ports, configuration space, and of gaps in kernel VFIO."""
+
+REASON_NONE = "-"
+REASON_NOT_IN_AREA = "not-in-sparse-area"
+REASON_NO_MMAP_FLAG = "no-mmap-flag"
+REASON_SUB_PAGE = "sub-page"
+REASON_MSIX_TABLE = "msix-table"
+REASON_BAD_CAPABILITY = "bad-capability"
+REASON_BAD_AREA = "bad-area"
+REASON_MAPPING_OFF = "mapping-off"
+REASON_MMAP_FAILED = "mmap-failed"
+
+_FLAG_NAMES = (
+    (REGION_FLAG_READ, "read"),
+    (REGION_FLAG_WRITE, "write"),
+    (REGION_FLAG_MMAP, "mmap"),
+    (REGION_FLAG_CAPS, "caps"),
+)
+
+
+class LayoutError(BarfsError):
+    """A text that is not a layout, or segments that do not cover their region."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A range of a region that is accessed in one way; offsets in bytes, `end` exclusive.
+
+    `perm` is what is in force ("rw", "r-", "-w", "--"); `width` is the widest single access.
+    """
+
+    start: int
+    end: int
+    access: Access
+    perm: str
+    width: int
+    reason: str = REASON_NONE
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+    @property
+    def readable(self) -> bool:
+        return self.perm[0] == "r"
+
+    @property
+    def writable(self) -> bool:
+        return self.perm[1] == "w"
+
+
+@dataclass(frozen=True, slots=True)
+class MsixPlace:
+    """The parts of MSI-X that lie in one region: (offset, size) in bytes, or None."""
+
+    table: tuple[int, int] | None = None
+    pba: tuple[int, int] | None = None
+
+    @classmethod
+    def in_bar(cls, capability: MsixCapability | None, index: int) -> "MsixPlace | None":
+        """What of the capability lies in BAR `index`; None where nothing does."""
+        if capability is None:
+            return None
+        place = cls(
+            table=(capability.table_offset, capability.table_size)
+            if capability.table_bar == index
+            else None,
+            pba=(capability.pba_offset, capability.pba_size)
+            if capability.pba_bar == index
+            else None,
+        )
+        return place if place.table or place.pba else None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A region as the user meets it. `width` is the file's width: how longer requests are cut."""
+
+    device: str
+    region: str
+    size: int
+    flags: tuple[str, ...]
+    width: int
+    msix: MsixPlace | None
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        position = 0
+        for segment in self.segments:
+            if segment.start != position or segment.end <= segment.start:
+                raise LayoutError(f"{self.region}: segment at {segment.start:#x} does not continue")
+            position = segment.end
+        if position != self.size:
+            raise LayoutError(f"{self.region}: segments end at {position:#x}, not {self.size:#x}")
+
+    @property
+    def windows(self) -> tuple[Segment, ...]:
+        return tuple(segment for segment in self.segments if segment.access == "mmap")
+
+    @property
+    def readable(self) -> bool:
+        return any(segment.readable for segment in self.segments)
+
+    @property
+    def writable(self) -> bool:
+        return any(segment.writable for segment in self.segments)
+
+    def with_failed_windows(self, failed: dict[int, str], gap_width: int) -> "Layout":
+        """The layout in which the windows that start at the keys of `failed` are `pread`.
+
+        The values are the names of the errno, as in `mmap-failed:ENODEV`.
+        """
+        return replace(
+            self,
+            segments=_merged(
+                replace(
+                    segment,
+                    access="pread",
+                    width=gap_width,
+                    reason=f"{REASON_MMAP_FAILED}:{failed[segment.start]}",
+                )
+                if segment.access == "mmap" and segment.start in failed
+                else segment
+                for segment in self.segments
+            ),
+        )
+
+    def to_text(self) -> str:
+        """The text of `barN.layout` (format: `barfs layout v1`)."""
+        lines = [
+            f"# barfs layout v1: {self.region} of {self.device}",
+            f"size   {self.size:#x}",
+            f"flags  {' '.join(self.flags) or '-'}",
+            f"width  {self.width}",
+        ]
+        if self.msix is not None:
+            parts = (("table", self.msix.table), ("pba", self.msix.pba))
+            named = [f"{name}={at[0]:#x}+{at[1]:#x}" for name, at in parts if at is not None]
+            lines.append(f"msix   {' '.join(named)}")
+        digits = max(8, len(f"{self.size:x}"))
+        columns = [f"{name:<{digits + 2}}" for name in ("# start", "end", "size")]
+        lines.append(f"{' '.join(columns)} access perm width reason")
+        for segment in self.segments:
+            numbers = (segment.start, segment.end, segment.size)
+            ranges = " ".join(f"0x{number:0{digits}x}" for number in numbers)
+            lines.append(
+                f"{ranges} {segment.access:<6} {segment.perm:<4} {segment.width:<5} "
+                f"{segment.reason}"
+            )
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str) -> "Layout":
+        """Read what `to_text` wrote. Raises LayoutError when the text is no layout."""
+        try:
+            return _parse_text(text)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise LayoutError(f"not a barfs layout: {error}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `barfs layout --json` prints a list of; plain integers, bytes."""
+        msix = None
+        if self.msix is not None:
+            parts = (("table", self.msix.table), ("pba", self.msix.pba))
+            msix = {name: {"offset": at[0], "size": at[1]} for name, at in parts if at is not None}
+        return {
+            "device": self.device,
+            "region": self.region,
+            "size": self.size,
+            "flags": list(self.flags),
+            "width": self.width,
+            "msix": msix,
+            "segments": [
+                {
+                    "start": segment.start,
+                    "end": segment.end,
+                    "size": segment.size,
+                    "access": segment.access,
+                    "perm": segment.perm,
+                    "width": segment.width,
+                    "reason": segment.reason,
+                }
+                for segment in self.segments
+            ],
+        }
+
+
+def dump_json(layouts: Iterable[Layout]) -> str:
+    """Layouts as a JSON list, indented, with a final newline."""
+    return json.dumps([layout.to_json() for layout in layouts], indent=2) + "\n"
+
+
+_HEAD = re.compile(r"# barfs layout v1: (\S+) of (\S+)")
+_MSIX = re.compile(r"(table|pba)=(0x[0-9a-f]+)\+(0x[0-9a-f]+)")
+
+
+def _parse_text(text: str) -> Layout:
+    lines = text.splitlines()
+    head = _HEAD.fullmatch(lines[0])
+    if head is None:
+        raise ValueError(f"first line is {lines[0]!r}")
+    fields = dict(line.split(maxsplit=1) for line in lines[1:] if line[:1].isalpha())
+    msix = None
+    if "msix" in fields:
+        found = {
+            match[1]: (int(match[2], 16), int(match[3], 16))
+            for match in _MSIX.finditer(fields["msix"])
+        }
+        msix = MsixPlace(table=found.get("table"), pba=found.get("pba"))
+    segments = []
+    for line in lines[1:]:
+        if line.startswith("0x"):
+            start, end, _size, access, perm, width, reason = line.split()
+            if access not in ("mmap", "pread", "none"):
+                raise ValueError(f"access {access!r}")
+            segments.append(Segment(int(start, 16), int(end, 16), access, perm, int(width), reason))
+    flags = fields["flags"].split()
+    return Layout(
+        device=head[2],
+        region=head[1],
+        size=int(fields["size"], 16),
+        flags=() if flags == ["-"] else tuple(flags),
+        width=int(fields["width"]),
+        msix=msix,
+        segments=tuple(segments),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the user chose for all regions of a device.
+
+    `width` is the file's width in bytes (1, 2, 4, 8); `mapping` False leaves everything to pread.
+    """
+
+    width: int = 4
+    mapping: bool = True
+    msix: MsixMode = "map"
+    read_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width not in WIDTHS:
+            raise UsageError(f"width={self.width}: the width is 1, 2, 4 or 8 bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """A range with the reason why it is no window; `REASON_NONE`: it is one."""
+
+    start: int
+    end: int
+    reason: str
+
+
+def plan(
+    info: RegionInfo,
+    *,
+    device: str,
+    policy: Policy,
+    page_size: int,
+    gap_width: int,
+    port: bool = False,
+    msix: MsixPlace | None = None,
+) -> Layout:
+    """Decide how each byte of a region is accessed, before anything is mapped.
+
+    `gap_width` is the widest access outside windows in this region, `port` says that it is an
+    I/O-port BAR, `msix` what MSI-X keeps here. Raises UsageError for a size of 0.
+    """
+    if info.size <= 0:
+        raise UsageError(f"{region_name(info.index)} of {device} does not exist")
+    if port or info.index in (ROM_INDEX, CONFIG_INDEX):
+        gap_width = min(gap_width, NARROW_WIDTH)
+    readable = info.readable
+    writable = info.writable and not policy.read_only and info.index != ROM_INDEX
+    perm = ("r" if readable else "-") + ("w" if writable else "-")
+    ranges = _partition(info, page_size)
+    table = msix.table if msix is not None else None
+    if table is not None and (policy.msix == "carve" or not info.msix_mappable):
+        ranges = _carve(ranges, table, page_size, info.size)
+    segments: list[Segment] = []
+    for piece in ranges:
+        access: Access = "none" if perm == "--" else "pread"
+        width, reason = gap_width, piece.reason
+        if piece.reason == REASON_NONE and not policy.mapping:
+            reason = REASON_MAPPING_OFF
+        elif piece.reason == REASON_NONE and access == "pread":
+            access, width = "mmap", WINDOW_WIDTH
+        segments.append(Segment(piece.start, piece.end, access, perm, width, reason))
+    return Layout(
+        device=device,
+        region=region_name(info.index),
+        size=info.size,
+        flags=tuple(name for flag, name in _FLAG_NAMES if info.flags & flag),
+        width=policy.width,
+        msix=msix,
+        segments=_merged(segments),
+    )
+
+
+def _partition(info: RegionInfo, page_size: int) -> list[_Range]:
+    """Windows and gaps of the region, before MSI-X and the user's choices."""
+    whole = _Range(0, info.size, REASON_NONE)
+    if info.chain_error is not None:
+        return [replace(whole, reason=REASON_BAD_CAPABILITY)]
+    if not info.mappable:
+        return [replace(whole, reason=REASON_NO_MMAP_FLAG)]
+    if info.areas is None:
+        return _shrunk(0, info.size, info.size, page_size)
+    areas = sorted((area for area in info.areas if area.size), key=lambda area: area.offset)
+    if not _trustworthy(areas, info.size):
+        return [replace(whole, reason=REASON_BAD_AREA)]
+    ranges: list[_Range] = []
+    position = 0
+    for start, end in _joined(areas):
+        if position < start:
+            ranges.append(_Range(position, start, REASON_NOT_IN_AREA))
+        ranges.extend(_shrunk(start, end, info.size, page_size))
+        position = end
+    if position < info.size:
+        ranges.append(_Range(position, info.size, REASON_NOT_IN_AREA))
+    return ranges
+
+
+def _trustworthy(areas: Sequence[SparseArea], size: int) -> bool:
+    position = 0
+    for area in areas:
+        if area.offset < position or area.offset + area.size > size:
+            return False
+        position = area.offset + area.size
+    return True
+
+
+def _joined(areas: Iterable[SparseArea]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for area in areas:
+        end = area.offset + area.size
+        if joined and joined[-1][1] == area.offset:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((area.offset, end))
+    return joined
+
+
+def _shrunk(start: int, end: int, region_size: int, page_size: int) -> list[_Range]:
+    """One area cut inward to whole pages.
+
+    The region's own end counts as the edge of a page: VFIO offers a BAR smaller than a page for
+    mapping only where it could reserve the rest of that page (`vfio_pci_probe_mmaps`).
+    """
+    first = -(-start // page_size) * page_size
+    last = end if end == region_size else end // page_size * page_size
+    if first >= last:
+        return [_Range(start, end, REASON_SUB_PAGE)]
+    ranges = [_Range(first, last, REASON_NONE)]
+    if start < first:
+        ranges.insert(0, _Range(start, first, REASON_SUB_PAGE))
+    if last < end:
+        ranges.append(_Range(last, end, REASON_SUB_PAGE))
+    return ranges
+
+
+def _carve(
+    ranges: Iterable[_Range], table: tuple[int, int], page_size: int, region_size: int
+) -> list[_Range]:
+    """Take the pages of the MSI-X table out of the windows."""
+    hole_start = table[0] // page_size * page_size
+    hole_end = min(-(-(table[0] + table[1]) // page_size) * page_size, region_size)
+    carved: list[_Range] = []
+    for piece in ranges:
+        start, end = max(piece.start, hole_start), min(piece.end, hole_end)
+        if piece.reason != REASON_NONE or start >= end:
+            carved.append(piece)
+            continue
+        if piece.start < start:
+            carved.append(replace(piece, end=start))
+        carved.append(_Range(start, end, REASON_MSIX_TABLE))
+        if end < piece.end:
+            carved.append(replace(piece, start=end))
+    return carved
+
+
+def _merged(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+    """Neighbours that differ in nothing but their range, as one."""
+    merged: list[Segment] = []
+    for segment in segments:
+        if merged and replace(merged[-1], start=segment.start, end=segment.end) == segment:
+            merged[-1] = replace(merged[-1], end=segment.end)
+        else:
+            merged.append(segment)
+    return tuple(merged)
