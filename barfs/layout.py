@@ -224,6 +224,7 @@ def dump_json(layouts: Iterable[Layout]) -> str:
     return json.dumps([layout.to_json() for layout in layouts], indent=2) + "\n"
 
 
+_ACCESS: dict[str, Access] = {"mmap": "mmap", "pread": "pread", "none": "none"}
 _HEAD = re.compile(r"# barfs layout v1: (\S+) of (\S+)")
 _MSIX = re.compile(r"(table|pba)=(0x[0-9a-f]+)\+(0x[0-9a-f]+)")
 
