@@ -246,9 +246,9 @@ def _parse_text(text: str) -> Layout:
     for line in lines[1:]:
         if line.startswith("0x"):
             start, end, _size, access, perm, width, reason = line.split()
-            if access not in ("mmap", "pread", "none"):
-                raise ValueError(f"access {access!r}")
-            segments.append(Segment(int(start, 16), int(end, 16), access, perm, int(width), reason))
+            segments.append(
+                Segment(int(start, 16), int(end, 16), _ACCESS[access], perm, int(width), reason)
+            )
     flags = fields["flags"].split()
     return Layout(
         device=head[2],
