@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""The engine: requests over a region's segments become accesses of an exact width, in C.
+
+Rule 1: all unsafe code of barfs is in this package; `binding` alone imports the built extension.
+Rule 2: nothing outside accesses a mapping except through a `Table`.
+
+`guard.h` says how a SIGBUS is survived, `transfer.h` how requests are cut and answered; the order
+of taking things down is `occupancy.drain()`, `mapping.close()`, `reservation.close()`.
+"""
+
+from barfs.native.errnos import errno_of, error_from
+from barfs.native.guard import arm_guard
+from barfs.native.mapping import PAGE_SIZE, Mapping, Reservation
+from barfs.native.occupancy import Control, Occupancy
+from barfs.native.segment import Call, Descriptor, Memory, Refused, Segment, Target
+from barfs.native.table import Readable, Table, Writable
+
+__all__ = [
+    "PAGE_SIZE",
+    "Call",
+    "Control",
+    "Descriptor",
+    "Mapping",
+    "Memory",
+    "Occupancy",
+    "Readable",
+    "Refused",
+    "Reservation",
+    "Segment",
+    "Table",
+    "Target",
+    "Writable",
+    "arm_guard",
+    "errno_of",
+    "error_from",
+]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT
+"""Builds `barfs.native._engine` from the C beside it, by cffi's API mode.
+
+Rule 1: setuptools loads this file by its path while the package is not importable yet: it imports
+        nothing of barfs.
+Rule 2: what is declared here is what Python may touch; the compiler checks it against the headers.
+"""
+
+from pathlib import Path
+
+from cffi import FFI
+from setuptools import Extension
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).parent
+
+# Ours is clean under -Wconversion; the code that cffi generates around it is not, by design.
+COMPILE_FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"]
+
+DECLARATIONS = """
+enum barfs_direction { BARFS_READ = 0, BARFS_WRITE = 1 };
+enum barfs_permission { BARFS_MAY_READ = 1, BARFS_MAY_WRITE = 2 };
+enum barfs_kind { BARFS_REFUSED, BARFS_MEMORY, BARFS_FD, BARFS_CALL };
+enum barfs_table_flags { BARFS_PORT = 1 };
+
+typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width, int direction,
+                          void *data);
+struct barfs_segment {
+    uint64_t start, end;
+    int kind;
+    uint32_t permission, max_width;
+    int fd;
+    uint64_t fd_offset;
+    volatile uint8_t *base;
+    barfs_call_fn *call;
+    void *context;
+};
+struct barfs_occupancy { ...; };
+struct barfs_table {
+    struct barfs_occupancy *occupancy;
+    uint64_t size;
+    uint32_t width, flags;
+    int64_t timeout_ns;
+    uint64_t segment_count;
+    const struct barfs_segment *segments;
+};
+struct barfs_control { int64_t deadline_ns; ...; };
+
+int64_t barfs_transfer(const struct barfs_table *, uint64_t offset, void *buffer, uint64_t count,
+                       int direction, struct barfs_control *);
+int64_t barfs_load(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t *value);
+int64_t barfs_load32(const struct barfs_table *, uint64_t offset);
+int64_t barfs_store(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t value);
+uint32_t barfs_occupancy_inside(struct barfs_occupancy *);
+void barfs_occupancy_close(struct barfs_occupancy *);
+bool barfs_occupancy_drain(struct barfs_occupancy *, int64_t timeout_ns);
+void barfs_control_stop(struct barfs_control *);
+int64_t barfs_now_ns(void);
+int barfs_guard_install(void);
+
+extern "Python" int barfs_call(void *context, uint64_t offset, uint32_t width, int direction,
+                               void *data);
+
+#define PROT_NONE ...
+#define PROT_READ ...
+#define PROT_WRITE ...
+#define MAP_SHARED ...
+#define MAP_PRIVATE ...
+#define MAP_ANONYMOUS ...
+#define MAP_NORESERVE ...
+#define MAP_FIXED ...
+void *mmap(void *address, size_t size, int protection, int flags, int fd, int64_t offset);
+int munmap(void *address, size_t size);
+"""
+
+ffibuilder = FFI()
+ffibuilder.cdef(DECLARATIONS)
+ffibuilder.set_source(
+    "barfs.native._engine",
+    '#include <sys/mman.h>\n#include "guard.h"\n#include "transfer.h"\n',
+)
+
+
+class BuildEngine(build_ext):
+    """build_ext that writes the binding first, and compiles it together with the C of barfs."""
+
+    def build_extension(self, ext: Extension) -> None:
+        binding = Path(self.build_temp) / "_engine.c"
+        binding.parent.mkdir(parents=True, exist_ok=True)
+        ffibuilder.emit_c_code(str(binding))
+        ext.sources = [*ext.sources, str(binding)]
+        ext.include_dirs = [*ext.include_dirs, str(HERE)]
+        ext.extra_compile_args = [*ext.extra_compile_args, *COMPILE_FLAGS]
+        super().build_extension(ext)

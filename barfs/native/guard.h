@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The SIGBUS guard: a load or store on a mapping whose page the device (or a peer) took away ends
+ * that transfer, not the process.
+ *
+ * Rule 1: only the fault of a guarded access is taken: this thread is armed, the kernel raised the
+ *         signal for an access, and its address lies in the armed range.  Every other SIGBUS goes to
+ *         whoever handled it before, or kills the process as if barfs were not there.
+ * Rule 2: armed code does nothing but volatile accesses and plain copies: no call, no lock, no
+ *         allocation.  siglongjmp() over any of those would leave it half done.
+ * Rule 3: the caller owns the frame, so guards nest (a Python segment that reads another table).
+ *
+ * How to use it (the whole pattern, once per transfer):
+ *
+ *     struct barfs_guard guard;
+ *     barfs_guard_thread();
+ *     if (sigsetjmp(guard.env, 0) == 0) {
+ *         barfs_guard_arm(&guard, base, size);
+ *         ... volatile accesses, progress kept in a volatile counter, in a noinline function ...
+ *         barfs_guard_disarm();
+ *     } else {
+ *         ... the access after the last one counted faulted; the guard is disarmed ...
+ *     }
+ *
+ * What is guaranteed.  barfs_guard_install() puts the handler in force.  It stays in force unless
+ * other code in the process installs a SIGBUS handler later, which nothing can forbid:
+ *   - a handler that, like faulthandler.enable(), reports, puts ours back and raises the signal
+ *     again: the fault is survived, at the price of its report, and ours is in force again;
+ *   - faulthandler.disable(), when enabled before barfs_guard_install(), removes ours without a
+ *     trace, and any other sigaction() may: the next fault is fatal unless barfs_guard_install() is
+ *     called again.  The Python face does so before the next access when faulthandler's state has
+ *     changed; other code that touches SIGBUS calls it itself.
+ * SIGBUS is unblocked once per thread, at its first transfer; a thread that blocks it later and
+ * faults is killed by the kernel.
+ */
+#ifndef BARFS_GUARD_H
+#define BARFS_GUARD_H
+
+#include <setjmp.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define BARFS_HIDDEN __attribute__((visibility("hidden")))
+
+struct barfs_guard {
+    sigjmp_buf env;
+    uintptr_t start, end; /* whole pages */
+};
+
+/* The handler may only touch thread-local storage that needs no allocation: initial-exec. */
+#define BARFS_THREAD_LOCAL _Thread_local __attribute__((tls_model("initial-exec")))
+
+extern BARFS_HIDDEN BARFS_THREAD_LOCAL struct barfs_guard *volatile barfs_guard_current;
+extern BARFS_HIDDEN BARFS_THREAD_LOCAL bool barfs_guard_ready;
+extern BARFS_HIDDEN uintptr_t barfs_guard_page_mask; /* page size - 1; set by install */
+
+/* Put the handler in force, on top of whatever is there now.  Idempotent and thread-safe; one
+ * system call when there is nothing to do.  Returns 0, or -errno. */
+BARFS_HIDDEN int barfs_guard_install(void);
+
+/* Unblock SIGBUS in the calling thread. */
+BARFS_HIDDEN void barfs_guard_unblock(void);
+
+/* Make the calling thread ready for guarded accesses; free after the first call. */
+static inline void barfs_guard_thread(void)
+{
+    if (!barfs_guard_ready)
+        barfs_guard_unblock();
+}
+
+/* Take faults in [base, base + size), rounded out to pages, until disarmed.  guard->env is set. */
+static inline void barfs_guard_arm(struct barfs_guard *guard, const volatile void *base, size_t size)
+{
+    guard->start = (uintptr_t)base & ~barfs_guard_page_mask;
+    guard->end = ((uintptr_t)base + size + barfs_guard_page_mask) & ~barfs_guard_page_mask;
+    atomic_signal_fence(memory_order_seq_cst);
+    barfs_guard_current = guard;
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
+static inline void barfs_guard_disarm(void)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+    barfs_guard_current = NULL;
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
+#endif

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""Who is inside a device's tables; when it is safe to take memory away; how to end a transfer."""
+
+import time
+
+from barfs.native.binding import ffi, lib
+
+
+class Occupancy:
+    """One per device, shared by its tables: counts the accesses under way, and can refuse more."""
+
+    def __init__(self) -> None:
+        self._occupancy = ffi.new("struct barfs_occupancy *")
+        self._closed = False
+
+    @property
+    def inside(self) -> int:
+        """How many transfers are under way now."""
+        return lib.barfs_occupancy_inside(self._occupancy)
+
+    @property
+    def drained(self) -> bool:
+        """Closed, and nobody is inside: nobody will ever be again."""
+        return self._closed and self.inside == 0
+
+    def close(self) -> None:
+        """Refuse every access from now on with `DeviceGone`. Idempotent."""
+        lib.barfs_occupancy_close(self._occupancy)
+        self._closed = True
+
+    def drain(self, timeout: float) -> bool:
+        """Close, and wait up to `timeout` seconds; returns whether nobody is inside any more.
+
+        Not to be called by a `Call` segment's function, which is itself inside.
+        """
+        self.close()
+        return lib.barfs_occupancy_drain(self._occupancy, int(timeout * 1e9))
+
+
+class Control:
+    """Ends the requests that carry it: on `stop()`, or `timeout` seconds after it was made.
+
+    Both are looked at between accesses. Bytes already done are a short count; with none,
+    `Interrupted` or `AccessTimeout`.
+    """
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self._control = ffi.new("struct barfs_control *")
+        if timeout is not None:
+            self._control.deadline_ns = time.monotonic_ns() + int(timeout * 1e9)
+
+    def stop(self) -> None:
+        lib.barfs_control_stop(self._control)

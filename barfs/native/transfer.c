@@ -1,0 +1,462 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * From the outside in: barfs_transfer() and barfs_load()/barfs_store() admit a request (enter, clip,
+ * limit); guarded() sets the one sigsetjmp(); walk() goes from segment to segment; one function per
+ * kind does the accesses of a segment.
+ */
+#define _GNU_SOURCE
+#include "transfer.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NOINLINE __attribute__((noinline))
+
+static const uint64_t MOST_BETWEEN_LOOKS = 256; /* accesses between two looks at the clock */
+static const int64_t LONG_ACCESSES_NS = 20000;  /* a batch this slow is followed by one of one access */
+
+/* A request on its way.  It lives in the frame of its entry point: what walk() leaves here is still
+ * good after the guard has jumped over walk(). */
+struct request {
+    const struct barfs_table *table;
+    struct barfs_control *control;
+    uint8_t *buffer;
+    uint64_t offset, count;
+    volatile uint64_t done; /* written after each access; a fault means the one after it */
+    uint64_t limit;         /* of the width of an access */
+    int direction;
+    struct barfs_guard guard;
+};
+
+/* ---- Occupancy ---------------------------------------------------------------------------------- */
+
+static const unsigned CLOSED = 1u << 31;
+
+bool barfs_occupancy_enter(struct barfs_occupancy *occupancy)
+{
+    if (atomic_fetch_add(&occupancy->state, 1) & CLOSED) {
+        barfs_occupancy_leave(occupancy);
+        return false;
+    }
+    return true;
+}
+
+void barfs_occupancy_leave(struct barfs_occupancy *occupancy)
+{
+    /* The last one wakes the drainer, who may free the occupancy as soon as the count is down: from
+     * there on the address is only a name for the kernel. */
+    if (atomic_fetch_sub(&occupancy->state, 1) == (CLOSED | 1))
+        syscall(SYS_futex, &occupancy->state, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+uint32_t barfs_occupancy_inside(struct barfs_occupancy *occupancy)
+{
+    return atomic_load(&occupancy->state) & ~CLOSED;
+}
+
+void barfs_occupancy_close(struct barfs_occupancy *occupancy)
+{
+    atomic_fetch_or(&occupancy->state, CLOSED);
+}
+
+bool barfs_occupancy_drain(struct barfs_occupancy *occupancy, int64_t timeout_ns)
+{
+    int64_t deadline = barfs_now_ns() + timeout_ns;
+
+    barfs_occupancy_close(occupancy);
+    for (;;) {
+        unsigned state = atomic_load(&occupancy->state);
+        int64_t left = deadline - barfs_now_ns();
+        struct timespec wait = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
+
+        if (state == CLOSED)
+            return true;
+        if (left <= 0)
+            return false;
+        syscall(SYS_futex, &occupancy->state, FUTEX_WAIT_PRIVATE, state, &wait, NULL, 0);
+    }
+}
+
+/* ---- Early ends --------------------------------------------------------------------------------- */
+
+int64_t barfs_now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+void barfs_control_stop(struct barfs_control *control)
+{
+    atomic_store(&control->stop, 1);
+}
+
+static inline bool stopped(struct barfs_control *control)
+{
+    return atomic_load_explicit(&control->stop, memory_order_relaxed) != 0;
+}
+
+/* 0 if the next access may take place.  *now is 0 where there is no deadline. */
+static int look(struct barfs_control *control, int64_t *now)
+{
+    *now = 0;
+    if (stopped(control))
+        return -EINTR;
+    if (control->deadline_ns != 0) {
+        *now = barfs_now_ns();
+        if (*now >= control->deadline_ns)
+            return -ETIMEDOUT;
+    }
+    return 0;
+}
+
+/* ---- Widths ------------------------------------------------------------------------------------- */
+
+static inline bool is_width(uint64_t count)
+{
+    return count == 1 || count == 2 || count == 4 || count == 8;
+}
+
+static inline uint64_t smaller(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The widest access at `position` that is naturally aligned, ends by `end`, and is at most `cap`. */
+static inline uint32_t widest(uint64_t position, uint64_t end, uint64_t cap)
+{
+    uint64_t width = cap;
+
+    while ((position & (width - 1)) != 0 || width > end - position)
+        width >>= 1;
+    return (uint32_t)width;
+}
+
+/* ---- Memory: the only accesses that fault ------------------------------------------------------- */
+
+/* `accesses` loads (or stores) of one width between the device and the buffer, which need not be
+ * aligned.  Each function is its own so that `volatile` is all that decides what it emits: exactly one
+ * mov of the width for each access, in order. */
+#define DEFINE_ACCESSES(bits)                                                                       \
+    static NOINLINE void load##bits(struct request *request, const volatile uint8_t *base,          \
+                                    uint64_t accesses)                                              \
+    {                                                                                               \
+        const volatile uint##bits##_t *device = (const volatile void *)base;                        \
+        struct barfs_control *control = request->control;                                           \
+        uint64_t done = request->done;                                                              \
+        uint8_t *buffer = request->buffer + done;                                                   \
+                                                                                                    \
+        for (uint64_t i = 0; i < accesses && !stopped(control); i++) {                              \
+            uint##bits##_t value = device[i];                                                       \
+                                                                                                    \
+            memcpy(buffer + i * sizeof(value), &value, sizeof(value));                              \
+            request->done = done += sizeof(value);                                                  \
+        }                                                                                           \
+    }                                                                                               \
+    static NOINLINE void store##bits(struct request *request, volatile uint8_t *base,               \
+                                     uint64_t accesses)                                             \
+    {                                                                                               \
+        volatile uint##bits##_t *device = (volatile void *)base;                                    \
+        struct barfs_control *control = request->control;                                           \
+        uint64_t done = request->done;                                                              \
+        const uint8_t *buffer = request->buffer + done;                                             \
+                                                                                                    \
+        for (uint64_t i = 0; i < accesses && !stopped(control); i++) {                              \
+            uint##bits##_t value;                                                                   \
+                                                                                                    \
+            memcpy(&value, buffer + i * sizeof(value), sizeof(value));                              \
+            device[i] = value;                                                                      \
+            request->done = done += sizeof(value);                                                  \
+        }                                                                                           \
+    }
+
+DEFINE_ACCESSES(8)
+DEFINE_ACCESSES(16)
+DEFINE_ACCESSES(32)
+DEFINE_ACCESSES(64)
+
+static void access_memory(struct request *request, volatile uint8_t *base, uint32_t width,
+                          uint64_t accesses)
+{
+    bool read = request->direction == BARFS_READ;
+
+    barfs_guard_arm(&request->guard, base, width * accesses);
+    switch (width) {
+    case 1:
+        read ? load8(request, base, accesses) : store8(request, base, accesses);
+        break;
+    case 2:
+        read ? load16(request, base, accesses) : store16(request, base, accesses);
+        break;
+    case 4:
+        read ? load32(request, base, accesses) : store32(request, base, accesses);
+        break;
+    default:
+        read ? load64(request, base, accesses) : store64(request, base, accesses);
+        break;
+    }
+    barfs_guard_disarm();
+}
+
+/* The clock costs as much as fifty loads of RAM and nothing beside one register: batches grow while
+ * they are quick, and shrink to one access as soon as one was not. */
+static int walk_memory(struct request *request, const struct barfs_segment *segment, uint64_t end)
+{
+    uint64_t cap = smaller(request->limit, segment->max_width);
+    uint64_t batch = request->control->deadline_ns == 0 ? UINT64_MAX : 1;
+    int64_t before = 0;
+
+    for (;;) {
+        uint64_t position = request->offset + request->done;
+        uint32_t width;
+        int64_t now;
+        int error;
+
+        if (position == end)
+            return 0;
+        error = look(request->control, &now);
+        if (error != 0)
+            return error;
+        if (now != 0 && before != 0)
+            batch = now - before < LONG_ACCESSES_NS ? smaller(batch * 2, MOST_BETWEEN_LOOKS) : 1;
+        before = now;
+        width = widest(position, end, cap);
+        access_memory(request, segment->base + (position - segment->start), width,
+                      width == cap ? smaller(batch, (end - position) / width) : 1);
+    }
+}
+
+/* ---- One access by fd or by call ---------------------------------------------------------------- */
+
+static int access_fd(struct request *request, const struct barfs_segment *segment, uint64_t position,
+                     uint32_t width)
+{
+    uint8_t *data = request->buffer + request->done;
+    off_t place = (off_t)(segment->fd_offset + (position - segment->start));
+    ssize_t count;
+
+    for (;;) {
+        count = request->direction == BARFS_READ ? pread(segment->fd, data, width, place)
+                                                 : pwrite(segment->fd, data, width, place);
+        if (count == (ssize_t)width)
+            return 0;
+        if (count >= 0)
+            return -EIO; /* a part of an access: the rest would be a second one */
+        switch (errno) {
+        case EINTR: /* before anything was done: not an access yet */
+            if (stopped(request->control))
+                return -EINTR;
+            continue;
+        case ENODEV:
+        case ETIMEDOUT:
+        case EACCES:
+            return -errno;
+        default:
+            return -EIO;
+        }
+    }
+}
+
+static int access_call(struct request *request, const struct barfs_segment *segment, uint64_t position,
+                       uint32_t width)
+{
+    return segment->call(segment->context, position, width, request->direction,
+                         request->buffer + request->done);
+}
+
+typedef int access_fn(struct request *, const struct barfs_segment *, uint64_t position, uint32_t width);
+
+static int walk_singly(struct request *request, const struct barfs_segment *segment, uint64_t end,
+                       access_fn *access)
+{
+    uint64_t cap = smaller(request->limit, segment->max_width);
+
+    for (;;) {
+        uint64_t position = request->offset + request->done;
+        uint32_t width;
+        int64_t now;
+        int error;
+
+        if (position == end)
+            return 0;
+        error = look(request->control, &now);
+        if (error != 0)
+            return error;
+        width = widest(position, end, cap);
+        error = access(request, segment, position, width);
+        if (error != 0)
+            return error < 0 ? error : -EIO;
+        request->done += width;
+    }
+}
+
+/* ---- A request ---------------------------------------------------------------------------------- */
+
+static const struct barfs_segment *segment_at(const struct barfs_table *table, uint64_t position)
+{
+    uint64_t low = 0, high = table->segment_count - 1;
+
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+
+        if (position < table->segments[middle].end)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return &table->segments[low];
+}
+
+/* 0 when all is done, else why not. */
+static NOINLINE int walk(struct request *request)
+{
+    const struct barfs_segment *segment = segment_at(request->table, request->offset);
+    uint64_t request_end = request->offset + request->count;
+
+    for (; request->done < request->count; segment++) {
+        uint64_t end = smaller(segment->end, request_end);
+        int error;
+
+        if (!(segment->permission & 1u << request->direction))
+            return -EACCES;
+        switch (segment->kind) {
+        case BARFS_MEMORY:
+            error = walk_memory(request, segment, end);
+            break;
+        case BARFS_FD:
+            error = walk_singly(request, segment, end, access_fd);
+            break;
+        case BARFS_CALL:
+            error = walk_singly(request, segment, end, access_call);
+            break;
+        default:
+            error = -EACCES;
+        }
+        if (error != 0)
+            return error;
+    }
+    return 0;
+}
+
+/* The result is not kept in a local: those are indeterminate after the jump. */
+static int guarded(struct request *request)
+{
+    barfs_guard_thread();
+    if (sigsetjmp(request->guard.env, 0) != 0)
+        return -EIO;
+    return walk(request);
+}
+
+static int64_t perform(const struct barfs_table *table, uint64_t offset, void *buffer, uint64_t count,
+                       uint64_t limit, int direction, struct barfs_control *control)
+{
+    struct request request;
+    int error;
+
+    request.table = table;
+    request.control = control;
+    request.buffer = buffer;
+    request.offset = offset;
+    request.count = count;
+    request.done = 0;
+    request.limit = limit;
+    request.direction = direction;
+    error = guarded(&request);
+    return request.done > 0 ? (int64_t)request.done : error;
+}
+
+static int64_t admit(const struct barfs_table *table, uint64_t offset, void *buffer, uint64_t count,
+                     int direction, struct barfs_control *control)
+{
+    bool beyond = offset >= table->size;
+    bool single;
+
+    if (table->flags & BARFS_PORT) {
+        /* Before clipping: a port access that crosses the end is wrong, not short. */
+        if (!is_width(count) || count > 4 || offset % count != 0 || beyond ||
+            count > table->size - offset)
+            return -EINVAL;
+    }
+    if (count == 0)
+        return 0;
+    if (beyond)
+        return direction == BARFS_READ ? 0 : -EFBIG;
+    count = smaller(count, table->size - offset);
+    single = is_width(count) && offset % count == 0;
+    return perform(table, offset, buffer, count, single ? count : table->width, direction, control);
+}
+
+int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer, uint64_t count,
+                       int direction, struct barfs_control *control)
+{
+    struct barfs_control timeout = {.deadline_ns = 0};
+    int64_t result;
+
+    if (control == NULL) {
+        if (table->timeout_ns != 0)
+            timeout.deadline_ns = barfs_now_ns() + table->timeout_ns;
+        control = &timeout;
+    }
+    if (!barfs_occupancy_enter(table->occupancy))
+        return -ENODEV;
+    result = admit(table, offset, buffer, count, direction, control);
+    barfs_occupancy_leave(table->occupancy);
+    return result;
+}
+
+/* ---- Single accesses ---------------------------------------------------------------------------- */
+
+/* 0, or -errno. */
+static int64_t single(const struct barfs_table *table, uint64_t offset, void *buffer, uint32_t width,
+                      int direction)
+{
+    struct barfs_control unlimited = {.deadline_ns = 0};
+    const struct barfs_segment *segment;
+    int64_t result = -EINVAL;
+
+    if (!is_width(width) || offset % width != 0 || offset >= table->size ||
+        width > table->size - offset || (width > 4 && table->flags & BARFS_PORT))
+        return -EINVAL;
+    if (!barfs_occupancy_enter(table->occupancy))
+        return -ENODEV;
+    segment = segment_at(table, offset);
+    if (!(segment->permission & 1u << direction))
+        result = -EACCES;
+    else if (width <= segment->max_width && width <= segment->end - offset)
+        result = perform(table, offset, buffer, width, width, direction, &unlimited);
+    barfs_occupancy_leave(table->occupancy);
+    return result < 0 ? result : 0;
+}
+
+int64_t barfs_load(const struct barfs_table *table, uint64_t offset, uint32_t width, uint64_t *value)
+{
+    uint64_t little = 0;
+    int64_t result = single(table, offset, &little, width, BARFS_READ);
+
+    if (result == 0)
+        *value = le64toh(little);
+    return result;
+}
+
+int64_t barfs_store(const struct barfs_table *table, uint64_t offset, uint32_t width, uint64_t value)
+{
+    uint64_t little = htole64(value);
+
+    return single(table, offset, &little, width, BARFS_WRITE);
+}
+
+int64_t barfs_load32(const struct barfs_table *table, uint64_t offset)
+{
+    uint64_t value = 0;
+    int64_t result = barfs_load(table, offset, 4, &value);
+
+    return result == 0 ? (int64_t)value : result;
+}
