@@ -49,7 +49,7 @@ struct barfs_control { int64_t deadline_ns; ...; };
 int64_t barfs_transfer(const struct barfs_table *, uint64_t offset, void *buffer, uint64_t count,
                        int direction, struct barfs_control *);
 int64_t barfs_load(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t *value);
-int64_t barfs_load32(const struct barfs_table *, uint64_t offset);
+int64_t barfs_load_narrow(const struct barfs_table *, uint64_t offset, uint32_t width);
 int64_t barfs_store(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t value);
 uint32_t barfs_occupancy_inside(struct barfs_occupancy *);
 void barfs_occupancy_close(struct barfs_occupancy *);

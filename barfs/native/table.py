@@ -27,13 +27,14 @@ Writable = bytearray | memoryview
 
 _READ, _WRITE = lib.BARFS_READ, lib.BARFS_WRITE
 
-# The shortest way from Python to one 32-bit register: no attribute of a module on it.
-_load32 = lib.barfs_load32
+_load_narrow = lib.barfs_load_narrow
 _faulthandler_enabled = faulthandler.is_enabled
 
 # No more than this is allocated for a request that a port refuses anyway.
 _PORT_REFUSES = 8
 
+_BYTES = ffi.typeof("char[]")
+_POINTER_64 = ffi.typeof("uint64_t *")
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 
@@ -105,15 +106,16 @@ class Table:
         """
         if count < 0:
             raise ValueError(f"a read of {count} bytes")
-        most = _PORT_REFUSES if self._port else max(0, self.size - offset)
-        count = min(count, most)
-        buffer = _new_uncleared("uint8_t[]", count)
+        most = _PORT_REFUSES if self._port else self.size - offset
+        if count > most:
+            count = max(0, most)
+        buffer = _new_uncleared(_BYTES, count)
         done = self._transfer(offset, buffer, count, _READ, control)
-        return bytes(ffi.buffer(buffer, done))
+        return bytes(ffi.unpack(buffer, done))
 
     def read_into(self, offset: int, buffer: Writable, *, control: Control | None = None) -> int:
         """Read as `read` does, into `buffer`; returns the bytes read."""
-        data = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+        data = ffi.from_buffer(_BYTES, buffer, require_writable=True)
         return self._transfer(offset, data, len(data), _READ, control)
 
     def write(self, offset: int, data: Readable, *, control: Control | None = None) -> int:
@@ -121,7 +123,7 @@ class Table:
 
         Fewer at the end of the region or where a later access failed; past the end, BeyondEnd.
         """
-        buffer = ffi.from_buffer("uint8_t[]", data)
+        buffer = ffi.from_buffer(_BYTES, data)
         return self._transfer(offset, buffer, len(buffer), _WRITE, control)
 
     def load(self, offset: int, width: int) -> int:
@@ -129,18 +131,23 @@ class Table:
 
         InvalidAccess where it is misaligned, wider than the place takes, or crosses an edge.
         """
-        value = ffi.new("uint64_t *")
         if _faulthandler_enabled() is not guard.seen_faulthandler:
             guard.arm_guard()
-        if result := lib.barfs_load(self._table, offset, width, value):
+        if width != 8:
+            value = _load_narrow(self._table, offset, width)
+            if value < 0:
+                raise self._error(value, offset, width)
+            return value
+        wide = ffi.new(_POINTER_64)
+        if result := lib.barfs_load(self._table, offset, width, wide):
             raise self._error(result, offset, width)
-        return int(value[0])
+        return int(wide[0])
 
     def load32(self, offset: int) -> int:
-        """`load(offset, 4)`, faster."""
+        """`load(offset, 4)`, by the shortest way there is."""
         if _faulthandler_enabled() is not guard.seen_faulthandler:
             guard.arm_guard()
-        value = _load32(self._table, offset)
+        value = _load_narrow(self._table, offset, 4)
         if value < 0:
             raise self._error(value, offset, 4)
         return value

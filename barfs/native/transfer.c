@@ -453,10 +453,10 @@ int64_t barfs_store(const struct barfs_table *table, uint64_t offset, uint32_t w
     return single(table, offset, &little, width, BARFS_WRITE);
 }
 
-int64_t barfs_load32(const struct barfs_table *table, uint64_t offset)
+int64_t barfs_load_narrow(const struct barfs_table *table, uint64_t offset, uint32_t width)
 {
     uint64_t value = 0;
-    int64_t result = barfs_load(table, offset, 4, &value);
+    int64_t result = width <= 4 ? barfs_load(table, offset, width, &value) : -EINVAL;
 
     return result == 0 ? (int64_t)value : result;
 }

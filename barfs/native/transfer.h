@@ -98,8 +98,9 @@ BARFS_HIDDEN int64_t barfs_load(const struct barfs_table *table, uint64_t offset
 BARFS_HIDDEN int64_t barfs_store(const struct barfs_table *table, uint64_t offset, uint32_t width,
                                  uint64_t value);
 
-/* barfs_load() of 4 bytes: the value, or -errno. */
-BARFS_HIDDEN int64_t barfs_load32(const struct barfs_table *table, uint64_t offset);
+/* barfs_load() of 1, 2 or 4 bytes: the value, or -errno. */
+BARFS_HIDDEN int64_t barfs_load_narrow(const struct barfs_table *table, uint64_t offset,
+                                       uint32_t width);
 
 /* Every function above enters and leaves by itself. */
 BARFS_HIDDEN bool barfs_occupancy_enter(struct barfs_occupancy *occupancy);
