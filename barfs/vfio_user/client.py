@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: MIT
+"""A device that a vfio-user server has: a `Backend` over a socket.
+
+Rule 1: one access is one message, whatever its width.
+Rule 2: the peer is not trusted. What it says is checked in `messages`; what it sends to be mapped
+        is checked here: only memory that cannot block whoever reads it (tmpfs, hugetlbfs), and as
+        long as the windows say. A descriptor that fails leaves its region without windows.
+Rule 3: a peer that is gone stays gone: nothing is opened again, because a new server is a new
+        device.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from barfs.errors import (
+    AccessError,
+    AccessTimeout,
+    BusFault,
+    DeviceError,
+    DeviceGone,
+    InvalidAccess,
+    PeerError,
+)
+from barfs.pci import Bdf, region_name
+from barfs.uapi import (
+    REGION_INFO_LIMIT,
+    CapabilityTruncated,
+    DeviceInfo,
+    RegionInfo,
+)
+from barfs.vfio_user import messages
+from barfs.vfio_user.channel import (
+    MAX_DESCRIPTORS,
+    Channel,
+    ChannelClosed,
+    ReplyTimeout,
+    close_all,
+)
+from barfs.vfio_user.wire import ACCESS_MESSAGE, REGION_ACCESS, Message, Number
+
+_log = logging.getLogger(__name__)
+
+_FIRST_ARGSZ = 4096
+_MOST_QUESTIONS = 4
+_WIDTHS = (1, 2, 4, 8)
+_ACCESS_ERRORS: dict[int, type[AccessError]] = {
+    errno.EINVAL: InvalidAccess,
+    errno.ENODEV: DeviceGone,
+}
+
+T = TypeVar("T")
+
+
+class RequestRefused(DeviceError):
+    """An error reply to a request that is no access; `errno` is the peer's, perhaps 0."""
+
+    def __init__(self, message: str, error: int) -> None:
+        super().__init__(message)
+        self.errno = error
+
+
+class VfioUserClient:
+    """An open device on the other end of `endpoint`: a socket's path, or a connected socket.
+
+    `timeout` bounds the negotiation and each access, in seconds. The client owns the socket.
+    Raises DeviceError when there is nobody to speak to, PeerError when who answers does not speak
+    vfio-user.
+    """
+
+    def __init__(
+        self, endpoint: str | socket.socket, *, bdf: Bdf, source: str, timeout: float = 5.0
+    ) -> None:
+        self.bdf = bdf
+        self.source = source
+        sock = _connect(endpoint, source, timeout) if isinstance(endpoint, str) else endpoint
+        self._channel = Channel(sock, timeout)
+        self._lock = threading.Lock()
+        self._regions: dict[int, tuple[RegionInfo, int | None]] = {}
+        try:
+            self.max_width = self._negotiate()
+        except BaseException:
+            self._channel.close()
+            raise
+
+    def _negotiate(self) -> int:
+        """Agree on a version; returns the widest access that the peer takes."""
+        try:
+            reply = self._request(messages.Version(max_fds=MAX_DESCRIPTORS))
+        except ReplyTimeout:
+            raise DeviceError(
+                f"{self.source}: connected, but there is no answer; a vfio-user server has one "
+                "client at a time: end the other one"
+            ) from None
+        theirs = self._checked(lambda: messages.reply_to_version(reply))
+        return max(width for width in _WIDTHS if width <= theirs.max_transfer)
+
+    def device_info(self) -> DeviceInfo:
+        """What the device is. Raises DeviceError."""
+        reply = self._request(messages.GetInfo())
+        return self._checked(lambda: messages.reply_to_info(reply))
+
+    def region_info(self, index: int) -> RegionInfo:
+        """What region `index` is; one that the peer does not have has size 0.
+
+        Asked once, then remembered. Raises DeviceError.
+        """
+        return self._region(index)[0]
+
+    def region_fd(self, index: int) -> int | None:
+        """The memory of the region's windows, None where the peer gave none that can be used."""
+        return self._region(index)[1]
+
+    def access_fd(self, index: int) -> None:
+        """None: accesses are messages."""
+        return None
+
+    def attributes(self) -> Mapping[str, str]:
+        """Nothing: all that is known of a vfio-user device stands in its configuration space."""
+        return {}
+
+    def read(self, region: int, offset: int, width: int) -> bytes:
+        """One access. Raises AccessError, and PeerError when the reply makes no sense."""
+        body = REGION_ACCESS.pack(offset, region, width)
+        answer = self._access(Number.REGION_READ, body, region, offset, width, width)
+        if isinstance(answer, bytes):
+            return answer
+        request = messages.RegionRead(region, offset, width)
+        return self._checked(lambda: messages.reply_to_read(answer, request))
+
+    def write(self, region: int, offset: int, data: bytes) -> None:
+        """One access. Raises AccessError, and PeerError when the reply makes no sense."""
+        width = len(data)
+        body = REGION_ACCESS.pack(offset, region, width) + data
+        answer = self._access(Number.REGION_WRITE, body, region, offset, width, 0)
+        if isinstance(answer, Message):
+            request = messages.RegionWrite(region, offset, data)
+            self._checked(lambda: messages.reply_to_write(answer, request))
+
+    def reset(self) -> None:
+        """Reset the device. Raises DeviceError."""
+        reply = self._request(messages.Reset())
+        self._checked(lambda: messages.reply_to_reset(reply))
+
+    def close(self) -> None:
+        """Leave the server; who maps windows keeps them. May be called again."""
+        self._channel.close()
+        with self._lock:
+            close_all(fd for _info, fd in self._regions.values() if fd is not None)
+            self._regions.clear()
+
+    def _access(
+        self, command: Number, body: bytes, region: int, offset: int, width: int, data_size: int
+    ) -> Message | bytes:
+        """Send an access; what goes wrong becomes an AccessError that says where it went."""
+        kind: type[AccessError]
+        try:
+            answer = self._channel.access(command, body, ACCESS_MESSAGE.size + data_size)
+        except ReplyTimeout as error:
+            kind, problem = AccessTimeout, str(error)
+        except ChannelClosed as error:
+            kind, problem = DeviceGone, str(error)
+        except PeerError as error:
+            raise self._distrust(error) from error
+        else:
+            if isinstance(answer, bytes) or not answer.is_error:
+                return answer
+            kind = _ACCESS_ERRORS.get(answer.error, BusFault)
+            problem = f"the peer refused it ({_error_text(answer.error)})"
+        raise kind(problem, region=region_name(region), offset=offset, width=width)
+
+    def _request(self, command: messages.Command) -> Message:
+        message, fds = self._request_descriptors(command)
+        close_all(fds)
+        return message
+
+    def _request_descriptors(self, command: messages.Command) -> tuple[Message, list[int]]:
+        """Send a command that is no access. Raises DeviceError, also for an error reply."""
+        try:
+            message, fds = self._channel.request(command.NUMBER, command.body())
+        except PeerError as error:
+            raise self._distrust(error) from error
+        except ReplyTimeout as error:
+            raise ReplyTimeout(f"{self.source}: {command.NUMBER.name}: {error}") from None
+        except ChannelClosed as error:
+            raise ChannelClosed(f"{self.source}: {error}; start the server again") from None
+        if message.is_error:
+            close_all(fds)
+            raise RequestRefused(
+                f"{self.source}: the server refused {command.NUMBER.name} "
+                f"({_error_text(message.error)})",
+                message.error,
+            )
+        return message, fds
+
+    def _checked(self, decode: Callable[[], T]) -> T:
+        """Decode a reply; one that makes no sense ends all conversation."""
+        try:
+            return decode()
+        except PeerError as error:
+            self._channel.fail(error)
+            raise self._distrust(error) from error
+
+    def _distrust(self, error: PeerError) -> PeerError:
+        """The same malformation, told with the device's name, here and in the log."""
+        _log.error("%s: the server broke the protocol: %s", self.source, error)
+        return type(error)(f"{self.source}: the server broke the protocol: {error}")
+
+    def _region(self, index: int) -> tuple[RegionInfo, int | None]:
+        with self._lock:
+            found = self._regions.get(index)
+            if found is None:
+                found = self._regions[index] = self._ask_region(index)
+            return found
+
+    def _ask_region(self, index: int) -> tuple[RegionInfo, int | None]:
+        argsz = _FIRST_ARGSZ
+        for _question in range(_MOST_QUESTIONS):
+            request = messages.GetRegionInfo(index, argsz)
+            try:
+                reply, fds = self._request_descriptors(request)
+            except RequestRefused as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # The kernel says the same of a region that is not there, such as VGA.
+                return RegionInfo(index, 0, 0, 0), None
+            try:
+                info, needed = self._decode_region(reply, request)
+                if needed <= argsz:
+                    return info, self._choose_descriptor(info, fds)
+            finally:
+                close_all(fds)
+            if needed > REGION_INFO_LIMIT:
+                break
+            argsz = needed
+        error_text = f"region {index}: its info has {needed} bytes, {REGION_INFO_LIMIT} at most"
+        return replace(info, chain_error=CapabilityTruncated(error_text)), None
+
+    def _decode_region(
+        self, reply: Message, request: messages.GetRegionInfo
+    ) -> tuple[RegionInfo, int]:
+        return self._checked(lambda: messages.reply_to_region_info(reply, request))
+
+    def _choose_descriptor(self, info: RegionInfo, fds: list[int]) -> int | None:
+        """Take the first descriptor out of `fds` if it can be mapped."""
+        if not info.mappable or info.chain_error is not None or info.areas == ():
+            return None
+        ends = (
+            [info.size] if info.areas is None else [area.offset + area.size for area in info.areas]
+        )
+        problem = _refusal(fds[0], info.offset + max(ends)) if fds else "none came"
+        if problem:
+            _log.warning(
+                "%s: %s has no windows, its descriptor cannot be mapped: %s",
+                self.source,
+                region_name(info.index),
+                problem,
+            )
+            return None
+        return fds.pop(0)
+
+
+def _refusal(fd: int, end: int) -> str:
+    """Why `fd` must not be mapped up to `end`, empty where it may be.
+
+    Only shmem and hugetlbfs have seals, and asking for them never asks the file system. `fstatfs`
+    and `fstat` would: a FUSE file's server can leave them, and every later fault, unanswered.
+    (mm/memfd.c, memfd_file_seals_ptr)
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return "it is neither tmpfs nor hugetlbfs"
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a file"
+    if status.st_size < end:
+        return f"it ends at {status.st_size:#x}, the windows at {end:#x}"
+    return ""
+
+
+def _error_text(error: int) -> str:
+    return os.strerror(error) if error else "without a reason"
+
+
+def _connect(path: str, source: str, timeout: float) -> socket.socket:
+    """Connect to a server's socket. Raises DeviceError, saying what to do about it."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Python's own timeout does not cover a full backlog: connect is then EAGAIN at once.
+    seconds, fraction = divmod(timeout, 1)
+    limit = struct.pack("@ll", int(seconds), int(fraction * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    try:
+        sock.connect(path)
+    except OSError as error:
+        sock.close()
+        raise DeviceError(f"{source}: {_connect_problem(path, error)}") from error
+    return sock
+
+
+def _connect_problem(path: str, error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return "there is no such socket; start the server, or correct the path"
+    if error.errno in (errno.ECONNREFUSED, errno.ENOTSOCK):
+        try:
+            is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+        except OSError:
+            is_socket = True
+        if is_socket:
+            return "nobody listens there; start the server, or remove the stale socket"
+        return "is not a socket; give the path of a vfio-user server's socket"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "permission denied; run as the user who owns the socket, or change its mode"
+    if error.errno == errno.EPROTOTYPE:
+        return "is a socket of another type; vfio-user needs a stream socket"
+    if error.errno == errno.EAGAIN:
+        return "the server accepts no more connections; end its other clients"
+    return error.strerror or str(error)

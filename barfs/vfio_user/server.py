@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: MIT
+"""A vfio-user server: sockets, one client at a time, and its end. The answers are `session`'s.
+
+Rule 1: others wait in the backlog until the client leaves. The device keeps its state when
+        clients come and go.
+Rule 2: whatever a client sends can harm only itself. A stream that cannot be cut into messages any
+        more ends its connection. What is buffered is bounded by one message and one receive.
+        Descriptors are never received: no room is given for them, and the kernel closes them.
+Rule 3: `stop()` ends every wait of the server at once, from any thread or signal handler.
+Rule 4: a socket that somebody listens on is never taken away from him.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import signal
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from barfs.errors import DeviceError, PeerError
+from barfs.vfio_user.device import Recorder, SoftwareDevice
+from barfs.vfio_user.session import Session
+from barfs.vfio_user.wire import SERVER_LIMIT, Decoder
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG = 16
+_RECEIVE = 1 << 16
+
+
+class Stopped(Exception):
+    """The server is to end; leaves its innermost wait."""
+
+
+class Server:
+    """Serves `device`. Close it when its serving is over."""
+
+    def __init__(self, device: SoftwareDevice) -> None:
+        self._device = device
+        # Sockets, not an eventfd: a late stop() must not hit a descriptor that is somebody else's.
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_writer.setblocking(False)
+
+    def stop(self) -> None:
+        """End serving, now. May be called from other threads and signal handlers, and again."""
+        self._device.stopping.set()
+        with contextlib.suppress(OSError):
+            self._wake_writer.send(b"\0")
+
+    def close(self) -> None:
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def serve_listener(self, listener: socket.socket) -> None:
+        """Serve one client after the other until `stop()`."""
+        listener.setblocking(False)
+        with contextlib.suppress(Stopped):
+            while True:
+                self._wait(listener, select.POLLIN)
+                try:
+                    connection, _address = listener.accept()
+                except OSError as error:
+                    # The client left before it was accepted.
+                    if error.errno in (errno.EAGAIN, errno.ECONNABORTED):
+                        continue
+                    raise
+                with connection:
+                    self._converse(connection)
+
+    def serve_connection(self, connection: socket.socket) -> None:
+        """Serve a connected client until it leaves, or until `stop()`."""
+        with contextlib.suppress(Stopped):
+            self._converse(connection)
+
+    def _wait(self, sock: socket.socket, events: int) -> None:
+        poll = select.poll()
+        poll.register(self._wake_reader, select.POLLIN)
+        poll.register(sock, events)
+        if any(fd == self._wake_reader.fileno() for fd, _event in poll.poll()):
+            raise Stopped
+
+    def _converse(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        session = Session(self._device)
+        decoder = Decoder(SERVER_LIMIT)
+        try:
+            while True:
+                self._wait(connection, select.POLLIN)
+                data = connection.recv(_RECEIVE)
+                if not data:
+                    return
+                decoder.feed(data)
+                while (message := decoder.next_message()) is not None:
+                    reply, fd = session.answer(message)
+                    if reply:
+                        self._send(connection, reply, fd)
+        except PeerError as error:
+            _log.warning("a client is sent away: %s", error)
+        except OSError as error:
+            _log.info("a client is gone: %s", error)
+
+    def _send(self, connection: socket.socket, reply: bytes, fd: int | None) -> None:
+        while reply:
+            try:
+                if fd is None:
+                    sent = connection.send(reply, socket.MSG_NOSIGNAL)
+                else:
+                    sent = socket.send_fds(connection, [reply], [fd], socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                self._wait(connection, select.POLLOUT)
+                continue
+            # The descriptor has gone with the first byte.
+            reply, fd = reply[sent:], None
+
+
+def serve_in_thread(device: SoftwareDevice) -> socket.socket:
+    """Serve `device` in a thread of this process; returns the client's end of the connection.
+
+    The thread takes the device over: both end when the client closes its socket.
+    """
+    client, connection = socket.socketpair()
+    server = Server(device)
+
+    def run() -> None:
+        with connection, contextlib.closing(server), contextlib.closing(device):
+            server.serve_connection(connection)
+
+    threading.Thread(target=run, name="barfs-software-device", daemon=True).start()
+    return client
+
+
+def serve(device: SoftwareDevice, socket_path: str, log: Recorder | None = None) -> None:
+    """Serve `device` on a new socket at `socket_path` until SIGTERM or SIGINT.
+
+    `log` records the accesses that come by message. The socket is there only for the user who runs
+    this, and is removed at the end. Raises DeviceError where it cannot be made.
+    """
+    if log is not None:
+        device.record = log
+    with (
+        contextlib.closing(Server(device)) as server,
+        _stopped_by_signals(server),
+        listening(socket_path) as listener,
+    ):
+        server.serve_listener(listener)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(server: Server) -> Iterator[None]:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        server.stop()
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def listening(path: str) -> Iterator[socket.socket]:
+    """A listening socket at `path`, removed at the end; one that nobody listens on is replaced.
+
+    Raises DeviceError where somebody listens there, or something else is there.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with listener:
+        try:
+            try:
+                listener.bind(path)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                _remove_stale(path)
+                listener.bind(path)
+            made = os.stat(path)
+            # Before listen: nobody could connect yet.
+            os.chmod(path, 0o600)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            raise DeviceError(f"{path}: no socket there: {error.strerror or error}") from error
+        try:
+            yield listener
+        finally:
+            _remove_own(path, made)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens on. Raises DeviceError where it is anything else."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise DeviceError(f"{path}: is there already and is no socket; choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass
+    raise DeviceError(f"{path}: another server listens there; end it, or choose another path")
+
+
+def _remove_own(path: str, made: os.stat_result) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        found = os.lstat(path)
+        if (found.st_dev, found.st_ino) == (made.st_dev, made.st_ino):
+            os.unlink(path)
