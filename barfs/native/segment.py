@@ -37,7 +37,7 @@ class Call:
     """
 
     read: Callable[[int, int], bytes]
-    write: Callable[[int, bytes], None]
+    write: Callable[[int, bytes], object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""What the tests of the engine stand on: memfds, recorders, and the splitting rule once more.
+
+`split` is the oracle: DESIGN's rule written from the text, on its own, and as plainly as it goes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from barfs import native
+from barfs.errors import AccessError
+
+PAGE = native.PAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Place:
+    """A segment, as far as splitting goes."""
+
+    start: int
+    end: int
+    max_width: int
+
+
+@dataclass(frozen=True)
+class Access:
+    offset: int
+    width: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.width
+
+
+def split(places: list[Place], file_width: int, offset: int, count: int) -> list[Access]:
+    """The accesses that a request must become, in order."""
+    size = places[-1].end
+    end = min(offset + count, size)
+    length = end - offset
+    if length <= 0:
+        return []
+    own_width = length in (1, 2, 4, 8) and offset % length == 0
+    limit = length if own_width else file_width
+    accesses = []
+    while offset < end:
+        place = next(place for place in places if place.start <= offset < place.end)
+        stop = min(end, place.end)
+        fits = [
+            width
+            for width in (1, 2, 4, 8)
+            if offset % width == 0 and width <= min(limit, place.max_width, stop - offset)
+        ]
+        accesses.append(Access(offset, fits[-1]))
+        offset += fits[-1]
+    return accesses
+
+
+@dataclass
+class Recorder:
+    """A device of RAM behind a `Call` segment, that writes down each access."""
+
+    memory: bytearray
+    accesses: list[Access] = field(default_factory=list)
+    fail_at: int | None = None
+    error: BaseException | None = None
+
+    def read(self, offset: int, width: int) -> bytes:
+        self._note(offset, width)
+        return bytes(self.memory[offset : offset + width])
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._note(offset, len(data))
+        self.memory[offset : offset + len(data)] = data
+
+    def target(self) -> native.Call:
+        return native.Call(self.read, self.write)
+
+    def _note(self, offset: int, width: int) -> None:
+        if self.error is not None and self.fail_at in (None, offset):
+            raise self.error
+        self.accesses.append(Access(offset, width))
+
+
+@contextmanager
+def memfd(size: int, content: bytes = b"") -> Iterator[int]:
+    fd = os.memfd_create("barfs-test")
+    try:
+        os.ftruncate(fd, size)
+        os.pwrite(fd, content, 0)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def memory_table(
+    fd: int, size: int, *, width: int = 4, timeout: float | None = None
+) -> Iterator[native.Table]:
+    """A region that is one window on `fd`; `size` is whole pages."""
+    occupancy = native.Occupancy()
+    mapping = native.Mapping(fd, 0, size)
+    segment = native.Segment(0, size, True, True, 8, native.Memory(mapping))
+    yield native.Table(occupancy, size, width, [segment], name="bar0", timeout=timeout)
+    assert occupancy.drain(5)
+    mapping.close()
+
+
+def call_table(
+    recorder: Recorder,
+    *,
+    width: int = 4,
+    max_width: int = 8,
+    port: bool = False,
+    occupancy: native.Occupancy | None = None,
+) -> native.Table:
+    """A region that is one `Call` segment on `recorder`."""
+    size = len(recorder.memory)
+    segment = native.Segment(0, size, True, True, max_width, recorder.target())
+    occupancy = occupancy or native.Occupancy()
+    return native.Table(occupancy, size, width, [segment], port=port, name="bar0")
+
+
+def outcome(error: AccessError) -> tuple[type[AccessError], str, int, int]:
+    return type(error), error.region, error.offset, error.width
