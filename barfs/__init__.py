@@ -1,1 +1,67 @@
 # SPDX-License-Identifier: MIT
+"""barfs: the BARs of PCI devices as files, and from Python.
+
+    >>> import barfs
+    >>> with barfs.open("demo") as device:
+    ...     hex(device["bar0"].read32(0))
+    '0x...'
+
+Offsets and counts are bytes in the region; values are integers of the device's little-endian
+registers. Errors are `BarfsError` and its children.
+"""
+
+from barfs.attach import DeviceName as _DeviceName
+from barfs.attach import open_device as _open_device
+from barfs.device import Device, MappingMode, Options, Region
+from barfs.errors import (
+    AccessDenied,
+    AccessError,
+    AccessTimeout,
+    BarfsError,
+    BeyondEnd,
+    BusFault,
+    DeviceError,
+    DeviceGone,
+    Interrupted,
+    InvalidAccess,
+    UsageError,
+)
+from barfs.layout import Layout, MsixMode, Segment
+
+__all__ = [
+    "AccessDenied",
+    "AccessError",
+    "AccessTimeout",
+    "BarfsError",
+    "BeyondEnd",
+    "BusFault",
+    "Device",
+    "DeviceError",
+    "DeviceGone",
+    "Interrupted",
+    "InvalidAccess",
+    "Layout",
+    "Options",
+    "Region",
+    "Segment",
+    "UsageError",
+    "open",
+]
+
+
+def open(
+    device: str,
+    *,
+    mapping: MappingMode = "separate",
+    width: int = 4,
+    msix: MsixMode = "map",
+    read_only: bool = False,
+    timeout: float = 5.0,
+) -> Device:
+    """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
+
+    Opening a PCI device makes the kernel reset it. For the choices see `Options`. Raises UsageError
+    for a bad name or choice and DeviceError, saying what stands in the way, for the rest.
+    """
+    options = Options(mapping, width, msix, read_only, timeout)
+    return _open_device(_DeviceName.parse(device), options)

@@ -15,6 +15,19 @@ from barfs.pci import Bdf
 from barfs.uapi import DeviceInfo, RegionInfo
 
 
+class Accessor(Protocol):
+    """Accesses of a device that are function calls."""
+
+    def read(self, region: int, offset: int, width: int) -> bytes:
+        """One access of `width` bytes (1, 2, 4 or 8) at `offset` in the region.
+
+        Returns `width` bytes as the device has them. Raises AccessError.
+        """
+
+    def write(self, region: int, offset: int, data: bytes) -> None:
+        """One access of `len(data)` bytes (1, 2, 4 or 8). Raises AccessError."""
+
+
 class Backend(Protocol):
     """An open device. `source` is what the user named to get it; `bdf` is its place in `bus/`.
 
@@ -42,24 +55,16 @@ class Backend(Protocol):
         None: nothing of the region can be mapped. The backend keeps ownership.
         """
 
-    def access_fd(self, index: int) -> int | None:
-        """The descriptor on which one `pread`/`pwrite` at `info.offset + offset` is one access.
+    def accessor(self) -> "int | Accessor":
+        """What an access outside the windows goes through.
 
-        None: accesses go through `read` and `write`.
+        A descriptor, on which one `pread` or `pwrite` at `info.offset + offset` is one access; or
+        an object whose `read` and `write` are.
         """
 
     def attributes(self) -> Mapping[str, str]:
         """Texts of sysfs attributes (`irq`, `resource`) that are known better here than from
         configuration space."""
-
-    def read(self, region: int, offset: int, width: int) -> bytes:
-        """One access of `width` bytes (1, 2, 4 or 8) at `offset` in the region.
-
-        Returns `width` bytes as the device has them. Raises AccessError.
-        """
-
-    def write(self, region: int, offset: int, data: bytes) -> None:
-        """One access of `len(data)` bytes (1, 2, 4 or 8). Raises AccessError."""
 
     def reset(self) -> None:
         """Reset the function. Raises DeviceError where it cannot."""

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from barfs.errors import DeviceError
 from barfs.layout import NARROW_WIDTH
@@ -113,7 +114,7 @@ def _link_name(link: Path) -> str | None:
 class _Group:
     """An open IOMMU group with its container; its devices share it, since it opens only once."""
 
-    _open: dict[tuple[Path, int], "_Group"] = {}
+    _open: ClassVar[dict[tuple[Path, int], "_Group"]] = {}
     _lock = threading.Lock()
 
     def __init__(self, machine: Machine, number: int, bdf: Bdf) -> None:
@@ -287,7 +288,7 @@ class KernelDevice:
     def region_fd(self, index: int) -> int:
         return self._fd
 
-    def access_fd(self, index: int) -> int:
+    def accessor(self) -> int:
         return self._fd
 
     def attributes(self) -> Mapping[str, str]:

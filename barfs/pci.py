@@ -207,7 +207,7 @@ class ConfigSpace:
         return found
 
     def capabilities(self) -> Iterator[tuple[int, int]]:
-        """The standard capabilities as (id, offset), in list order; ends at a loop or a bad link."""
+        """The standard capabilities as (id, offset) in list order; a loop or a bad link ends it."""
         if not self._value(_STATUS, 2) & _STATUS_CAPABILITY_LIST:
             return
         seen: set[int] = set()

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""From what a user types to an open device: the one place that chooses a backend.
+
+A device is named by its address (`0000:01:00.0`, `01:00.0`), by the socket of its vfio-user server
+(`vfio-user:SOCKET[,bdf=BDF]`), or as `demo`, the built-in software device.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from barfs.backend import Backend
+from barfs.device import Device, Options
+from barfs.errors import UsageError
+from barfs.kernel import KernelDevice
+from barfs.pci import Bdf
+from barfs.vfio_user.client import VfioUserClient
+from barfs.vfio_user.demo import demo_device
+from barfs.vfio_user.server import serve_in_thread
+
+_VFIO_USER = "vfio-user:"
+_SOFTWARE_DOMAIN = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceName:
+    """A device as the user named it. `bdf` is None where it is still to be numbered."""
+
+    kind: Literal["pci", "vfio-user", "demo"]
+    source: str
+    bdf: Bdf | None
+    socket: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "DeviceName":
+        """Raises UsageError for a text that names no device."""
+        if text == "demo":
+            return cls("demo", text, None)
+        if not text.startswith(_VFIO_USER):
+            bdf = Bdf.parse(text)
+            return cls("pci", str(bdf), bdf)
+        socket, comma, choice = text.removeprefix(_VFIO_USER).partition(",bdf=")
+        if not socket:
+            raise UsageError(f"{text}: name the socket, as in vfio-user:/run/device.sock")
+        return cls("vfio-user", _VFIO_USER + socket, Bdf.parse(choice) if comma else None, socket)
+
+
+def _free_addresses(names: Sequence[DeviceName]) -> Iterator[Bdf]:
+    taken = {name.bdf for name in names}
+    for bus in range(256):
+        for device in range(32):
+            bdf = Bdf(_SOFTWARE_DOMAIN, bus, device, 0)
+            if bdf not in taken:
+                yield bdf
+
+
+def attach(names: Sequence[DeviceName], options: Options) -> list[Device]:
+    """Open devices, all or none.
+
+    Raises UsageError when two have the same address, DeviceError when one cannot be opened.
+    """
+    named = [name.bdf for name in names if name.bdf is not None]
+    for bdf in named:
+        if named.count(bdf) > 1:
+            raise UsageError(f"{bdf} is named twice")
+    addresses = _free_addresses(names)
+    with contextlib.ExitStack() as opened:
+        devices = []
+        for name in names:
+            backend = _open(name, name.bdf or next(addresses), options.timeout)
+            devices.append(opened.enter_context(Device(backend, options)))
+        opened.pop_all()
+        return devices
+
+
+def _open(name: DeviceName, bdf: Bdf, timeout: float) -> Backend:
+    if name.kind == "pci":
+        return KernelDevice(bdf)
+    endpoint = serve_in_thread(demo_device()) if name.kind == "demo" else name.socket
+    return VfioUserClient(endpoint, bdf=bdf, source=name.source, timeout=timeout)
+
+
+def open_device(name: DeviceName, options: Options) -> Device:
+    """Open one device. Raises UsageError, DeviceError."""
+    (device,) = attach([name], options)
+    return device

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: MIT
+"""The command `barfs`.
+
+Exit codes: 0 done, 1 the operation failed, 2 the command line makes no sense. Errors are one line
+on standard error.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import select
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from barfs.attach import DeviceName, attach, open_device
+from barfs.daemon import log_to_stderr, run_in_background
+from barfs.device import Options
+from barfs.errors import BarfsError, UsageError
+from barfs.fusermount import (
+    MountError,
+    MountInfo,
+    barfs_mounts,
+    check_mountpoint,
+    find_device,
+    unmount,
+)
+from barfs.layout import Layout, dump_json
+from barfs.mount import GRACE, serve
+from barfs.options import parse_options
+from barfs.pci import region_index
+from barfs.vfio_user.demo import demo_device
+from barfs.vfio_user.description import load
+from barfs.vfio_user.device import SoftwareDevice
+from barfs.vfio_user.server import serve as serve_device
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+_OPTIONS_HELP = """\
+options for -o:
+  ro                        nothing can be written
+  width=1|2|4|8             how longer or misaligned requests are cut (default 4)
+  mapping=separate|contiguous|off
+                            map each window, or the windows in the BAR's shape, or use pread only
+  msix=map|carve            carve takes the MSI-X table's pages out of the windows
+  timeout=SECONDS           how long one request may take (default 5)
+  allow_other               let other users in (needs user_allow_other in /etc/fuse.conf)
+  uid=, gid=, umask=        owner and permissions of the files (default: you, 0600)
+"""
+
+_MOUNT_EXAMPLES = """\
+examples:
+  barfs mount 0000:01:00.0 /mnt/bar
+  barfs mount -f -o ro,width=8 01:00.0 02:00.0 ~/bar
+  barfs mount vfio-user:/run/device.sock ~/bar
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    # `mount -t fuse.barfs` and fstab call `barfs DEVICE MOUNTPOINT -o ...`.
+    if len(words) >= 2 and words[0] not in _COMMANDS and not words[0].startswith("-"):
+        words.insert(0, "mount")
+    choice = parser.parse_args(words)
+    log_to_stderr()
+    try:
+        return int(choice.run(choice))
+    except UsageError as error:
+        print(f"barfs: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except BarfsError as error:
+        print(f"barfs: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="barfs", description="The BARs of PCI devices as files, through VFIO."
+    )
+    version = importlib.metadata.version("barfs")
+    parser.add_argument("--version", action="version", version=f"barfs {version}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (add, summary) in _COMMANDS.items():
+        add(
+            commands.add_parser(
+                name,
+                help=summary,
+                description=summary[0].upper() + summary[1:] + ".",
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
+    return parser
+
+
+def _add_mount_options(parser: argparse.ArgumentParser, examples: str = "") -> None:
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
+    parser.add_argument(
+        "-o", dest="options", metavar="OPTIONS", action="append", default=[], help="see below"
+    )
+    parser.epilog = _OPTIONS_HELP + ("\n" + examples if examples else "")
+
+
+def _add_mount(parser: argparse.ArgumentParser) -> None:
+    _add_mount_options(parser, _MOUNT_EXAMPLES)
+    parser.add_argument(
+        "devices",
+        metavar="DEVICE",
+        nargs="+",
+        help="0000:01:00.0, 01:00.0, vfio-user:SOCKET[,bdf=BDF] or demo",
+    )
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="an empty directory")
+    parser.set_defaults(run=_mount)
+
+
+def _mount(choice: argparse.Namespace) -> int:
+    options, mount_options = parse_options(choice.options)
+    names = [DeviceName.parse(text) for text in choice.devices]
+    mountpoint = check_mountpoint(choice.mountpoint)
+
+    def run(ready: Callable[[], None]) -> int:
+        try:
+            serve(attach(names, options), mountpoint, mount_options, ready)
+        except UsageError as error:
+            print(f"barfs: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        except BarfsError as error:
+            print(f"barfs: {error}", file=sys.stderr)
+            return EXIT_FAILED
+        return 0
+
+    return run(lambda: None) if choice.foreground else run_in_background(run)
+
+
+def _add_umount(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
+    parser.set_defaults(run=_umount)
+
+
+def _umount(choice: argparse.Namespace) -> int:
+    mountpoint = Path(os.path.realpath(choice.mountpoint))
+    if mountpoint not in barfs_mounts():
+        raise MountError(f"{mountpoint} is no mount of barfs; mount -t fuse.barfs lists them")
+    info = MountInfo.read(mountpoint)
+    with contextlib.ExitStack() as stack:
+        process = None
+        if info is not None:
+            with contextlib.suppress(OSError):
+                process = os.pidfd_open(info.pid)
+                stack.callback(os.close, process)
+        unmount(mountpoint, lazy=info is None)
+        if process is not None and not _ends(process, GRACE + 1):
+            raise MountError(
+                f"{mountpoint} is unmounted, but process {info and info.pid} still runs"
+            )
+    return 0
+
+
+def _ends(process: int, timeout: float) -> bool:
+    """Whether the process of a pidfd ends in time: only then the devices are given back."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
+
+
+def _add_layout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("device", metavar="DEVICE", help="as for barfs mount")
+    parser.add_argument("region", metavar="REGION", nargs="?", help="bar0, rom, config, ...")
+    parser.add_argument("--json", action="store_true", help="a JSON list, plain integers")
+    parser.set_defaults(run=_layout)
+
+
+def _layout(choice: argparse.Namespace) -> int:
+    name = DeviceName.parse(choice.device)
+    if choice.region is not None:
+        region_index(choice.region)
+    layouts = _layouts(name)
+    if choice.region is not None:
+        if choice.region not in layouts:
+            raise UsageError(f"{name.source} has no {choice.region}; it has {', '.join(layouts)}")
+        layouts = {choice.region: layouts[choice.region]}
+    if choice.json:
+        sys.stdout.write(dump_json(layouts.values()))
+    else:
+        sys.stdout.write("\n".join(layout.to_text() for layout in layouts.values()))
+    return 0
+
+
+def _layouts(name: DeviceName) -> dict[str, Layout]:
+    """From the mount that holds the device, or else from the device, opened for it."""
+    directory = find_device(name.source)
+    if directory is None:
+        with open_device(name, Options()) as device:
+            if name.kind == "pci":
+                print(f"opened {name.source}: the kernel may reset it", file=sys.stderr)
+            return {region: device[region].layout for region in device}
+    try:
+        files = sorted(directory.glob("*.layout"), key=lambda file: region_index(file.stem))
+        return {file.stem: Layout.from_text(file.read_text()) for file in files}
+    except OSError as error:
+        raise MountError(f"{directory} is mounted but cannot be read: {error.strerror}") from error
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    _add_mount_options(parser)
+    parser.add_argument(
+        "mountpoint",
+        metavar="MOUNTPOINT",
+        nargs="?",
+        type=Path,
+        help="default: a new directory, served in the foreground until ^C",
+    )
+    parser.set_defaults(run=_demo)
+
+
+def _demo(choice: argparse.Namespace) -> int:
+    choice.devices = ["demo"]
+    if choice.mountpoint is not None:
+        return _mount(choice)
+    choice.foreground = True
+    with tempfile.TemporaryDirectory(prefix="barfs-demo-") as directory:
+        choice.mountpoint = Path(directory)
+        print(f"{directory}/bus/ffff:00:00.0 - press ^C to end", flush=True)
+        return _mount(choice)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", metavar="PATH", type=Path, help="where to listen")
+    parser.add_argument(
+        "--log", metavar="FILE", help="a line for each access, - for standard output"
+    )
+    parser.add_argument(
+        "description",
+        metavar="DESCRIPTION.toml",
+        nargs="?",
+        type=Path,
+        help="the device (default: the demo device)",
+    )
+    parser.set_defaults(run=_serve)
+
+
+def _default_socket() -> Path:
+    if os.geteuid() == 0:
+        return Path("/run/barfs.sock")
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / "barfs.sock"
+
+
+def _serve(choice: argparse.Namespace) -> int:
+    socket = choice.socket or _default_socket()
+    facts = None if choice.description is None else load(choice.description)
+    with contextlib.ExitStack() as stack:
+        record = None
+        if choice.log == "-":
+            record = _line_writer(sys.stdout)
+        elif choice.log is not None:
+            record = _line_writer(stack.enter_context(_open_log(choice.log)))
+        device = demo_device(record) if facts is None else SoftwareDevice(facts, record)
+        stack.callback(device.close)
+        print(f"listening; mount it: barfs mount vfio-user:{socket} MOUNTPOINT", flush=True)
+        serve_device(device, str(socket))
+    return 0
+
+
+def _open_log(path: str) -> TextIO:
+    try:
+        return open(path, "a", buffering=1)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+
+
+def _line_writer(stream: TextIO) -> Callable[[str], None]:
+    def write(line: str) -> None:
+        stream.write(f"{line}\n")
+        stream.flush()
+
+    return write
+
+
+_COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+    "mount": (_add_mount, "mount devices and serve their regions as files"),
+    "umount": (_add_umount, "unmount, and wait until the devices are given back"),
+    "layout": (_add_layout, "show which parts of a device's regions are windows and gaps"),
+    "demo": (_add_demo, "mount the built-in software device"),
+    "serve": (_add_serve, "run a software device that vfio-user clients can use"),
+}

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: MIT
+"""A device as Python sees it: its regions, each with its layout and its table of segments.
+
+Rule 1: a device is opened once and held; opening and closing make the kernel reset the function.
+Rule 2: every access of a region goes through its one `native.Table`, the mount's included.
+Rule 3: a window that cannot be mapped becomes `pread`, a region that cannot be described is left
+        out with a line in the log; neither costs the user the device.
+Rule 4: `close` refuses new accesses, waits for those inside, and only then unmaps.
+"""
+
+import errno
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Literal, Self
+
+from barfs import native
+from barfs.backend import Backend
+from barfs.errors import AccessError, DeviceError, UsageError
+from barfs.layout import Layout, MsixMode, MsixPlace, Policy, Segment, plan
+from barfs.pci import (
+    CONFIG_INDEX,
+    CONFIG_SIZE,
+    VGA_INDEX,
+    Bdf,
+    ConfigSpace,
+    region_name,
+    sysfs_attributes,
+)
+from barfs.uapi import RegionInfo
+
+MappingMode = Literal["separate", "contiguous", "off"]
+
+REGION_LIMIT = 256
+"""A device that claims more regions than this is not believed."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a device is opened.
+
+    `mapping`: each window by itself, all windows of a region in one reserved range of the region's
+    shape, or none. `width`: how longer or misaligned requests are cut, in bytes (1, 2, 4, 8).
+    `msix`: whether the MSI-X table's pages stay in the windows. `timeout`: seconds that one
+    request may take. Raises UsageError for values that are none of these.
+    """
+
+    mapping: MappingMode = "separate"
+    width: int = 4
+    msix: MsixMode = "map"
+    read_only: bool = False
+    timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.mapping not in ("separate", "contiguous", "off"):
+            raise UsageError(f"mapping={self.mapping}: it is separate, contiguous or off")
+        if self.msix not in ("map", "carve"):
+            raise UsageError(f"msix={self.msix}: it is map or carve")
+        if not 0 < self.timeout < float("inf"):
+            raise UsageError(f"timeout={self.timeout}: it is a positive number of seconds")
+        if self.msix == "carve" and self.mapping == "off":
+            raise UsageError("msix=carve has no meaning with mapping=off: nothing is mapped")
+        _ = self.policy
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(self.width, self.mapping != "off", self.msix, self.read_only)
+
+
+class Region:
+    """A region of an open device; offsets and counts are bytes in the region.
+
+    `read8`..`read64` and `write8`..`write64` are exactly one access of that width, or an
+    `AccessError`: InvalidAccess where it is misaligned or wider than the place allows,
+    AccessDenied, BusFault, DeviceGone, AccessTimeout.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        table: native.Table,
+        mappings: list[native.Mapping],
+        reservation: native.Reservation | None,
+    ) -> None:
+        self.layout = layout
+        self.name = layout.region
+        self.size = layout.size
+        self.table = table
+        self._mappings = mappings
+        self._reservation = reservation
+        self.read32 = table.load32
+
+    def __repr__(self) -> str:
+        return f"<{self.name} of {self.layout.device}, {self.size:#x} bytes>"
+
+    @property
+    def address(self) -> int:
+        """Where the region begins in this process; each window stands at its own offset.
+
+        The rest of the range is reserved and not accessible. Needs `mapping="contiguous"` and at
+        least one window, else UsageError. Valid until the device is closed.
+        """
+        if self._reservation is None:
+            raise UsageError(f"{self.name} has no address: open with mapping='contiguous'")
+        return self._reservation.address
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Read up to `count` bytes, cut into accesses as a read of the file would be.
+
+        Shorter at the end of the region and where a later access failed; empty past the end.
+        Raises AccessError when the first access failed.
+        """
+        return self.table.read(offset, count)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
+        """Write `data`, cut into accesses as a write to the file would be; returns bytes written.
+
+        Raises AccessError when the first access failed, BeyondEnd past the end.
+        """
+        return self.table.write(offset, data)
+
+    def read8(self, offset: int) -> int:
+        return self.table.load(offset, 1)
+
+    def read16(self, offset: int) -> int:
+        return self.table.load(offset, 2)
+
+    def read64(self, offset: int) -> int:
+        return self.table.load(offset, 8)
+
+    def write8(self, offset: int, value: int) -> None:
+        self.table.store(offset, 1, value)
+
+    def write16(self, offset: int, value: int) -> None:
+        self.table.store(offset, 2, value)
+
+    def write32(self, offset: int, value: int) -> None:
+        self.table.store(offset, 4, value)
+
+    def write64(self, offset: int, value: int) -> None:
+        self.table.store(offset, 8, value)
+
+    def unmap(self) -> None:
+        """Give the windows back. Only for a device that nobody is inside of."""
+        for mapping in self._mappings:
+            mapping.close()
+        if self._reservation is not None:
+            self._reservation.close()
+        self._mappings, self._reservation = [], None
+
+
+class Device:
+    """An open device: a mapping from region names (`"bar0"`, `"config"`) to `Region`.
+
+    Takes over `backend` and closes it, also when the constructor fails. Raises DeviceError when
+    the device cannot be described.
+    """
+
+    def __init__(self, backend: Backend, options: Options | None = None) -> None:
+        self.bdf: Bdf = backend.bdf
+        self.source: str = backend.source
+        self.options = options or Options()
+        self.occupancy = native.Occupancy()
+        self.regions: dict[str, Region] = {}
+        self._backend = backend
+        try:
+            self.attributes = self._discover()
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<Device {self.source}: {' '.join(self.regions)}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getitem__(self, name: str) -> Region:
+        """The region of that name. Raises UsageError naming those that exist."""
+        try:
+            return self.regions[name]
+        except KeyError:
+            existing = ", ".join(self.regions)
+            raise UsageError(f"{self.bdf} has no {name}; it has {existing}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.regions)
+
+    def reset(self) -> None:
+        """Reset the function. Raises DeviceError where it cannot."""
+        self._backend.reset()
+
+    def close(self, grace: float | None = None) -> bool:
+        """Refuse new accesses, let those inside finish, unmap, and give the device back.
+
+        `grace` is how many seconds to wait for them, None for the request timeout. Returns False
+        when one of them did not finish: then its mappings stay, since pulling memory from under
+        an access would kill the process.
+        """
+        self.occupancy.close()
+        if not self.occupancy.drain(self.options.timeout if grace is None else grace):
+            log.error("%s: an access has not come back; its mappings are left in place", self.bdf)
+            return False
+        for region in self.regions.values():
+            region.unmap()
+        self._backend.close()
+        return True
+
+    def _discover(self) -> dict[str, str]:
+        """Make the regions; returns the texts of the sysfs-like attributes."""
+        infos = self._region_infos()
+        config = self._read_config(infos.pop(CONFIG_INDEX, None))
+        bars = config.bars()
+        msix = config.msix()
+        for index, info in infos.items():
+            port = index in bars and bars[index].kind == "io"
+            self._add_region(info, port=port, msix=MsixPlace.in_bar(msix, index))
+        sizes = {index: info.size for index, info in infos.items()}
+        return sysfs_attributes(config, sizes) | dict(self._backend.attributes())
+
+    def _region_infos(self) -> dict[int, RegionInfo]:
+        count = self._backend.device_info().num_regions
+        if count > REGION_LIMIT:
+            raise DeviceError(f"{self.source} claims {count} regions; that cannot be true")
+        infos = {}
+        for index in range(count):
+            if index == VGA_INDEX:
+                continue
+            try:
+                info = self._backend.region_info(index)
+            except DeviceError as error:
+                log.warning("%s: %s is left out: %s", self.bdf, region_name(index), error)
+                continue
+            if info.chain_error is not None:
+                log.warning("%s: %s: %s", self.bdf, region_name(index), info.chain_error)
+            if info.size:
+                infos[index] = info
+        return infos
+
+    def _read_config(self, info: RegionInfo | None) -> ConfigSpace:
+        if info is None:
+            return ConfigSpace(b"")
+        region = self._add_region(info, port=False, msix=None)
+        try:
+            return ConfigSpace(region.read(0, CONFIG_SIZE))
+        except AccessError as error:
+            raise DeviceError(
+                f"{self.source}: configuration space cannot be read: {error}"
+            ) from error
+
+    def _add_region(self, info: RegionInfo, *, port: bool, msix: MsixPlace | None) -> Region:
+        layout = plan(
+            info,
+            device=str(self.bdf),
+            policy=self.options.policy,
+            page_size=native.PAGE_SIZE,
+            gap_width=self._backend.max_width,
+            port=port,
+            msix=msix,
+        )
+        fd = self._backend.region_fd(info.index)
+        mapper = _Mapper(layout, info, fd, contiguous=self.options.mapping == "contiguous")
+        layout = layout.with_failed_windows(mapper.failed, self._backend.max_width)
+        table = native.Table(
+            self.occupancy,
+            layout.size,
+            layout.width,
+            _native_segments(layout, self._target(info, mapper)),
+            port=port,
+            name=layout.region,
+            timeout=self.options.timeout,
+        )
+        region = Region(layout, table, list(mapper.mappings.values()), mapper.reservation)
+        self.regions[layout.region] = region
+        return region
+
+    def _target(self, info: RegionInfo, mapper: "_Mapper") -> Callable[[Segment], native.Target]:
+        accessor = self._backend.accessor()
+
+        def target(segment: Segment) -> native.Target:
+            if segment.access == "mmap":
+                return native.Memory(mapper.mappings[segment.start])
+            if segment.access == "none":
+                return native.Refused()
+            if isinstance(accessor, int):
+                return native.Descriptor(accessor, info.offset + segment.start)
+            return native.Call(
+                functools.partial(accessor.read, info.index),
+                functools.partial(accessor.write, info.index),
+            )
+
+        return target
+
+
+class _Mapper:
+    """The live mappings of one region's windows, by their start, and those that failed."""
+
+    def __init__(
+        self, layout: Layout, info: RegionInfo, fd: int | None, *, contiguous: bool
+    ) -> None:
+        self.mappings: dict[int, native.Mapping] = {}
+        self.failed: dict[int, str] = {}
+        self.reservation: native.Reservation | None = None
+        if contiguous and layout.windows:
+            self.reservation = native.Reservation(layout.size)
+        for window in layout.windows:
+            try:
+                self.mappings[window.start] = self._map(window, info, fd)
+            except OSError as error:
+                name = errno.errorcode.get(error.errno or 0, "EIO")
+                log.warning("%s: window %#x: mmap: %s", layout.region, window.start, name)
+                self.failed[window.start] = name
+
+    def _map(self, window: Segment, info: RegionInfo, fd: int | None) -> native.Mapping:
+        if fd is None:
+            raise OSError(errno.EBADF, "no descriptor to map from")
+        # Only the region's own end can lie inside a page, which is then the region's (plan()).
+        size = -(-window.size // native.PAGE_SIZE) * native.PAGE_SIZE
+        return native.Mapping(
+            fd,
+            info.offset + window.start,
+            size,
+            window.readable,
+            window.writable,
+            within=self.reservation,
+            at=window.start if self.reservation else 0,
+        )
+
+
+def _native_segments(
+    layout: Layout, target: Callable[[Segment], native.Target]
+) -> list[native.Segment]:
+    """The table of a layout: neighbours that differ in their reason only are one segment, so that
+    no access is cut at an edge that means nothing to the device."""
+    segments: list[Segment] = []
+    for segment in layout.segments:
+        last = segments[-1] if segments else None
+        plain = replace(segment, reason="")
+        if (
+            last
+            and segment.access != "mmap"
+            and replace(last, start=0, end=0) == replace(plain, start=0, end=0)
+        ):
+            segments[-1] = replace(last, end=segment.end)
+        else:
+            segments.append(plain)
+    return [
+        native.Segment(
+            segment.start,
+            segment.end,
+            segment.readable,
+            segment.writable,
+            segment.width,
+            target(segment),
+        )
+        for segment in segments
+    ]

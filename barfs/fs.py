@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""The file system: pyfuse3's requests, answered from a `Tree`.
+
+Rule 1: an error becomes an errno here and nowhere else in Python.
+Rule 2: no handler lets another exception out: pyfuse3 would end the daemon. A bug fails one
+        request with EIO and leaves one traceback in the log.
+Rule 3: the kernel checks permissions (`default_permissions`); what is refused here is what root,
+        whom it lets through, cannot do either.
+
+A region's read travels like this:
+
+    dd -> kernel -> pyfuse3 (trio) -> worker thread -> native.Table -> window or backend
+"""
+
+import errno
+import functools
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import FUSEError
+
+from barfs import native
+from barfs.device import Device
+from barfs.errors import AccessError
+from barfs.tree import Directory, Link, Node, RegionFile, Text, Tree
+
+ATTRIBUTE_TIMEOUT = 300.0
+"""Seconds the kernel may keep names and attributes; nothing changes but by invalidation."""
+THREADS_PER_DEVICE = 4
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _guarded(
+    handler: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The handler with rules 1 and 2 applied."""
+
+    @functools.wraps(handler)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except AccessError as error:
+            log.warning("%s", error)
+            raise FUSEError(native.errno_of(error)) from error
+        except Exception as error:
+            log.exception("%s failed", handler.__name__)
+            raise FUSEError(errno.EIO) from error
+
+    return guarded
+
+
+class Filesystem(pyfuse3.Operations):
+    """Serves `tree`; every file belongs to `uid` and `gid`."""
+
+    def __init__(self, tree: Tree, *, uid: int, gid: int) -> None:
+        super().__init__()
+        self.tree = tree
+        self._uid = uid
+        self._gid = gid
+        self._time_ns = time.time_ns()
+        self._limiters: dict[Device, trio.CapacityLimiter] = {}
+
+    def _node(self, inode: int) -> Node:
+        try:
+            return self.tree.nodes[inode]
+        except KeyError:
+            raise FUSEError(errno.ENXIO) from None
+
+    def _directory(self, inode: int) -> Directory:
+        node = self._node(inode)
+        if not isinstance(node, Directory):
+            raise FUSEError(errno.ENOTDIR)
+        return node
+
+    def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = node.inode
+        entry.st_mode = node.mode
+        entry.st_nlink = 1
+        entry.st_uid = self._uid
+        entry.st_gid = self._gid
+        entry.st_size = node.size
+        entry.st_blksize = node.blksize
+        entry.st_blocks = node.blocks
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._time_ns
+        entry.entry_timeout = entry.attr_timeout = ATTRIBUTE_TIMEOUT
+        return entry
+
+    @_guarded
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        directory = self._directory(parent_inode)
+        node: Node | None
+        if name == b".":
+            node = directory
+        elif name == b"..":
+            node = self._node(directory.parent)
+        else:
+            node = directory.children.get(name)
+        if node is None:
+            raise FUSEError(errno.ENOENT)
+        return self._attributes(node)
+
+    @_guarded
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        return self._attributes(self._node(inode))
+
+    @_guarded
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Sizes and times are accepted and change nothing, as in sysfs; modes and owners stay."""
+        if fields.update_mode or fields.update_uid or fields.update_gid:
+            raise FUSEError(errno.EPERM)
+        node = self._node(inode)
+        if fields.update_size and not isinstance(node, RegionFile):
+            raise FUSEError(errno.EACCES)
+        return self._attributes(node)
+
+    @_guarded
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        node = self._node(inode)
+        if not isinstance(node, Link):
+            raise FUSEError(errno.EINVAL)
+        return node.target
+
+    @_guarded
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        return self._directory(inode).inode
+
+    @_guarded
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        directory = self._directory(fh)
+        for name, node in sorted(self.tree.listing(directory), key=lambda item: item[1].inode):
+            if node.inode <= start_id:
+                continue
+            if not pyfuse3.readdir_reply(token, name, self._attributes(node), node.inode):
+                return
+
+    @_guarded
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        node = self._node(inode)
+        if isinstance(node, Directory):
+            raise FUSEError(errno.EISDIR)
+        mode = flags & os.O_ACCMODE
+        layout = node.region.layout if isinstance(node, RegionFile) else None
+        if mode != os.O_RDONLY and not (layout and layout.writable):
+            raise FUSEError(errno.EACCES)
+        if mode != os.O_WRONLY and layout and not layout.readable:
+            raise FUSEError(errno.EACCES)
+        return pyfuse3.FileInfo(fh=inode, direct_io=layout is not None)
+
+    @_guarded
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        node = self._node(fh)
+        if isinstance(node, Text):
+            return node.content[off : off + size]
+        if not isinstance(node, RegionFile):
+            raise FUSEError(errno.EISDIR)
+        return await self._in_thread(node.device, node.region.read, off, size)
+
+    @_guarded
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        node = self._node(fh)
+        if not isinstance(node, RegionFile):
+            raise FUSEError(errno.EACCES)
+        return await self._in_thread(node.device, node.region.write, off, buf)
+
+    async def _in_thread(self, device: Device, function: Callable[..., T], *args: object) -> T:
+        limiter = self._limiters.setdefault(device, trio.CapacityLimiter(THREADS_PER_DEVICE))
+        return await trio.to_thread.run_sync(
+            function, *args, abandon_on_cancel=True, limiter=limiter
+        )
+
+    @_guarded
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """All regions together as the size of the file system, all of it in use."""
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = 512
+        data.f_blocks = sum(
+            node.blocks for node in self.tree.nodes.values() if stat.S_ISREG(node.mode)
+        )
+        data.f_files = len(self.tree.nodes)
+        data.f_bfree = data.f_bavail = data.f_ffree = data.f_favail = 0
+        data.f_namemax = 255
+        return data

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""Mounting and unmounting through `fusermount3`, and finding the mounts of barfs.
+
+Rule 1: mounts are made by the helper for everybody, root included: it alone may mount for a user,
+        and it stays behind to unmount if this process dies without a word (`auto_unmount`).
+Rule 2: what protects others is always on: `default_permissions,nosuid,nodev,noexec`.
+
+The helper's protocol is that of libfuse (`lib/mount.c`): `_FUSE_COMMFD` names a socket, on which
+the descriptor of `/dev/fuse` comes back.
+"""
+
+import array
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from barfs.errors import BarfsError
+
+FSTYPE = "fuse.barfs"
+ALWAYS = ("default_permissions", "nosuid", "nodev", "noexec", "auto_unmount", "subtype=barfs")
+
+# mount(8) runs its helpers without a PATH.
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class MountError(BarfsError):
+    """A mount that cannot be made, found or undone."""
+
+
+def _fusermount() -> str:
+    path = os.pathsep.join(filter(None, (os.environ.get("PATH"), _SYSTEM_PATH)))
+    program = shutil.which("fusermount3", path=path)
+    if program is None:
+        raise MountError("fusermount3 is not installed; apt install fuse3")
+    return program
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """A line of `/proc/self/mountinfo`: where, which type, which source."""
+
+    mountpoint: Path
+    fstype: str
+    source: str
+
+
+def mounts() -> Iterator[MountEntry]:
+    """What is mounted, in the order of mounting."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _separator, after = line.partition(" - ")
+        fstype, source, *_options = after.split(" ")
+        yield MountEntry(Path(_unescape(before.split(" ")[4])), fstype, _unescape(source))
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def barfs_mounts() -> list[Path]:
+    """The mount points of barfs on this machine, newest first."""
+    found = [entry.mountpoint for entry in mounts() if entry.fstype == FSTYPE]
+    return found[::-1]
+
+
+def check_mountpoint(mountpoint: Path) -> Path:
+    """The absolute path of a directory that can be mounted on.
+
+    A mount of barfs whose process died is cleared away first. Raises MountError.
+    """
+    mountpoint = Path(os.path.abspath(mountpoint))
+    try:
+        status = mountpoint.stat()
+    except FileNotFoundError:
+        raise MountError(f"{mountpoint} does not exist; make it: mkdir -p {mountpoint}") from None
+    except OSError as error:
+        if error.errno != errno.ENOTCONN or mountpoint not in barfs_mounts():
+            raise MountError(f"{mountpoint}: {error.strerror}") from error
+        unmount(mountpoint, lazy=True)
+        return check_mountpoint(mountpoint)
+    if mountpoint.resolve() in barfs_mounts():
+        raise MountError(f"{mountpoint} is a mount of barfs already; barfs umount {mountpoint}")
+    if not mountpoint.is_dir():
+        raise MountError(f"{mountpoint} is not a directory")
+    if os.getuid() not in (0, status.st_uid):
+        raise MountError(f"{mountpoint} does not belong to you; choose a directory of your own")
+    try:
+        if any(mountpoint.iterdir()):
+            raise MountError(f"{mountpoint} is not empty; choose an empty directory")
+    except PermissionError as error:
+        raise MountError(f"{mountpoint}: {error.strerror}") from error
+    return mountpoint.resolve()
+
+
+class FuseMount:
+    """A mounted `/dev/fuse` descriptor (`fd`), whose new owner closes it.
+
+    While this object is open, the helper waits to unmount in case this process dies.
+    """
+
+    def __init__(self, mountpoint: Path, *, source: str, options: Iterable[str] = ()) -> None:
+        self.mountpoint = mountpoint
+        escaped = re.sub(r"([\\,])", r"\\\1", source)
+        arguments = ",".join((*ALWAYS, f"fsname={escaped}", *options))
+        self._socket, theirs = socket.socketpair()
+        with theirs, tempfile.TemporaryFile() as messages:
+            self._helper = subprocess.Popen(
+                [_fusermount(), "-o", arguments, "--", str(mountpoint)],
+                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=messages,
+                stderr=messages,
+            )
+            theirs.close()
+            self.fd = self._receive_fd()
+            if self.fd < 0:
+                self._helper.wait()
+                self._socket.close()
+                messages.seek(0)
+                reason = messages.read().decode(errors="replace").strip().replace("\n", "; ")
+                raise MountError(f"cannot mount on {mountpoint}: {reason or 'no reason given'}")
+
+    def _receive_fd(self) -> int:
+        fds = array.array("i")
+        _data, ancillary, _flags, _address = self._socket.recvmsg(
+            1, socket.CMSG_SPACE(fds.itemsize), socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(data[: fds.itemsize])
+                return fds[0]
+        return -1
+
+    def release_helper(self) -> None:
+        """End the helper without unmounting: the mount is gone, and if the mount point is in use
+        again, the helper would take the wrong one down."""
+        self._helper.kill()
+        self._helper.wait()
+        self._socket.close()
+
+
+def unmount_command(mountpoint: Path, *, lazy: bool = False) -> list[str]:
+    """The command that unmounts; `lazy` detaches a mount that is in use."""
+    return [_fusermount(), "-u", *(["-z"] if lazy else []), "--", str(mountpoint)]
+
+
+def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
+    """Take a mount down. Raises MountError with the helper's reason."""
+    result = subprocess.run(
+        unmount_command(mountpoint, lazy=lazy),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        reason = result.stderr.strip().replace("\n", "; ")
+        hint = f"; fuser -vm {mountpoint} tells who uses it" if "busy" in reason else ""
+        raise MountError(f"cannot unmount {mountpoint}: {reason}{hint}")
+
+
+@dataclass(frozen=True, slots=True)
+class MountInfo:
+    """What a mount says of itself in its hidden `.barfs`: its process, its devices by BDF."""
+
+    pid: int
+    devices: dict[str, str]
+
+    def to_text(self) -> str:
+        return json.dumps({"pid": self.pid, "devices": self.devices}) + "\n"
+
+    @classmethod
+    def read(cls, mountpoint: Path) -> "MountInfo | None":
+        """None where the mount does not answer, or not to this user."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            data = json.loads((mountpoint / ".barfs").read_text())
+            return cls(int(data["pid"]), dict(data["devices"]))
+        return None
+
+
+def find_device(name: str) -> Path | None:
+    """The directory of a device in a mount of barfs, by BDF or by the source it was opened with."""
+    for mountpoint in barfs_mounts():
+        info = MountInfo.read(mountpoint)
+        for bdf, source in info.devices.items() if info else ():
+            if name in (bdf, source):
+                return mountpoint / "bus" / bdf
+    return None

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""The rooms of the house: a module imports only from the rooms above its own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "barfs"
+
+ROOMS = (
+    "errors",
+    "pci",
+    "uapi",
+    "layout",
+    "native",
+    "backend",
+    "kernel",
+    "vfio_user",
+    "device",
+    "tree",
+    "fs",
+    "fusermount",
+    "mount",
+    "options",
+    "attach",
+    "daemon",
+    "__init__",
+    "cli",
+    "__main__",
+)
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(module: Path) -> str:
+    relative = module.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imported(module: Path) -> set[str]:
+    """The rooms of barfs, and the outside packages, that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            prefix = node.module or ""
+            names = (
+                [f"{prefix}.{alias.name}" for alias in node.names]
+                if prefix == "barfs"
+                else [prefix]
+            )
+        for name in names:
+            parts = name.split(".")
+            found.add(parts[1] if parts[0] == "barfs" and len(parts) > 1 else parts[0])
+    return found
+
+
+def test_every_module_has_a_room() -> None:
+    assert {room(module) for module in MODULES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_upwards(module: Path) -> None:
+    own = ROOMS.index(room(module))
+    below = {name for name in imported(module) if name in ROOMS and ROOMS.index(name) > own}
+    assert not below
+
+
+@pytest.mark.parametrize(
+    ("package", "rooms"),
+    [
+        ("pyfuse3", {"fs", "mount"}),
+        ("trio", {"fs", "mount"}),
+        ("cffi", {"native"}),
+        ("fcntl", {"kernel", "vfio_user"}),
+        ("argparse", {"cli"}),
+    ],
+)
+def test_outside_packages_stay_in_their_rooms(package: str, rooms: set[str]) -> None:
+    users = {room(module) for module in MODULES if package in imported(module)}
+    assert users <= rooms
+
+
+def test_one_module_imports_the_engine() -> None:
+    users = [
+        module.name
+        for module in MODULES
+        if "import" in module.read_text()
+        and any(
+            isinstance(node, ast.ImportFrom) and (node.module or "").endswith("_engine")
+            for node in ast.walk(ast.parse(module.read_text()))
+        )
+    ]
+    assert users == ["binding.py"]

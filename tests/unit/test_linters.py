@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""The linters are tests."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+CHECKS = {
+    "ruff check": ["-m", "ruff", "check", "--no-cache", "."],
+    "ruff format": ["-m", "ruff", "format", "--no-cache", "--check", "."],
+    "mypy": ["-m", "mypy", "--no-incremental"],
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_linter(check: str) -> None:
+    result = subprocess.run(
+        [sys.executable, *CHECKS[check]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_no_file_is_too_long() -> None:
+    sources = [
+        *ROOT.glob("barfs/**/*.py"),
+        *ROOT.glob("barfs/**/*.[ch]"),
+        *ROOT.glob("tests/**/*.py"),
+    ]
+    long = {str(path): lines for path in sources if (lines := path.read_text().count("\n")) > 520}
+    assert not long

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+import os
+import pwd
+
+import pytest
+
+from barfs.device import Options
+from barfs.errors import UsageError
+from barfs.mount import MountOptions
+from barfs.options import parse_options
+
+
+def test_defaults() -> None:
+    assert parse_options([]) == (Options(), MountOptions())
+    assert Options() == Options("separate", 4, "map", False, 5.0)
+
+
+def test_everything_at_once() -> None:
+    name = pwd.getpwuid(os.getuid()).pw_name
+    texts = [
+        "ro,width=8,mapping=contiguous",
+        f"msix=carve,timeout=0.5,uid={name}",
+        "gid=7,umask=027",
+    ]
+    device, mount = parse_options([*texts, "allow_other"])
+    assert device == Options("contiguous", 8, "carve", True, 0.5)
+    assert mount == MountOptions(True, True, os.getuid(), 7, 0o027)
+    assert mount.fuse_options() == ["allow_other", "ro"]
+
+
+def test_words_of_mount_and_fstab_mean_nothing() -> None:
+    words = "rw,dev,suid,noauto,nofail,_netdev,x-systemd.automount,x-systemd.idle-timeout=10"
+    assert parse_options([words]) == parse_options([])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("width=3", "1, 2, 4 or 8"),
+        ("width=wide", "1, 2, 4 or 8"),
+        ("width", "unknown option"),
+        ("mapping=on", "separate, contiguous or off"),
+        ("msix=off", "map or carve"),
+        ("timeout=0", "positive"),
+        ("timeout=-1", "positive"),
+        ("timeout=nan", "positive"),
+        ("timeout=inf", "positive"),
+        ("timeout=soon", "a positive number of seconds"),
+        ("uid=no-such-user", "a user's name or number"),
+        ("gid=no-such-group", "a group's name or number"),
+        ("umask=9", "an octal number"),
+        ("umask=-1", "an octal number"),
+        ("umask=7777", "an octal number"),
+        ("colour=red", "unknown option 'colour=red'; the options are ro, allow_other, width="),
+        ("ro=1", "unknown option"),
+        ("ro,rw", "contradict"),
+        ("width=4,width=8", "given twice"),
+        ("mapping=off,msix=carve", "no meaning"),
+    ],
+)
+def test_bad_options(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        parse_options([text])
+    assert "\n" not in str(caught.value)
