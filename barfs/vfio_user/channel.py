@@ -45,6 +45,9 @@ MAX_DESCRIPTORS = 16
 
 _ROOM = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
 _PLACE = ACCESS_MESSAGE.size - HEADER.size
+LONGEST_TIMEOUT = 1_000_000.0
+"""Seconds; more than this is as good as no limit, and poll() could not count it."""
+
 _IDS = 1 << 16
 _UNANSWERED_LIMIT = _IDS // 2
 _RECEIVE = 4096
@@ -67,7 +70,7 @@ class Channel:
     def __init__(self, sock: socket.socket, timeout: float) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._timeout = timeout
+        self._timeout = min(timeout, LONGEST_TIMEOUT)
         self._lock = threading.Lock()
         self._decoder = Decoder(CLIENT_LIMIT)
         self._unsent = b""
@@ -87,7 +90,7 @@ class Channel:
         self._enter(deadline)
         try:
             identifier = self._send(command, body, deadline)
-            if self._decoder.empty and self._poll.poll(self._timeout * 1000):
+            if self._decoder.empty and self._poll.poll(_milliseconds(deadline)):
                 data = self._receive()
                 header = HEADER.pack(identifier, command, reply_size, FLAG_REPLY, 0)
                 if len(data) == reply_size and data.startswith(header + body[:_PLACE]):
@@ -161,8 +164,13 @@ class Channel:
         self._finish_sending(deadline)
         identifier = self._next_id()
         data = encode(identifier, command, body)
-        sent = self._send_some(data, deadline)
+        # Before it is sent: an exception out of a signal handler must not orphan the reply.
         self._pending[identifier] = command
+        try:
+            sent = self._send_some(data, deadline)
+        except ReplyTimeout:
+            del self._pending[identifier]
+            raise
         if sent < len(data):
             self._unsent = data[sent:]
             self._finish_sending(deadline)
@@ -189,7 +197,7 @@ class Channel:
         """Wait for the socket; returns what there is."""
         poll = select.poll()
         poll.register(self._sock, events)
-        found = poll.poll(max(deadline - time.monotonic(), 0) * 1000)
+        found = poll.poll(_milliseconds(deadline))
         if not found:
             raise ReplyTimeout("the peer does not answer")
         return found[0][1]
@@ -255,7 +263,9 @@ class Channel:
         if not data:
             raise self._gone(None)
         if flags & socket.MSG_CTRUNC or len(fds) > MAX_DESCRIPTORS:
-            raise TooManyDescriptors(f"a reply with more than {MAX_DESCRIPTORS} descriptors")
+            raise TooManyDescriptors(
+                f"more than {MAX_DESCRIPTORS} descriptors, or more than this process may open"
+            )
         self._decoder.feed(data)
 
     def _settle(self, message: Message) -> None:
@@ -270,6 +280,10 @@ class Channel:
                 f"a reply to {command_name(message.command)} instead of {command_name(command)}"
             )
         del self._pending[message.id]
+
+
+def _milliseconds(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0) * 1000
 
 
 def close_all(fds: Iterable[int]) -> None:

@@ -19,7 +19,7 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from barfs.errors import (
     AccessError,
@@ -39,6 +39,7 @@ from barfs.uapi import (
 )
 from barfs.vfio_user import messages
 from barfs.vfio_user.channel import (
+    LONGEST_TIMEOUT,
     MAX_DESCRIPTORS,
     Channel,
     ChannelClosed,
@@ -119,9 +120,9 @@ class VfioUserClient:
         """The memory of the region's windows, None where the peer gave none that can be used."""
         return self._region(index)[1]
 
-    def access_fd(self, index: int) -> None:
-        """None: accesses are messages."""
-        return None
+    def accessor(self) -> Self:
+        """Itself: accesses are messages."""
+        return self
 
     def attributes(self) -> Mapping[str, str]:
         """Nothing: all that is known of a vfio-user device stands in its configuration space."""
@@ -228,9 +229,9 @@ class VfioUserClient:
             try:
                 reply, fds = self._request_descriptors(request)
             except RequestRefused as error:
-                if error.errno != errno.EINVAL:
+                # What the kernel says of a region that is not there; rust-vmm gives no reason.
+                if error.errno not in (0, errno.EINVAL):
                     raise
-                # The kernel says the same of a region that is not there, such as VGA.
                 return RegionInfo(index, 0, 0, 0), None
             try:
                 info, needed = self._decode_region(reply, request)
@@ -295,7 +296,7 @@ def _connect(path: str, source: str, timeout: float) -> socket.socket:
     """Connect to a server's socket. Raises DeviceError, saying what to do about it."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # Python's own timeout does not cover a full backlog: connect is then EAGAIN at once.
-    seconds, fraction = divmod(timeout, 1)
+    seconds, fraction = divmod(min(timeout, LONGEST_TIMEOUT), 1)
     limit = struct.pack("@ll", int(seconds), int(fraction * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
     try:

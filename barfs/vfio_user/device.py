@@ -2,9 +2,9 @@
 """A software device: what its regions hold and do, without any protocol.
 
 Rule 1: mappable regions lie in one memfd, region after region, so that a window and a message see
-        the same bytes. It is sealed against shrinking: nobody can take the pages from under those
-        who map it. Everything else is in a
-        second one that stays here.
+        the same bytes. It is sealed against shrinking, and against more seals: no client can take
+        the pages from under another, or keep a later one from writing. Everything else is in a
+        second memfd, which is not given away.
 Rule 2: a `Behaviour` takes over a range of a region. There, an access has 1, 2, 4 or 8 bytes and
         is aligned, and reaches the behaviour once, as it is. The rest of a region is memory.
 Rule 3: every access that comes in is recorded, also the refused ones.
@@ -139,7 +139,7 @@ class SoftwareDevice:
         self._offsets = dict(zip((r.index for r in shared), _offsets(shared), strict=True))
         self._fd = self._allocate(shared)
         if sealed:
-            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
         os.close(self._allocate([region for region in regions if not region.mappable]))
         self.reset()
 

@@ -19,11 +19,11 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from barfs.errors import DeviceError, PeerError
-from barfs.vfio_user.device import Recorder, SoftwareDevice
+from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.session import Session
 from barfs.vfio_user.wire import SERVER_LIMIT, Decoder
 
@@ -42,6 +42,7 @@ class Server:
 
     def __init__(self, device: SoftwareDevice) -> None:
         self._device = device
+        device.stopping.clear()
         # Sockets, not an eventfd: a late stop() must not hit a descriptor that is somebody else's.
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_writer.setblocking(False)
@@ -68,7 +69,7 @@ class Server:
                     # The client left before it was accepted.
                     if error.errno in (errno.EAGAIN, errno.ECONNABORTED):
                         continue
-                    raise
+                    raise DeviceError(f"no client can be accepted: {error.strerror}") from error
                 with connection:
                     self._converse(connection)
 
@@ -134,19 +135,18 @@ def serve_in_thread(device: SoftwareDevice) -> socket.socket:
     return client
 
 
-def serve(device: SoftwareDevice, socket_path: str, log: Recorder | None = None) -> None:
+def serve(device: SoftwareDevice, socket_path: str, ready: Callable[[], None]) -> None:
     """Serve `device` on a new socket at `socket_path` until SIGTERM or SIGINT.
 
-    `log` records the accesses that come by message. The socket is there only for the user who runs
+    `ready` is called when clients can connect. The socket is there only for the user who runs
     this, and is removed at the end. Raises DeviceError where it cannot be made.
     """
-    if log is not None:
-        device.record = log
     with (
         contextlib.closing(Server(device)) as server,
         _stopped_by_signals(server),
         listening(socket_path) as listener,
     ):
+        ready()
         server.serve_listener(listener)
 
 

@@ -46,7 +46,7 @@ class Session:
 
     def __init__(self, device: SoftwareDevice) -> None:
         self._device = device
-        self._negotiated = False
+        self._theirs: messages.Version | None = None
 
     def answer(self, message: Message) -> Reply:
         """The reply to a message, empty where there is none."""
@@ -66,27 +66,24 @@ class Session:
         return reply if message.wants_reply else (b"", None)
 
     def _perform(self, message: Message, command: messages.Command) -> Reply:
-        if isinstance(command, messages.Version) == self._negotiated:
-            raise OutOfTurn(f"{command_name(message.command)} before or after its time")
+        if isinstance(command, messages.Version):
+            return messages.encode_reply(message, self._agree(command).body()), None
+        if self._theirs is None:
+            raise OutOfTurn(f"{command_name(message.command)} before VERSION")
         body, fd = b"", None
         match command:
             case messages.RegionRead():
-                data = self._read(command)
+                data = self._read(command, self._theirs.max_transfer)
                 return messages.encode_access_reply(message, command, data), None
             case messages.RegionWrite():
                 if command.data:
                     self._device.write(command.region, command.offset, command.data)
                 return messages.encode_access_reply(message, command, b""), None
-            case messages.Version():
-                self._negotiated = True
-                ours = messages.Version(
-                    minor=min(command.minor, messages.MINOR_VERSION), max_fds=_MAX_FDS
-                )
-                body = ours.body()
             case messages.GetInfo():
                 body = self._device.info().encode()
             case messages.GetRegionInfo():
                 body, fd = self._region_info(command)
+                fd = fd if self._theirs.max_fds else None
             case messages.IrqInfo():
                 body = self._irq_info(command).body()
             case messages.DmaUnmap():
@@ -101,8 +98,14 @@ class Session:
                 assert_never(command)
         return messages.encode_reply(message, body), fd
 
-    def _read(self, command: messages.RegionRead) -> bytes:
-        if command.count > DEFAULT_MAX_TRANSFER:
+    def _agree(self, theirs: messages.Version) -> messages.Version:
+        if self._theirs is not None:
+            raise OutOfTurn("a second VERSION")
+        self._theirs = theirs
+        return messages.Version(minor=min(theirs.minor, messages.MINOR_VERSION), max_fds=_MAX_FDS)
+
+    def _read(self, command: messages.RegionRead, limit: int) -> bytes:
+        if command.count > min(limit, DEFAULT_MAX_TRANSFER):
             raise InvalidAccess(offset=command.offset, width=command.count)
         if command.count == 0:
             return b""
