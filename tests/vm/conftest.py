@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: MIT
+"""Everything here needs the guest of scripts/vm-test; elsewhere it is skipped, saying so."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from .guest import HostSharedMemory, inside
+
+_REASON = "not inside the vm-test guest; run scripts/vm-test"
+
+
+@pytest.fixture(autouse=True)
+def _in_guest() -> None:
+    # scripts/test runs scripts/vm-test by itself, so BARFS_REQUIRE=vm is that script's to honour.
+    if not inside():
+        pytest.skip(_REASON)
+
+
+@pytest.fixture
+def host_shared_memory() -> Iterator[HostSharedMemory]:
+    """The host's side of the memory behind ivshmem's BAR 2."""
+    memory = HostSharedMemory()
+    yield memory
+    memory.close()
