@@ -78,6 +78,7 @@ static void on_sigbus(int signum, siginfo_t *info, void *context)
             return; /* raised by a handler above ours: the access faults again, into this one */
         if (info->si_code != BUS_MCEERR_AO && address >= guard->start && address < guard->end) {
             barfs_guard_current = NULL;
+            guard->fault = address;
             siglongjmp(guard->env, 1);
         }
     }

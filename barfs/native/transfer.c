@@ -29,10 +29,11 @@ struct request {
     struct barfs_control *control;
     uint8_t *buffer;
     uint64_t offset, count;
-    volatile uint64_t done; /* written after each access; a fault means the one after it */
-    uint64_t limit;         /* of the width of an access */
+    volatile uint64_t done;
+    uint64_t limit; /* of the width of an access */
     int direction;
     struct barfs_guard guard;
+    volatile uint32_t guarded_width; /* of the accesses that are under the guard now */
 };
 
 /* ---- Occupancy ---------------------------------------------------------------------------------- */
@@ -99,16 +100,16 @@ void barfs_control_stop(struct barfs_control *control)
     atomic_store(&control->stop, 1);
 }
 
-static inline bool stopped(struct barfs_control *control)
+static inline bool is_set(atomic_int *stop)
 {
-    return atomic_load_explicit(&control->stop, memory_order_relaxed) != 0;
+    return atomic_load_explicit(stop, memory_order_relaxed) != 0;
 }
 
 /* 0 if the next access may take place.  *now is 0 where there is no deadline. */
 static int look(struct barfs_control *control, int64_t *now)
 {
     *now = 0;
-    if (stopped(control))
+    if (is_set(&control->stop))
         return -EINTR;
     if (control->deadline_ns != 0) {
         *now = barfs_now_ns();
@@ -142,40 +143,36 @@ static inline uint32_t widest(uint64_t position, uint64_t end, uint64_t cap)
 
 /* ---- Memory: the only accesses that fault ------------------------------------------------------- */
 
-/* `accesses` loads (or stores) of one width between the device and the buffer, which need not be
- * aligned.  Each function is its own so that `volatile` is all that decides what it emits: exactly one
- * mov of the width for each access, in order. */
+/* Loads (or stores) of one width between the device and the buffer, which need not be aligned, until
+ * `accesses` are done or `stop` is set.  Returns how many.  Each function is its own so that `volatile`
+ * is all that decides what it emits: exactly one mov of the width for each access, in order. */
 #define DEFINE_ACCESSES(bits)                                                                       \
-    static NOINLINE void load##bits(struct request *request, const volatile uint8_t *base,          \
-                                    uint64_t accesses)                                              \
+    static NOINLINE uint64_t load##bits(const volatile uint8_t *base, uint8_t *buffer,              \
+                                        uint64_t accesses, atomic_int *stop)                        \
     {                                                                                               \
         const volatile uint##bits##_t *device = (const volatile void *)base;                        \
-        struct barfs_control *control = request->control;                                           \
-        uint64_t done = request->done;                                                              \
-        uint8_t *buffer = request->buffer + done;                                                   \
+        uint64_t i;                                                                                 \
                                                                                                     \
-        for (uint64_t i = 0; i < accesses && !stopped(control); i++) {                              \
+        for (i = 0; i < accesses && !is_set(stop); i++) {                                           \
             uint##bits##_t value = device[i];                                                       \
                                                                                                     \
             memcpy(buffer + i * sizeof(value), &value, sizeof(value));                              \
-            request->done = done += sizeof(value);                                                  \
         }                                                                                           \
+        return i;                                                                                   \
     }                                                                                               \
-    static NOINLINE void store##bits(struct request *request, volatile uint8_t *base,               \
-                                     uint64_t accesses)                                             \
+    static NOINLINE uint64_t store##bits(volatile uint8_t *base, const uint8_t *buffer,             \
+                                         uint64_t accesses, atomic_int *stop)                       \
     {                                                                                               \
         volatile uint##bits##_t *device = (volatile void *)base;                                    \
-        struct barfs_control *control = request->control;                                           \
-        uint64_t done = request->done;                                                              \
-        const uint8_t *buffer = request->buffer + done;                                             \
+        uint64_t i;                                                                                 \
                                                                                                     \
-        for (uint64_t i = 0; i < accesses && !stopped(control); i++) {                              \
+        for (i = 0; i < accesses && !is_set(stop); i++) {                                           \
             uint##bits##_t value;                                                                   \
                                                                                                     \
             memcpy(&value, buffer + i * sizeof(value), sizeof(value));                              \
             device[i] = value;                                                                      \
-            request->done = done += sizeof(value);                                                  \
         }                                                                                           \
+        return i;                                                                                   \
     }
 
 DEFINE_ACCESSES(8)
@@ -187,23 +184,31 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
                           uint64_t accesses)
 {
     bool read = request->direction == BARFS_READ;
+    uint8_t *buffer = request->buffer + request->done;
+    atomic_int *stop = &request->control->stop;
 
+    request->guarded_width = width;
     barfs_guard_arm(&request->guard, base, width * accesses);
     switch (width) {
     case 1:
-        read ? load8(request, base, accesses) : store8(request, base, accesses);
+        accesses = read ? load8(base, buffer, accesses, stop)
+                        : store8(base, buffer, accesses, stop);
         break;
     case 2:
-        read ? load16(request, base, accesses) : store16(request, base, accesses);
+        accesses = read ? load16(base, buffer, accesses, stop)
+                        : store16(base, buffer, accesses, stop);
         break;
     case 4:
-        read ? load32(request, base, accesses) : store32(request, base, accesses);
+        accesses = read ? load32(base, buffer, accesses, stop)
+                        : store32(base, buffer, accesses, stop);
         break;
     default:
-        read ? load64(request, base, accesses) : store64(request, base, accesses);
+        accesses = read ? load64(base, buffer, accesses, stop)
+                        : store64(base, buffer, accesses, stop);
         break;
     }
     barfs_guard_disarm();
+    request->done += width * accesses;
 }
 
 /* The clock costs as much as fifty loads of RAM and nothing beside one register: batches grow while
@@ -252,7 +257,7 @@ static int access_fd(struct request *request, const struct barfs_segment *segmen
             return -EIO; /* a part of an access: the rest would be a second one */
         switch (errno) {
         case EINTR: /* before anything was done: not an access yet */
-            if (stopped(request->control))
+            if (is_set(&request->control->stop))
                 return -EINTR;
             continue;
         case ENODEV:
@@ -346,13 +351,14 @@ static NOINLINE int walk(struct request *request)
     return 0;
 }
 
-/* The result is not kept in a local: those are indeterminate after the jump. */
-static int guarded(struct request *request)
+/* Nothing is kept in a local here: those are indeterminate after the jump. */
+static NOINLINE int guarded(struct request *request)
 {
     barfs_guard_thread();
-    if (sigsetjmp(request->guard.env, 0) != 0)
-        return -EIO;
-    return walk(request);
+    if (sigsetjmp(request->guard.env, 0) == 0)
+        return walk(request);
+    request->done += barfs_guard_done(&request->guard) & ~(uint64_t)(request->guarded_width - 1);
+    return -EIO;
 }
 
 static int64_t perform(const struct barfs_table *table, uint64_t offset, void *buffer, uint64_t count,

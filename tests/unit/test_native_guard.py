@@ -111,18 +111,27 @@ def test_threads_against_truncations() -> None:
     deadline = time.monotonic() + 1.5
     with memfd(size) as fd, memory_table(fd, size, width=8) as table:
 
-        def access(write: bool) -> None:
-            buffer = bytearray(size)
+        def read() -> None:
+            while time.monotonic() < deadline:
+                buffer = bytearray(b"\xee" * size)  # which the window never holds
+                try:
+                    done = table.read_into(0, buffer)
+                except BusFault:
+                    done = 0
+                    faults[0] += 1
+                ends[done < size] += 1
+                # The count is exact wherever in a page the fault came.
+                assert (done % 8, buffer.find(0xEE)) == (0, done if done < size else -1)
+
+        def write() -> None:
             while time.monotonic() < deadline:
                 try:
-                    done = table.write(0, buffer) if write else table.read_into(0, buffer)
-                    assert done % 8 == 0
-                    ends[done < size] += 1
+                    assert table.write(0, bytes(size)) % 8 == 0
                 except BusFault:
-                    faults[write] += 1
+                    faults[1] += 1
 
         ends, faults = [0, 0], [0, 0]
-        threads = [threading.Thread(target=access, args=(n % 2 == 0,)) for n in range(8)]
+        threads = [threading.Thread(target=target) for target in [read, write] * 4]
         for thread in threads:
             thread.start()
         while time.monotonic() < deadline:
@@ -130,8 +139,7 @@ def test_threads_against_truncations() -> None:
                 os.ftruncate(fd, length)
         for thread in threads:
             thread.join()
-        assert faults[0] + ends[1] > 0
-        assert ends[0] > 0
+        assert min(ends) > 0
 
 
 class TestOtherHandlers:
