@@ -6,6 +6,7 @@ A device is named by its address (`0000:01:00.0`, `01:00.0`), by the socket of i
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -40,9 +41,10 @@ class DeviceName:
         if not text.startswith(_VFIO_USER):
             bdf = Bdf.parse(text)
             return cls("pci", str(bdf), bdf)
-        socket, comma, choice = text.removeprefix(_VFIO_USER).partition(",bdf=")
-        if not socket:
+        path, comma, choice = text.removeprefix(_VFIO_USER).partition(",bdf=")
+        if not path:
             raise UsageError(f"{text}: name the socket, as in vfio-user:/run/device.sock")
+        socket = os.path.abspath(path)
         return cls("vfio-user", _VFIO_USER + socket, Bdf.parse(choice) if comma else None, socket)
 
 

@@ -266,8 +266,8 @@ def _serve(choice: argparse.Namespace) -> int:
             record = _line_writer(stack.enter_context(_open_log(choice.log)))
         device = demo_device(record) if facts is None else SoftwareDevice(facts, record)
         stack.callback(device.close)
-        print(f"listening; mount it: barfs mount vfio-user:{socket} MOUNTPOINT", flush=True)
-        serve_device(device, str(socket))
+        message = f"listening; mount it: barfs mount vfio-user:{socket} MOUNTPOINT"
+        serve_device(device, str(socket), lambda: print(message, flush=True))
     return 0
 
 

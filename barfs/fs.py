@@ -19,7 +19,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
 import trio
@@ -134,6 +134,12 @@ class Filesystem(pyfuse3.Operations):
         if fields.update_size and not isinstance(node, RegionFile):
             raise FUSEError(errno.EACCES)
         return self._attributes(node)
+
+    async def _refuse(self, *_arguments: object) -> NoReturn:
+        """The tree is the devices'; nobody makes, moves or removes anything in it."""
+        raise FUSEError(errno.EPERM)
+
+    create = mknod = mkdir = symlink = link = unlink = rmdir = rename = _refuse  # type: ignore[assignment]
 
     @_guarded
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""Real mounts and real software devices for tests: each a process, each ended by its own pid."""
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+DEADLINE = 30.0
+"""Seconds after which something that was waited for is taken to be lost."""
+
+BARFS = [sys.executable, "-m", "barfs"]
+
+
+def require(what: str, present: bool, reason: str) -> None:
+    """Skip a test for the reason given, or fail it where BARFS_REQUIRE names `what`."""
+    if present:
+        return
+    if what in os.environ.get("BARFS_REQUIRE", "").split(","):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def require_fuse() -> None:
+    require("fuse", os.access("/dev/fuse", os.R_OK | os.W_OK), "/dev/fuse cannot be opened")
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = DEADLINE) -> None:
+    """Look at a condition until it holds. Fails the test when it never does."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"waited {timeout} s for {what}")
+        time.sleep(0.01)
+
+
+def barfs(*arguments: str | Path, timeout: float = DEADLINE) -> subprocess.CompletedProcess[str]:
+    """Run a command of barfs to its end."""
+    return subprocess.run(
+        [*BARFS, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def ended(process: subprocess.Popen[str], timeout: float = DEADLINE) -> int:
+    """Wait for a process and return its exit code; one that does not end is killed, and fails."""
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        pytest.fail(f"{process.args!r} did not end within {timeout} s")
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A mount in the foreground of `process`, which logs to `log`."""
+
+    path: Path
+    process: subprocess.Popen[str]
+    log: Path
+
+    def device(self, name: str | None = None) -> Path:
+        """The directory of a device; without a name, of the only one."""
+        if name is not None:
+            return self.path / "bus" / name
+        (directory,) = (self.path / "bus").iterdir()
+        return directory
+
+
+def is_mounted(path: Path) -> bool:
+    escaped = str(path).replace(" ", "\\040")
+    return f" {escaped} " in Path("/proc/self/mountinfo").read_text()
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *devices: str, options: str = "") -> Iterator[Mounted]:
+    """Mount devices below `folder`; unmounted and ended afterwards, whatever happens."""
+    require_fuse()
+    path = folder / "mnt"
+    path.mkdir(exist_ok=True)
+    log = folder / "mount.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [*BARFS, "mount", "-f", *(["-o", options] if options else []), *devices, str(path)],
+            stderr=stream,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+    try:
+        wait_until(lambda: is_mounted(path) or process.poll() is not None, "the mount")
+        if process.poll() is not None:
+            pytest.fail(f"barfs mount ended with {process.returncode}: {log.read_text()}")
+        yield Mounted(path, process, log)
+    finally:
+        if process.poll() is None and barfs("umount", path).returncode:
+            process.terminate()
+        ended(process)
+        assert not is_mounted(path)
+        assert "Traceback" not in log.read_text()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A software device behind a socket; `log` gets a line for each access by message."""
+
+    socket: Path
+    process: subprocess.Popen[str]
+    log: Path
+
+    @property
+    def name(self) -> str:
+        return f"vfio-user:{self.socket}"
+
+    def accesses(self) -> list[str]:
+        """The accesses since the last call: `r|w region offset width value`."""
+        lines = self.log.read_text().splitlines()
+        self.log.write_text("")
+        return lines
+
+
+@contextlib.contextmanager
+def served(folder: Path, description: Path | None = None, name: str = "device") -> Iterator[Served]:
+    """Run a software device, the demo device by default, in a process of its own."""
+    socket = folder / f"{name}.sock"
+    log = folder / f"{name}.log"
+    arguments = [str(description)] if description else []
+    process = subprocess.Popen(
+        [*BARFS, "serve", "--socket", str(socket), "--log", str(log), *arguments],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout as output:
+        ready, _, _ = select.select([output], [], [], DEADLINE)
+        try:
+            if not ready or not output.readline():
+                pytest.fail(f"the software device did not start: {process.poll()}")
+            yield Served(socket, process, log)
+        finally:
+            process.terminate()
+            ended(process)
+    assert not socket.exists()
