@@ -289,7 +289,10 @@ def _refusal(fd: int, end: int) -> str:
 
 
 def _error_text(error: int) -> str:
-    return os.strerror(error) if error else "without a reason"
+    if error == 0:
+        return "without a reason"
+    # A peer's number may be none that exists, or none that fits where strerror wants it.
+    return os.strerror(error) if error in errno.errorcode else f"errno {error}"
 
 
 def _connect(path: str, source: str, timeout: float) -> socket.socket:

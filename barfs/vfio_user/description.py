@@ -59,7 +59,7 @@ from barfs.vfio_user.facts import (
 )
 
 _LARGEST_CONTENTS = 1 << 28
-_FLAGS = frozenset({"read", "write", "mmap"})
+_FLAGS = ("read", "write", "mmap")
 _NUMBERS = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
 _KIND_NAMES = {
     int: "a number",
@@ -196,7 +196,7 @@ def _region(table: _Table, folder: Path) -> RegionFacts:
     flags = table.get("flags", list, ["read"] if index == ROM_INDEX else ["read", "write"])
     for flag in flags:
         if flag not in _FLAGS:
-            raise table.error("flags", f"{flag!r} is none of {', '.join(sorted(_FLAGS))}")
+            raise table.error("flags", f"{flag!r} is none of {', '.join(_FLAGS)}")
     bits = table.number("bits", 32)
     if bits not in (32, 64):
         raise table.error("bits", f"{bits} is neither 32 nor 64")

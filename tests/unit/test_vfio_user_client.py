@@ -1,0 +1,569 @@
+# SPDX-License-Identifier: MIT
+"""The vfio-user client against servers that are slow, wrong, hostile or gone."""
+
+import errno
+import logging
+import os
+import re
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from barfs.errors import (
+    AccessError,
+    AccessTimeout,
+    BusFault,
+    DeviceError,
+    DeviceGone,
+    InvalidAccess,
+    PeerError,
+)
+from barfs.uapi import RegionInfo, SparseArea, encode_region_info
+from barfs.vfio_user import messages as m
+from barfs.vfio_user import wire
+from barfs.vfio_user.client import VfioUserClient
+
+from .vfio_user_peer import (
+    BDF,
+    Answer,
+    Peer,
+    client_of,
+    connect,
+    data,
+    done,
+    raw,
+    refuse,
+    reply,
+    say_nothing,
+    until_taken,
+)
+
+SHORT = 0.05
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_is_left() -> Iterator[None]:
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    left = {
+        os.readlink(f"/proc/self/fd/{fd}")
+        for fd in set(os.listdir("/proc/self/fd")) - before
+        if os.path.lexists(f"/proc/self/fd/{fd}")
+    }
+    assert not left
+
+
+def test_an_access_is_one_message() -> None:
+    with client_of(data(b"abcdefgh"), done) as (client, peer):
+        assert client.max_width == 8
+        assert client.read(2, 0x18, 8) == b"abcdefgh"
+        client.write(0, 0x4, b"\1\2")
+        assert [m.decode_command(one) for one in peer.seen[1:]] == [
+            m.RegionRead(2, 0x18, 8),
+            m.RegionWrite(0, 0x4, b"\1\2"),
+        ]
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 31, 35])
+def test_a_reply_may_come_in_pieces(size: int) -> None:
+    def in_pieces(peer: Peer, message: wire.Message) -> None:
+        whole = m.encode_reply(message, message.body + b"abcd")
+        peer.sock.sendall(whole[:size])
+        until_taken(peer.sock)
+        peer.sock.sendall(whole[size:])
+
+    with client_of(in_pieces, data(b"efgh")) as (client, _peer):
+        assert client.read(0, 0, 4) == b"abcd"
+        assert client.read(0, 0, 4) == b"efgh"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (errno.EINVAL, InvalidAccess),
+        (errno.ENODEV, DeviceGone),
+        (errno.EIO, BusFault),
+        (errno.EPERM, BusFault),
+        (0, BusFault),
+        (0xFFFFFFFF, BusFault),
+    ],
+)
+def test_a_refused_access_says_where_it_went(error: int, kind: type[AccessError]) -> None:
+    with client_of(refuse(error), data(b"a")) as (client, _peer):
+        with pytest.raises(kind) as caught:
+            client.read(2, 0x24, 4)
+        found = caught.value
+        assert (found.region, found.offset, found.width) == ("bar2", 0x24, 4)
+        assert client.read(2, 0x24, 1) == b"a"
+
+
+def test_a_late_reply_is_thrown_away_and_the_next_access_works() -> None:
+    late: list[wire.Message] = []
+
+    def late_then(peer: Peer, message: wire.Message) -> None:
+        data(b"OLD!")(peer, late[0])
+        data(b"new.")(peer, message)
+
+    with client_of(lambda _peer, message: late.append(message), late_then, timeout=SHORT) as (
+        client,
+        peer,
+    ):
+        started = time.monotonic()
+        with pytest.raises(AccessTimeout) as caught:
+            client.read(1, 8, 4)
+        assert SHORT <= time.monotonic() - started < 5
+        assert (caught.value.region, caught.value.offset) == ("bar1", 8)
+        assert client.read(1, 8, 4) == b"new."
+        assert peer.seen[1].id != peer.seen[2].id
+
+
+def test_half_a_late_reply_keeps_the_stream_in_step() -> None:
+    halves: list[bytes] = []
+
+    def half(peer: Peer, message: wire.Message) -> None:
+        whole = m.encode_reply(message, message.body + b"OLD!")
+        peer.sock.sendall(whole[:20])
+        halves.append(whole[20:])
+
+    def rest(peer: Peer, message: wire.Message) -> None:
+        peer.sock.sendall(halves[0] + m.encode_reply(message, message.body + b"new."))
+
+    with client_of(half, rest, timeout=SHORT) as (client, _peer):
+        with pytest.raises(AccessTimeout):
+            client.read(0, 0, 4)
+        assert client.read(0, 0, 4) == b"new."
+
+
+def test_the_descriptor_of_a_late_region_info_is_not_taken_for_another() -> None:
+    late: list[wire.Message] = []
+    info = RegionInfo(0, 7, 0x1000, 0)
+    wrong, right = memory(0x1000), memory(0x2000)
+
+    def late_then(peer: Peer, message: wire.Message) -> None:
+        body = encode_region_info(info)
+        socket.send_fds(peer.sock, [m.encode_reply(late[0], body)], [wrong])
+        socket.send_fds(peer.sock, [m.encode_reply(message, body)], [right])
+
+    script = (lambda _peer, message: late.append(message), late_then)
+    with client_of(*script, timeout=SHORT) as (client, _peer):
+        with pytest.raises(DeviceError, match="DEVICE_GET_REGION_INFO"):
+            client.region_info(0)
+        fd = client.region_fd(0)
+        assert fd is not None
+        assert os.fstat(fd).st_size == 0x2000
+        os.close(wrong)
+        os.close(right)
+
+
+def test_a_server_that_takes_no_more_is_waited_for_no_longer_than_allowed() -> None:
+    """What did not fit was not sent: its access does not take place later."""
+
+    def stuck(peer: Peer, message: wire.Message) -> None:
+        peer.release.wait()
+        while True:
+            if message.command == wire.Number.REGION_READ:
+                data(b"abcd")(peer, message)
+            message = peer.receive()
+
+    with client_of(stuck, timeout=SHORT) as (client, peer):
+        peer.client_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        for offset in range(16):
+            with pytest.raises(AccessTimeout):
+                client.write(0, offset, b"a")
+        peer.release.set()
+        assert until_in_time(lambda: client.read(0, 0x100, 4)) == b"abcd"
+        written = [
+            command.offset
+            for command in map(m.decode_command, peer.seen[1:])
+            if isinstance(command, m.RegionWrite)
+        ]
+        assert written == list(range(len(written)))
+        assert 1 < len(written) < 16
+
+
+def until_in_time(access: Callable[[], bytes]) -> bytes:
+    for _attempt in range(1000):
+        try:
+            return access()
+        except AccessTimeout:
+            continue
+    pytest.fail("no answer in time, ever")
+
+
+def test_waiting_for_another_access_counts() -> None:
+    problems: list[AccessError] = []
+
+    def wait_in_vain() -> None:
+        try:
+            client.read(0, 0, 4)
+        except AccessError as error:
+            problems.append(error)
+
+    with client_of(lambda peer, _message: hold(peer), timeout=1) as (client, peer):
+        other = threading.Thread(target=wait_in_vain)
+        other.start()
+        while len(peer.seen) < 2:
+            time.sleep(0.001)
+        started = time.monotonic()
+        wait_in_vain()
+        assert time.monotonic() - started < 1.8
+        other.join()
+        assert [type(problem) for problem in problems] == [AccessTimeout] * 2
+
+
+def hold(peer: Peer) -> None:
+    peer.release.wait()
+
+
+def reply_with(**changes: int) -> Answer:
+    """A correct reply to a read, but for some fields of its header."""
+
+    def make(message: wire.Message) -> bytes:
+        fields = {
+            "identifier": message.id,
+            "command": message.command,
+            "flags": wire.FLAG_REPLY,
+            "error": 0,
+        }
+        fields.update(changes)
+        return wire.encode(
+            fields["identifier"],
+            fields["command"],
+            message.body + b"abcd",
+            flags=fields["flags"],
+            error=fields["error"],
+        )
+
+    return raw(make)
+
+
+def header(size: int, flags: int = wire.FLAG_REPLY) -> Answer:
+    return raw(lambda message: wire.HEADER.pack(message.id, message.command, size, flags, 0))
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (reply_with(identifier=999), wire.UnexpectedReply),
+        (reply_with(command=10), wire.WrongCommand),
+        (reply_with(flags=0), wire.UnexpectedCommand),
+        (reply_with(flags=2), wire.BadType),
+        (header(0), wire.BadSize),
+        (header(15), wire.BadSize),
+        (header(0xFFFFFFFF), wire.MessageTooLong),
+        (header(16), wire.ShortBody),
+        (data(b"abc"), wire.CountMismatch),
+        (data(b"abcde"), wire.CountMismatch),
+        (reply(struct.pack("=QII", 4, 0, 4) + b"abcd"), wire.WrongPlace),
+        (reply(struct.pack("=QII", 0, 3, 4) + b"abcd"), wire.WrongPlace),
+        (reply(struct.pack("=QII", 0, 0, 8) + b"abcd"), wire.CountMismatch),
+    ],
+)
+def test_a_malformed_reply_is_told_once_and_ends_the_device(
+    answer: Answer, error: type[PeerError], caplog: pytest.LogCaptureFixture
+) -> None:
+    with client_of(answer, data(b"abcd")) as (client, _peer):
+        with pytest.raises(error, match="vfio-user:test: the server broke the protocol"):
+            client.read(0, 0, 4)
+        assert "broke the protocol" in caplog.text
+        with pytest.raises(DeviceGone, match="broke the protocol"):
+            client.read(0, 0, 4)
+        with pytest.raises(DeviceError, match="broke the protocol"):
+            client.device_info()
+
+
+def test_flags_that_are_new_do_not_matter() -> None:
+    with client_of(reply_with(flags=0x41)) as (client, _peer):
+        assert client.read(0, 0, 4) == b"abcd"
+
+
+def test_a_write_reply_with_data_is_malformed() -> None:
+    with client_of(data(b"")) as (client, _peer), pytest.raises(wire.TrailingBytes):
+        client.write(0, 0, b"abcd")
+
+
+@pytest.mark.parametrize("sent", [0, 8, 16, 24])
+def test_a_peer_that_leaves_is_gone_for_good(sent: int) -> None:
+    def leave(peer: Peer, message: wire.Message) -> None:
+        peer.sock.sendall(m.encode_reply(message, message.body + b"abcd")[:sent])
+
+    with client_of(leave) as (client, _peer):
+        for _access in range(2):
+            with pytest.raises(DeviceGone, match="closed the connection"):
+                client.read(0, 0, 4)
+        with pytest.raises(DeviceError, match=r"vfio-user:test: .*start the server again"):
+            client.reset()
+
+
+def test_close_ends_an_access_under_way() -> None:
+    with client_of(lambda peer, _message: hold(peer), timeout=60) as (client, peer):
+        problems: list[AccessError] = []
+
+        def read() -> None:
+            try:
+                client.read(0, 0, 4)
+            except AccessError as error:
+                problems.append(error)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        while len(peer.seen) < 2:
+            time.sleep(0.001)
+        client.close()
+        reader.join()
+        assert [type(problem) for problem in problems] == [DeviceGone]
+        client.close()
+        with pytest.raises(DeviceGone, match="was closed"):
+            client.read(0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "text"),
+    [
+        (say_nothing, DeviceError, "closed the connection"),
+        (refuse(errno.EINVAL), DeviceError, r"refused VERSION \(Invalid argument\)"),
+        (refuse(0), DeviceError, "refused VERSION"),
+        (reply(b""), wire.ShortBody, "VERSION"),
+        (reply(struct.pack("=HH", 1, 0)), wire.BadVersion, r"speaks vfio-user 1\.0"),
+        (reply(struct.pack("=HH", 0, 0) + b"{"), wire.BadJson, "JSON"),
+        (header(3), wire.BadSize, "3 bytes"),
+        (raw(lambda _message: b"HTTP/1.1 400 Bad Request\r\n\r\n"), PeerError, "protocol"),
+    ],
+)
+def test_negotiation_that_fails(answer: Answer, error: type[DeviceError], text: str) -> None:
+    with Peer(answer, negotiate=False) as peer, pytest.raises(error, match=text) as caught:
+        connect(peer)
+    assert str(caught.value).startswith("vfio-user:test: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_never_answers_is_not_waited_for() -> None:
+    with (
+        Peer(lambda peer, _message: hold(peer), negotiate=False) as peer,
+        pytest.raises(DeviceError, match="one client at a time"),
+    ):
+        connect(peer, timeout=SHORT)
+
+
+def test_a_server_without_json_and_one_that_takes_little() -> None:
+    bare = reply(struct.pack("=HH", 0, 0))
+    with Peer(bare, data(b"abcd"), negotiate=False) as peer:
+        client = connect(peer)
+        assert client.max_width == 8
+        assert client.read(0, 0, 4) == b"abcd"
+        client.close()
+    with client_of(version=m.Version(max_transfer=7)) as (client, _peer):
+        assert client.max_width == 4
+
+
+def test_where_there_is_no_server(tmp_path: Path) -> None:
+    def problem(path: Path) -> str:
+        with pytest.raises(DeviceError) as caught:
+            VfioUserClient(str(path), bdf=BDF, source=f"vfio-user:{path}", timeout=SHORT)
+        return str(caught.value)
+
+    assert problem(tmp_path / "no").endswith(
+        ": there is no such socket; start the server, or correct the path"
+    )
+    file = tmp_path / "file"
+    file.touch()
+    assert "is not a socket" in problem(file)
+    assert "is not a socket" in problem(tmp_path)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(tmp_path / "stale"))
+    assert "nobody listens there; start the server, or remove" in problem(tmp_path / "stale")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(str(tmp_path / "datagrams"))
+        assert "needs a stream socket" in problem(tmp_path / "datagrams")
+    assert "path too long" in problem(tmp_path / ("x" * 200))
+    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as other:
+        full.bind(str(tmp_path / "full"))
+        full.listen(0)
+        other.connect(str(tmp_path / "full"))
+        assert "accepts no more connections" in problem(tmp_path / "full")
+
+
+def memory(size: int) -> int:
+    fd = os.memfd_create("test", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    return fd
+
+
+def region(info: RegionInfo, make: Callable[[], list[int]]) -> Answer:
+    """Answer with a region info and descriptors."""
+
+    def answer(peer: Peer, message: wire.Message) -> None:
+        fds = make()
+        socket.send_fds(peer.sock, [m.encode_reply(message, encode_region_info(info))], fds)
+        for fd in fds:
+            os.close(fd)
+
+    return answer
+
+
+AREAS = (SparseArea(0x1000, 0x1000), SparseArea(0x3000, 0x800))
+SPARSE = RegionInfo(0, 0xF, 0x10000, 0x2000, areas=AREAS)
+WHOLE = RegionInfo(0, 7, 0x1000, 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 16])
+def test_the_first_descriptor_is_kept_and_the_others_closed(count: int) -> None:
+    descriptors = [0x5800] + [0x1000] * (count - 1)
+    answer = region(SPARSE, lambda: [memory(size) for size in descriptors])
+    with client_of(answer) as (client, _peer):
+        assert client.region_info(0) == SPARSE
+        fd = client.region_fd(0)
+        assert fd is not None
+        assert os.fstat(fd).st_size == 0x5800
+        assert not os.get_inheritable(fd)
+
+
+def pipe_end() -> int:
+    reader, writer = os.pipe()
+    os.close(writer)
+    return reader
+
+
+def disk_file() -> int:
+    # /proc is a file system that is always there, and is no memory.
+    return os.open("/proc/self/maps", os.O_RDONLY)
+
+
+def memory_folder() -> int:
+    return os.open("/dev/shm", os.O_RDONLY)
+
+
+@pytest.mark.parametrize(
+    ("info", "make", "reason"),
+    [
+        (SPARSE, lambda: [memory(0x57FF)], "ends at 0x57ff, the windows at 0x5800"),
+        (WHOLE, lambda: [memory(0xFFF)], "ends at 0xfff"),
+        (WHOLE, lambda: [disk_file()], "neither tmpfs nor hugetlbfs"),
+        (WHOLE, lambda: [pipe_end()], "neither tmpfs nor hugetlbfs"),
+        (WHOLE, lambda: [memory_folder()], "neither|not a file"),
+        (WHOLE, lambda: [os.open("/dev/zero", os.O_RDWR)], "neither tmpfs nor hugetlbfs"),
+        (WHOLE, lambda: [disk_file(), memory(0x1000)], "neither tmpfs nor hugetlbfs"),
+        (WHOLE, list, "none came"),
+    ],
+)
+def test_a_descriptor_that_cannot_be_trusted_is_refused_with_a_reason(
+    info: RegionInfo, make: Callable[[], list[int]], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with client_of(region(info, make), data(b"abcd")) as (client, _peer):
+        assert client.region_fd(0) is None
+        assert client.region_info(0) == info
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert record.getMessage().startswith("vfio-user:test: bar0 has no windows")
+        assert re.search(reason, record.getMessage())
+        assert client.read(0, 0, 4) == b"abcd"
+
+
+def test_a_file_on_tmpfs_is_accepted() -> None:
+    with tempfile.TemporaryFile(dir="/dev/shm") as file:
+        file.truncate(0x1000)
+        with client_of(region(WHOLE, lambda: [os.dup(file.fileno())])) as (client, _peer):
+            assert client.region_fd(0) is not None
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        RegionInfo(0, 3, 0x1000, 0),
+        RegionInfo(0, 0xF, 0x1000, 0, areas=()),
+        RegionInfo(0, 0, 0, 0),
+    ],
+)
+def test_a_descriptor_that_nobody_needs_is_closed(info: RegionInfo) -> None:
+    with client_of(region(info, lambda: [memory(0x1000)])) as (client, _peer):
+        assert client.region_fd(0) is None
+
+
+def test_more_descriptors_than_allowed_break_the_protocol() -> None:
+    answer = region(WHOLE, lambda: [memory(0x1000) for _ in range(17)])
+    with client_of(answer) as (client, _peer), pytest.raises(wire.TooManyDescriptors):
+        client.region_fd(0)
+
+
+def test_descriptors_where_none_belong_are_dropped() -> None:
+    def with_descriptor(peer: Peer, message: wire.Message) -> None:
+        fd = memory(0x1000)
+        socket.send_fds(peer.sock, [m.encode_reply(message, message.body + b"abcd")], [fd])
+        os.close(fd)
+
+    with client_of(with_descriptor, with_descriptor) as (client, _peer):
+        assert client.read(0, 0, 4) == b"abcd"
+        assert client.read(0, 0, 4) == b"abcd"
+
+
+def many_areas(count: int) -> RegionInfo:
+    areas = tuple(SparseArea(0x2000 * number, 0x1000) for number in range(count))
+    return RegionInfo(0, 0xF, 0x2000 * count, 0, areas=areas)
+
+
+@pytest.mark.parametrize("caps", [True, False])
+def test_a_region_info_that_did_not_fit_is_asked_for_again(caps: bool) -> None:
+    info = many_areas(300)
+    whole = encode_region_info(info)
+
+    def too_small(message: wire.Message) -> bytes:
+        """As the kernel (CAPS set, no offset), or as libvfio-user (CAPS clear)."""
+        fields = list(struct.unpack_from("=IIIIQQ", whole))
+        fields[1] = 0xF if caps else 0x7
+        fields[3] = 0
+        return m.encode_reply(message, struct.pack("=IIIIQQ", *fields))
+
+    answer = region(info, lambda: [memory(info.size)])
+    with client_of(raw(too_small), answer) as (client, peer):
+        assert client.region_info(0) == info
+        assert client.region_fd(0) is not None
+        asked = [m.decode_command(one) for one in peer.seen[1:]]
+        assert asked == [m.GetRegionInfo(0, 4096), m.GetRegionInfo(0, len(whole))]
+
+
+def test_a_region_info_that_never_fits_leaves_a_region_without_windows() -> None:
+    def grow(message: wire.Message) -> bytes:
+        command = m.decode_command(message)
+        assert isinstance(command, m.GetRegionInfo)
+        fields = struct.pack("=IIIIQQ", command.argsz + 1, 7, 0, 0, 0x1000, 0)
+        return m.encode_reply(message, fields)
+
+    with client_of(*[raw(grow)] * 4, data(b"abcd")) as (client, _peer):
+        info = client.region_info(0)
+        assert info.chain_error is not None
+        assert info.size == 0x1000
+        assert client.region_fd(0) is None
+        assert client.read(0, 0, 4) == b"abcd"
+
+
+def test_a_huge_region_info_is_not_asked_for() -> None:
+    huge = reply(struct.pack("=IIIIQQ", 0xFFFFFFFF, 0xF, 0, 32, 0x1000, 0))
+    with client_of(huge) as (client, _peer):
+        assert client.region_info(0).chain_error is not None
+
+
+@pytest.mark.parametrize("error", [0, errno.EINVAL])
+def test_a_region_that_is_refused_is_not_there(error: int) -> None:
+    with client_of(refuse(error)) as (client, _peer):
+        assert client.region_info(8) == RegionInfo(8, 0, 0, 0)
+
+
+def test_a_region_that_fails_is_an_error() -> None:
+    with (
+        client_of(refuse(errno.EIO)) as (client, _peer),
+        pytest.raises(DeviceError, match="Input/output error"),
+    ):
+        client.region_info(0)
+
+
+def test_reset_is_done_or_refused() -> None:
+    with client_of(reply(), refuse(errno.ENOTSUP)) as (client, _peer):
+        client.reset()
+        with pytest.raises(DeviceError, match="refused DEVICE_RESET"):
+            client.reset()
