@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""A vfio-user client that sends what a test says, and a server for it."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from barfs.vfio_user import messages as m
+from barfs.vfio_user import wire
+from barfs.vfio_user.device import SoftwareDevice
+from barfs.vfio_user.server import Server, listening
+
+from .peer import recv_exactly
+
+
+class RawClient:
+    """Sends what a test says, byte for byte."""
+
+    def __init__(self, sock: socket.socket, *, negotiate: bool = True) -> None:
+        self.sock = sock
+        if negotiate:
+            self.ask(m.Version())
+
+    def send(self, command: int, body: bytes, *, flags: int = 0) -> None:
+        self.sock.sendall(wire.encode(77, command, body, flags=flags))
+
+    def receive(self) -> wire.Message:
+        header = recv_exactly(self.sock, wire.HEADER.size)
+        identifier, command, size, flags, error = wire.HEADER.unpack(header)
+        body = recv_exactly(self.sock, size - wire.HEADER.size)
+        return wire.Message(identifier, command, flags, error, body)
+
+    def ask(self, command: m.Command) -> wire.Message:
+        self.send(command.NUMBER, command.body())
+        found = self.receive()
+        assert (found.id, found.command, found.is_reply) == (77, command.NUMBER, True)
+        return found
+
+    def get(self, command: m.Command) -> bytes:
+        found = self.ask(command)
+        assert not found.is_error
+        return found.body
+
+    def read(self, region: int, offset: int, count: int) -> bytes:
+        return self.get(m.RegionRead(region, offset, count))[wire.REGION_ACCESS.size :]
+
+
+@contextlib.contextmanager
+def running(path: Path, device: SoftwareDevice) -> Iterator[Server]:
+    """A server at `path`, in a thread."""
+    with contextlib.closing(Server(device)) as server, listening(str(path)) as listener:
+        thread = threading.Thread(target=server.serve_listener, args=(listener,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+            thread.join()
+
+
+@contextlib.contextmanager
+def connection(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(30)
+        sock.connect(str(path))
+        yield sock

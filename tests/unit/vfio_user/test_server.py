@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: MIT
+"""The vfio-user server over real sockets: what QEMU asks, what nobody should, and its end."""
+
+import contextlib
+import mmap
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from barfs.pci import Bdf
+from barfs.uapi import decode_region_info
+from barfs.vfio_user import messages as m
+from barfs.vfio_user import wire
+from barfs.vfio_user.client import VfioUserClient
+from barfs.vfio_user.demo import demo_device
+from barfs.vfio_user.device import SoftwareDevice
+from barfs.vfio_user.server import serve_in_thread
+
+from .raw import RawClient, connection
+
+EINVAL = 22
+MMAP = 4
+CAPS = 8
+
+
+def test_what_qemu_asks_when_it_attaches_a_device(raw: RawClient) -> None:
+    """The order and the forms of QEMU's hw/vfio-user."""
+    assert raw.get(m.DmaMap(3, 0, 0, 0x8000_0000)) == b""
+    assert struct.unpack("=IIII", raw.get(m.GetInfo())) == (16, 3, 9, 5)
+    sizes = []
+    for index in (0, 1, 2, 3, 4, 5, 7):
+        bare = raw.get(m.GetRegionInfo(index, 32))
+        assert len(bare) == 32
+        argsz = int.from_bytes(bare[:4], sys.byteorder)
+        whole = raw.get(m.GetRegionInfo(index, argsz))
+        assert len(whole) == argsz
+        sizes.append(decode_region_info(whole).size)
+    assert sizes == [0x10000, 0, 0x100000, 0, 64, 0, 4096]
+    counts = [struct.unpack("=IIII", raw.get(m.IrqInfo(index)))[3] for index in range(5)]
+    assert counts == [0, 0, 4, 1, 1]
+    assert len(raw.read(7, 0, 4096)) == 4096
+    assert raw.get(m.SetIrqs(0x24, 3, 0, 1, b"\xff" * 4)) == b""
+    assert raw.get(m.Reset()) == b""
+    for width in (1, 2, 4):
+        assert raw.read(7, 0, width) == b"\x34\x12\x5f\xba"[:width]
+    before = raw.read(7, 0x10, 4)
+    raw.get(m.RegionWrite(7, 0x10, b"\xff" * 4))
+    assert raw.read(7, 0x10, 4) == (0xFFFF_0000).to_bytes(4, "little")
+    raw.get(m.RegionWrite(7, 0x10, before))
+    assert raw.read(7, 0x10, 4) == before
+    assert raw.get(m.DmaUnmap(0, 0, 0x8000_0000)) == m.DmaUnmap(0, 0, 0x8000_0000).body()
+
+
+def test_region_info_that_does_not_fit_has_no_chain_and_no_descriptor(raw: RawClient) -> None:
+    request = m.GetRegionInfo(0, 32)
+    raw.send(request.NUMBER, request.body())
+    data, fds, _flags, _address = socket.recv_fds(raw.sock, 4096, 4)
+    assert fds == []
+    argsz, flags, _index, cap_offset, size, _offset = struct.unpack("=IIIIQQ", data[16:])
+    assert (argsz > 32, flags & CAPS, flags & MMAP, cap_offset, size) == (True, 0, MMAP, 0, 0x10000)
+
+
+@pytest.mark.parametrize("max_fds", [0, 1])
+def test_a_descriptor_goes_only_to_who_takes_it(path: Path, max_fds: int) -> None:
+    with connection(path) as sock:
+        raw = RawClient(sock, negotiate=False)
+        raw.ask(m.Version(max_fds=max_fds))
+        request = m.GetRegionInfo(0, 4096)
+        raw.send(request.NUMBER, request.body())
+        _data, fds, _flags, _address = socket.recv_fds(sock, 4096, 4)
+        assert len(fds) == max_fds
+        for fd in fds:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def window(client: VfioUserClient, index: int) -> Iterator[mmap.mmap]:
+    info, fd = client.region_info(index), client.region_fd(index)
+    assert fd is not None
+    with mmap.mmap(fd, info.size, offset=info.offset) as mapped:
+        yield mapped
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_windows_and_messages_see_the_same_bytes(client: VfioUserClient, index: int) -> None:
+    with window(client, index) as mapped:
+        for width in (1, 2, 4, 8):
+            value = bytes(range(0x11, 0x11 + width))
+            client.write(index, 0x1100, value)
+            assert mapped[0x1100 : 0x1100 + width] == value
+            mapped[0x1100 : 0x1100 + width] = value[::-1]
+            assert client.read(index, 0x1100, width) == value[::-1]
+
+
+def test_the_memory_of_windows_cannot_be_taken_away(client: VfioUserClient) -> None:
+    fd = client.region_fd(2)
+    assert fd is not None
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 0)
+    client.reset()
+
+
+def test_memory_that_is_not_sealed_can_be(tmp_path: Path) -> None:
+    sock = serve_in_thread(demo_device(sealed=False))
+    with contextlib.closing(VfioUserClient(sock, bdf=Bdf(0, 0, 0, 0), source="t")) as client:
+        fd = client.region_fd(2)
+        assert fd is not None
+        os.ftruncate(fd, 0)
+
+
+def test_the_recorder_tells_each_access(client: VfioUserClient, log: list[str]) -> None:
+    client.read(0, 0, 4)
+    client.write(0, 4, b"\x2a\0")
+    client.read(2, 0x10, 8)
+    with pytest.raises(Exception, match="bar4"):
+        client.read(4, 1, 4)
+    client.read(7, 0, 2)
+    assert log == [
+        "r bar0 0x0 4 0x66726162",
+        "w bar0 0x4 2 0x002a",
+        "r bar2 0x10 8 0x" + client.read(2, 0x10, 8)[::-1].hex(),
+        "r bar4 0x1 4 -",
+        "r config 0x0 2 0x1234",
+        log[-1],
+    ]
+
+
+def test_the_state_stays_when_clients_come_and_go(path: Path) -> None:
+    with connection(path) as sock:
+        RawClient(sock).get(m.RegionWrite(0, 4, b"kept"))
+    with connection(path) as sock:
+        raw = RawClient(sock)
+        assert raw.read(0, 4, 4) == b"kept"
+        raw.get(m.Reset())
+        assert raw.read(0, 4, 4) == bytes(4)
+
+
+def test_reset_restores_memory(raw: RawClient) -> None:
+    raw.get(m.RegionWrite(2, 0, b"gone"))
+    raw.get(m.RegionWrite(2, 0x8000, b"gone"))
+    raw.get(m.Reset())
+    assert raw.read(2, 0, 4) == b"One "
+    assert raw.read(2, 0x8000, 4) == bytes(4)
+    assert raw.read(0, 0x200C, 4) == b"\1\0\0\0"
+
+
+def test_one_client_at_a_time(path: Path) -> None:
+    with connection(path) as first, connection(path) as second:
+        raw = RawClient(first)
+        waiting = RawClient(second, negotiate=False)
+        waiting.send(wire.Number.VERSION, m.Version().body())
+        raw.sock.sendall(wire.HEADER.pack(1, wire.Number.DEVICE_GET_INFO, 32, 0, 0))
+        second.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            waiting.receive()
+        second.settimeout(30)
+        first.close()
+        assert waiting.receive().command == wire.Number.VERSION
+
+
+def region(name: str, value: int) -> bytes:
+    fields = {"argsz": 32, "index": 0, name: value}
+    return struct.pack("=IIIIQQ", fields["argsz"], 0, fields["index"], 0, 0, 0)
+
+
+BAD_REQUESTS: list[tuple[int, bytes]] = [
+    (0, b""),
+    (6, bytes(16)),
+    (15, bytes(16)),
+    (0xFFFF, b""),
+    (wire.Number.VERSION, m.Version().body()),
+    (wire.Number.DMA_MAP, bytes(31)),
+    (wire.Number.DEVICE_GET_INFO, bytes(16)),
+    (wire.Number.DEVICE_GET_INFO, b"\x10\0\0\0"),
+    (wire.Number.DEVICE_GET_REGION_INFO, region("argsz", 31)),
+    (wire.Number.DEVICE_GET_REGION_INFO, region("index", 9)),
+    (wire.Number.DEVICE_GET_REGION_INFO, region("index", 0xFFFFFFFF)),
+    (wire.Number.DEVICE_GET_IRQ_INFO, m.IrqInfo(5).body()),
+    (wire.Number.DEVICE_SET_IRQS, m.SetIrqs(0x24, 5, 0, 1).body()),
+    (wire.Number.DEVICE_SET_IRQS, m.SetIrqs(0x24, 3, 1, 1).body()),
+    (wire.Number.DEVICE_SET_IRQS, m.SetIrqs(0x24, 2, 0xFFFFFFFF, 0xFFFFFFFF).body()),
+    (wire.Number.REGION_READ, bytes(15)),
+    (wire.Number.REGION_READ, m.RegionRead(1, 0, 4).body()),
+    (wire.Number.REGION_READ, m.RegionRead(99, 0, 4).body()),
+    (wire.Number.REGION_READ, m.RegionRead(0, 0xFFFE, 4).body()),
+    (wire.Number.REGION_READ, m.RegionRead(0, (1 << 64) - 1, 4).body()),
+    (wire.Number.REGION_READ, m.RegionRead(2, 0, 0xFFFFFFFF).body()),
+    (wire.Number.REGION_READ, m.RegionRead(0, 2, 4).body()),
+    (wire.Number.REGION_READ, m.RegionRead(0, 0xFFC, 8).body()),
+    (wire.Number.REGION_READ, m.RegionRead(0, 0, 16).body()),
+    (wire.Number.REGION_READ, m.RegionRead(4, 0, 8).body()),
+    (wire.Number.REGION_READ, m.RegionRead(4, 2, 4).body()),
+    (wire.Number.REGION_WRITE, m.RegionWrite(6, 0, b"abcd").body()),
+    (wire.Number.REGION_WRITE, m.RegionWrite(0, 0x10000, b"a").body()),
+    (wire.Number.REGION_WRITE, m.RegionWrite(0, 0, b"abcd").body()[:-1]),
+    (wire.Number.REGION_WRITE, m.RegionWrite(0, 0, b"abcd").body() + b"e"),
+    (wire.Number.DEVICE_RESET, b"x"),
+]
+
+
+@pytest.mark.parametrize(("command", "body"), BAD_REQUESTS)
+def test_a_bad_request_is_refused_and_the_next_one_answered(
+    raw: RawClient, command: int, body: bytes
+) -> None:
+    raw.send(command, body)
+    found = raw.receive()
+    assert (found.id, found.command, found.is_error, found.error) == (77, command, True, EINVAL)
+    assert found.body == b""
+    assert raw.read(0, 0, 4) == b"barf"
+
+
+def test_an_access_of_nothing_succeeds_with_a_header(raw: RawClient) -> None:
+    assert raw.get(m.RegionRead(0, 0, 0)) == b""
+    assert raw.get(m.RegionWrite(0, 0, b"")) == b""
+
+
+def test_before_version_nothing_is_answered_but_version(path: Path) -> None:
+    with connection(path) as sock:
+        raw = RawClient(sock, negotiate=False)
+        assert raw.ask(m.GetInfo()).error == EINVAL
+        raw.send(wire.Number.VERSION, struct.pack("=HH", 7, 0))
+        assert raw.receive().error == EINVAL
+        raw.send(wire.Number.VERSION, struct.pack("=HH", 0, 3))
+        assert struct.unpack_from("=HH", raw.receive().body) == (0, 0)
+        assert raw.read(0, 0, 4) == b"barf"
+
+
+def test_what_wants_no_reply_gets_none(raw: RawClient) -> None:
+    write = m.RegionWrite(0, 4, b"mute")
+    raw.send(write.NUMBER, write.body(), flags=wire.FLAG_NO_REPLY)
+    raw.send(99, b"", flags=wire.FLAG_NO_REPLY)
+    raw.send(write.NUMBER, write.body(), flags=wire.FLAG_REPLY)
+    assert raw.read(0, 4, 4) == b"mute"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        wire.HEADER.pack(1, 9, 0, 0, 0),
+        wire.HEADER.pack(1, 9, 0xFFFFFFFF, 0, 0),
+        wire.HEADER.pack(1, 9, 16, 7, 0),
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+def test_a_stream_without_messages_is_ended_and_the_next_client_served(
+    path: Path, header: bytes
+) -> None:
+    with connection(path) as sock:
+        sock.sendall(header)
+        assert sock.recv(1) == b""
+    with connection(path) as sock:
+        assert RawClient(sock).read(0, 0, 4) == b"barf"
+
+
+def test_descriptors_of_a_client_are_not_kept(raw: RawClient) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    map_all = m.encode_command(77, m.DmaMap(3, 0, 0, 0x1000))
+    for _message in range(20):
+        socket.send_fds(raw.sock, [map_all], [0, 1, 2])
+        assert not raw.receive().is_error
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_client_that_reads_no_replies_harms_only_itself(path: Path) -> None:
+    with connection(path) as sock:
+        RawClient(sock)
+        sock.setblocking(False)
+        request = m.encode_command(1, m.RegionRead(2, 0, 0x100000))
+        with contextlib.suppress(BlockingIOError):
+            while sock.send(request):
+                pass
+    with connection(path) as sock:
+        assert RawClient(sock).read(0, 0, 4) == b"barf"
+
+
+def test_a_large_transfer_goes_in_one_message(raw: RawClient) -> None:
+    data = os.urandom(1 << 20)
+    raw.get(m.RegionWrite(2, 0, data))
+    assert raw.read(2, 0, 1 << 20) == data
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=64),
+            st.tuples(st.integers(0, 20), st.integers(0, 0x3F), st.binary(max_size=64)).map(
+                lambda x: wire.encode(5, x[0], x[2], flags=x[1])
+            ),
+            st.sampled_from(BAD_REQUESTS).map(lambda x: wire.encode(5, *x)),
+            # The register at 0x2c makes the device wait, which is not the matter here.
+            st.builds(
+                lambda *x: m.encode_command(5, m.RegionRead(*x)),
+                st.integers(0, 9),
+                st.sampled_from([0, 4, 0xFFC, 0x1000, 0xFFFF, 1 << 63]),
+                st.integers(0, 32),
+            ),
+        ),
+        max_size=8,
+    )
+)
+def test_no_junk_ends_the_server(path: Path, junk: list[bytes]) -> None:
+    with connection(path) as sock, contextlib.suppress(OSError):
+        RawClient(sock)
+        for one in junk:
+            sock.sendall(one)
+    with connection(path) as sock:
+        assert RawClient(sock).read(7, 0, 4) == b"\x34\x12\x5f\xba"
+
+
+class Broken:
+    """A behaviour with a mistake in it."""
+
+    def read(self, offset: int, width: int) -> int:
+        return -1
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        raise ZeroDivisionError
+
+    def reset(self) -> None:
+        pass
+
+
+def test_a_mistake_in_a_behaviour_costs_its_access(
+    device: SoftwareDevice, raw: RawClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    device.attach(0, 0x4000, 0x4010, Broken())
+    assert raw.ask(m.RegionRead(0, 0x4000, 4)).error == 5
+    assert raw.ask(m.RegionWrite(0, 0x4000, b"abcd")).error == 5
+    assert "ZeroDivisionError" in caplog.text
+    assert raw.read(0, 0x4010, 4) == b"ess "
