@@ -51,13 +51,14 @@ class RawClient:
 def running(path: Path, device: SoftwareDevice) -> Iterator[Server]:
     """A server at `path`, in a thread."""
     with contextlib.closing(Server(device)) as server, listening(str(path)) as listener:
-        thread = threading.Thread(target=server.serve_listener, args=(listener,))
+        thread = threading.Thread(target=server.serve_listener, args=(listener,), daemon=True)
         thread.start()
         try:
             yield server
         finally:
             server.stop()
-            thread.join()
+            thread.join(20)
+        assert not thread.is_alive()
 
 
 @contextlib.contextmanager

@@ -8,16 +8,17 @@ import re
 import socket
 import struct
 import tempfile
+import threading
 from collections.abc import Callable
 
 import pytest
 
-from barfs.errors import DeviceError
+from barfs.errors import AccessTimeout, DeviceError
 from barfs.uapi import RegionInfo, SparseArea, encode_region_info
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
 
-from .peer import Answer, Peer, client_of, data, raw, refuse, reply
+from .peer import Answer, Peer, client_of, data, raw, refuse, reply, say_nothing
 
 SHORT = 0.05
 
@@ -214,3 +215,23 @@ def test_the_descriptor_of_a_late_region_info_is_not_taken_for_another() -> None
         assert os.fstat(fd).st_size == 0x2000
         os.close(wrong)
         os.close(right)
+
+
+def test_the_descriptor_behind_a_late_access_belongs_to_its_own_message() -> None:
+    """The kernel gives both messages to one recvmsg, when that has room for them."""
+    both_sent = threading.Event()
+
+    def answer_this_and_the_next(peer: Peer, message: wire.Message) -> None:
+        peer.release.wait()
+        data(b"OLD!")(peer, message)
+        number = wire.Number.DEVICE_GET_REGION_INFO
+        following = wire.Message(message.id + 1, number, wire.FLAG_REPLY, 0, b"")
+        region(WHOLE, lambda: [memory(0x1000)])(peer, following)
+        both_sent.set()
+
+    with client_of(answer_this_and_the_next, say_nothing, timeout=SHORT) as (client, peer):
+        with pytest.raises(AccessTimeout):
+            client.read(0, 0, 4)
+        peer.release.set()
+        both_sent.wait()
+        assert client.region_fd(0) is not None

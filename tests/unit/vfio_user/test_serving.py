@@ -22,6 +22,7 @@ from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.server import listening, serve_in_thread
 
+from .peer import until_taken
 from .raw import RawClient, connection, running
 
 
@@ -34,9 +35,18 @@ def slow(sock: socket.socket) -> None:
     raw.get(m.RegionWrite(0, 0x2C, (60_000).to_bytes(4, "little")))
     request = m.RegionRead(0, 0x2C, 4)
     raw.send(request.NUMBER, request.body())
+    until_taken(sock)
 
 
-@pytest.mark.parametrize("occupy", [lambda _sock: None, RawClient, unfinished, slow])
+def deaf(sock: socket.socket) -> None:
+    """Ask for more than the socket holds, and receive none of it."""
+    raw = RawClient(sock)
+    request = m.RegionRead(2, 0, 1 << 20)
+    raw.send(request.NUMBER, request.body())
+    until_taken(sock)
+
+
+@pytest.mark.parametrize("occupy", [lambda _sock: None, RawClient, unfinished, slow, deaf])
 def test_stop_ends_the_server_at_once(
     tmp_path: Path, device: SoftwareDevice, occupy: Callable[[socket.socket], object]
 ) -> None:
