@@ -8,12 +8,16 @@ Rule 3: log lines never vanish: to standard error in the foreground, to syslog (
         reads) in the background, to a file where there is no syslog.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from barfs.errors import BarfsError
 
 _SYSLOG = Path("/dev/log")
 _READY = b"1"
@@ -34,41 +38,61 @@ def _install(handler: logging.Handler, level: int) -> None:
     root.setLevel(level)
 
 
-def _log_file() -> Path:
+def _log_folders() -> Iterator[Path]:
+    """Where a log file may stand, the best place first; a user need not have a home."""
     if os.geteuid() == 0:
-        return Path("/var/log/barfs.log")
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(state) / "barfs.log"
+        yield Path("/var/log")
+    elif state := os.environ.get("XDG_STATE_HOME"):
+        yield Path(state)
+    else:
+        with contextlib.suppress(RuntimeError):
+            yield Path.home() / ".local/state"
+    yield Path(tempfile.gettempdir()) / f"barfs-{os.geteuid()}"
 
 
-def _log_in_background(level: int) -> None:
+def _open_log(folder: Path) -> logging.Handler:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.geteuid():
+        raise PermissionError(f"{folder} is another user's")
+    return logging.FileHandler(folder / "barfs.log")
+
+
+def _background_handler() -> logging.Handler:
+    """Raises BarfsError where there is neither a syslog nor a place for a file."""
     handler: logging.Handler
     if _SYSLOG.exists():
-        handler = logging.handlers.SysLogHandler(str(_SYSLOG))
-        handler.setFormatter(logging.Formatter("barfs[%(process)d]: %(message)s"))
-    else:
-        path = _log_file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, delay=True)
-        handler.setFormatter(
-            logging.Formatter("%(asctime)s barfs[%(process)d]: %(levelname)s: %(message)s")
-        )
-    _install(handler, level)
+        with contextlib.suppress(OSError):
+            handler = logging.handlers.SysLogHandler(str(_SYSLOG))
+            handler.setFormatter(logging.Formatter("barfs[%(process)d]: %(message)s"))
+            return handler
+    folders = list(_log_folders())
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            handler = _open_log(folder)
+            handler.setFormatter(
+                logging.Formatter("%(asctime)s barfs[%(process)d]: %(levelname)s: %(message)s")
+            )
+            return handler
+    raise BarfsError(
+        f"no log can be written in {' or '.join(map(str, folders))}; "
+        "set XDG_STATE_HOME to a directory of yours, or stay in the foreground with -f"
+    )
 
 
 def run_in_background(run: Callable[[Callable[[], None]], int], level: int = logging.INFO) -> int:
     """Call `run(ready)` in a child process of its own session.
 
     Returns 0 in the caller once the child has called `ready`, or the child's exit code if it ended
-    before. The child never returns.
+    before. The child never returns. Raises BarfsError where the log has no place.
     """
+    handler = _background_handler()
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        os._exit(_run_child(run, writing, level))
+        os._exit(_run_child(run, writing, handler, level))
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         if pipe.read(1) == _READY:
@@ -76,12 +100,14 @@ def run_in_background(run: Callable[[Callable[[], None]], int], level: int = log
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _run_child(run: Callable[[Callable[[], None]], int], writing: int, level: int) -> int:
+def _run_child(
+    run: Callable[[Callable[[], None]], int], writing: int, handler: logging.Handler, level: int
+) -> int:
     os.setsid()
     os.chdir("/")
 
     def ready() -> None:
-        _log_in_background(level)
+        _install(handler, level)
         sys.stdout.flush()
         sys.stderr.flush()
         null = os.open(os.devnull, os.O_RDWR)

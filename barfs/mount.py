@@ -23,7 +23,7 @@ import trio
 
 from barfs.device import Device
 from barfs.fs import Filesystem
-from barfs.fusermount import FuseMount, MountInfo, unmount_command
+from barfs.fusermount import FuseMount, MountError, MountInfo, unmount, unmount_command
 from barfs.tree import Tree
 
 GRACE = 5.0
@@ -65,25 +65,33 @@ def serve(
             tree.add(device)
         sources = {str(device.bdf): device.source for device in devices}
         tree.set_info(MountInfo(os.getpid(), sources).to_text())
-        fuse = FuseMount(
-            mountpoint,
-            source=" ".join(sources.values()),
-            options=options.fuse_options(),
-        )
         filesystem = Filesystem(
             tree,
             uid=os.getuid() if options.uid is None else options.uid,
             gid=os.getgid() if options.gid is None else options.gid,
         )
-        pyfuse3.init(filesystem, f"/dev/fd/{fuse.fd}", set())
+        source = " ".join(sources.values())
+        fuse = FuseMount(mountpoint, source=source, options=options.fuse_options())
         try:
-            trio.run(_session, mountpoint, ready)
+            _run(filesystem, fuse, ready)
+        except BaseException:
+            with contextlib.suppress(MountError):
+                unmount(mountpoint, lazy=True)
+            raise
         finally:
-            pyfuse3.close(unmount=False)
             fuse.release_helper()
     finally:
         for device in devices:
             device.close(grace=0)
+
+
+def _run(filesystem: Filesystem, fuse: FuseMount, ready: Callable[[], None]) -> None:
+    """Answer the mount's requests until its end."""
+    pyfuse3.init(filesystem, f"/dev/fd/{fuse.fd}", set())
+    try:
+        trio.run(_session, fuse.mountpoint, ready)
+    finally:
+        pyfuse3.close(unmount=False)
 
 
 async def _session(mountpoint: Path, ready: Callable[[], None]) -> None:
