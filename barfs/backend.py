@@ -66,6 +66,9 @@ class Backend(Protocol):
         """Texts of sysfs attributes (`irq`, `resource`) that are known better here than from
         configuration space."""
 
+    def alive(self) -> bool:
+        """Whether the device is still there, as far as is known; never waits."""
+
     def reset(self) -> None:
         """Reset the function. Raises DeviceError where it cannot."""
 

@@ -198,6 +198,13 @@ class Device:
     def __iter__(self) -> Iterator[str]:
         return iter(self.regions)
 
+    @property
+    def gone(self) -> bool:
+        """Whether the device was lost, or closed: then every access, of windows too, is refused."""
+        if not self._backend.alive():
+            self.occupancy.close()
+        return self.occupancy.closed
+
     def reset(self) -> None:
         """Reset the function. Raises DeviceError where it cannot."""
         self._backend.reset()

@@ -166,6 +166,8 @@ class Filesystem(pyfuse3.Operations):
         node = self._node(inode)
         if isinstance(node, Directory):
             raise FUSEError(errno.EISDIR)
+        if isinstance(node, RegionFile) and node.device.gone:
+            raise FUSEError(errno.ENXIO)
         mode = flags & os.O_ACCMODE
         layout = node.region.layout if isinstance(node, RegionFile) else None
         if mode != os.O_RDONLY and not (layout and layout.writable):

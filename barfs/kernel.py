@@ -291,6 +291,10 @@ class KernelDevice:
     def accessor(self) -> int:
         return self._fd
 
+    def alive(self) -> bool:
+        """True: the kernel does not let a device go before its descriptor is closed."""
+        return True
+
     def attributes(self) -> Mapping[str, str]:
         """`irq` and `resource` as sysfs has them: real addresses, which VFIO does not show."""
         texts = {}

@@ -19,6 +19,11 @@ class Occupancy:
         return lib.barfs_occupancy_inside(self._occupancy)
 
     @property
+    def closed(self) -> bool:
+        """Every access is refused."""
+        return self._closed
+
+    @property
     def drained(self) -> bool:
         """Closed, and nobody is inside: nobody will ever be again."""
         return self._closed and self.inside == 0

@@ -120,6 +120,17 @@ class Channel:
         finally:
             self._lock.release()
 
+    def alive(self) -> bool:
+        """Whether the peer is still there; does not wait, and may be called from any thread."""
+        if not self._dead:
+            poll = select.poll()
+            # A socket that another thread has just closed cannot be registered any more.
+            with contextlib.suppress(ValueError):
+                poll.register(self._sock, select.POLLRDHUP)
+                if poll.poll(0):
+                    self._gone(None)
+        return not self._dead
+
     def fail(self, error: PeerError) -> None:
         """Speak to this peer no more: it has answered nonsense."""
         self._dead = self._dead or f"the peer broke the protocol ({error})"

@@ -146,6 +146,10 @@ class VfioUserClient:
             request = messages.RegionWrite(region, offset, data)
             self._checked(lambda: messages.reply_to_write(answer, request))
 
+    def alive(self) -> bool:
+        """Whether the peer is still there."""
+        return self._channel.alive()
+
     def reset(self) -> None:
         """Reset the device. Raises DeviceError."""
         reply = self._request(messages.Reset())
