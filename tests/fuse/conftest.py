@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Whatever a test does, nothing of it stays on the machine."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import wait_until
+
+
+def processes(word: str) -> list[str]:
+    """The command lines of running processes in which `word` stands, without this one's."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal() or int(folder.name) == os.getpid():
+            continue
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # ended while we looked
+        if word in line:
+            found.append(line)
+    return found
+
+
+def assert_nothing_left(folder: Path) -> None:
+    """No mount below `folder`, no process that has it in its command line, no socket in it."""
+    wait_until(lambda: not processes(str(folder)), f"the end of {processes(str(folder))}")
+    assert str(folder) not in Path("/proc/self/mountinfo").read_text()
+    assert not [path for path in folder.rglob("*") if path.is_socket()]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    if "tmp_path" not in request.fixturenames:
+        yield
+        return
+    folder: Path = request.getfixturevalue("tmp_path")
+    yield
+    assert_nothing_left(folder)
