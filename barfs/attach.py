@@ -39,11 +39,17 @@ class DeviceName:
         if text == "demo":
             return cls("demo", text, None)
         if not text.startswith(_VFIO_USER):
-            bdf = Bdf.parse(text)
+            try:
+                bdf = Bdf.parse(text)
+            except UsageError:
+                raise UsageError(
+                    f"{text!r} is no device; name a PCI address like 0000:01:00.0, "
+                    "vfio-user:SOCKET[,bdf=BDF], or demo"
+                ) from None
             return cls("pci", str(bdf), bdf)
         path, comma, choice = text.removeprefix(_VFIO_USER).partition(",bdf=")
         if not path:
-            raise UsageError(f"{text}: name the socket, as in vfio-user:/run/device.sock")
+            raise UsageError(f"{text!r} names no socket; write it like vfio-user:/run/device.sock")
         socket = os.path.abspath(path)
         return cls("vfio-user", _VFIO_USER + socket, Bdf.parse(choice) if comma else None, socket)
 

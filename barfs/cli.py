@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from barfs.attach import DeviceName, attach, open_device
 from barfs.daemon import log_to_stderr, run_in_background
@@ -60,6 +60,12 @@ examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse prints the whole usage above it."""
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -85,9 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="barfs", description="The BARs of PCI devices as files, through VFIO."
-    )
+    parser = _Parser(prog="barfs", description="The BARs of PCI devices as files, through VFIO.")
     version = importlib.metadata.version("barfs")
     parser.add_argument("--version", action="version", version=f"barfs {version}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

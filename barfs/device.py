@@ -26,6 +26,7 @@ from barfs.pci import (
     VGA_INDEX,
     Bdf,
     ConfigSpace,
+    region_index,
     region_name,
     sysfs_attributes,
 )
@@ -234,6 +235,7 @@ class Device:
         for index, info in infos.items():
             port = index in bars and bars[index].kind == "io"
             self._add_region(info, port=port, msix=MsixPlace.in_bar(msix, index))
+        self.regions = dict(sorted(self.regions.items(), key=lambda item: region_index(item[0])))
         sizes = {index: info.size for index, info in infos.items()}
         return sysfs_attributes(config, sizes) | dict(self._backend.attributes())
 
