@@ -9,6 +9,7 @@ of taking things down is `occupancy.drain()`, `mapping.close()`, `reservation.cl
 """
 
 from barfs.native.errnos import errno_of, error_from
+from barfs.native.gate import DeviceGate, Gate
 from barfs.native.guard import arm_guard
 from barfs.native.mapping import PAGE_SIZE, Mapping, Reservation
 from barfs.native.occupancy import Control, Occupancy
@@ -20,6 +21,8 @@ __all__ = [
     "Call",
     "Control",
     "Descriptor",
+    "DeviceGate",
+    "Gate",
     "Mapping",
     "Memory",
     "Occupancy",

@@ -58,6 +58,24 @@ void barfs_control_stop(struct barfs_control *);
 int64_t barfs_now_ns(void);
 int barfs_guard_install(void);
 
+struct barfs_gate;
+struct barfs_lane;
+struct barfs_lanes;
+struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd);
+void barfs_gate_free(struct barfs_gate *);
+struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *);
+void barfs_gate_remove_device(struct barfs_gate *, struct barfs_lanes *);
+int barfs_gate_add_region(struct barfs_gate *, uint64_t node_id, const struct barfs_table *,
+                          uint32_t permission, struct barfs_lanes *);
+void barfs_gate_remove_region(struct barfs_gate *, uint64_t node_id);
+int barfs_gate_read_loop(struct barfs_gate *);
+int barfs_gate_reply_loop(struct barfs_gate *);
+void barfs_gate_notify_loop(struct barfs_gate *);
+void barfs_gate_watch_loop(struct barfs_gate *);
+struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *);
+void barfs_lane_run(struct barfs_lane *);
+bool barfs_gate_stop(struct barfs_gate *, int64_t timeout_ns);
+
 extern "Python" int barfs_call(void *context, uint64_t offset, uint32_t width, int direction,
                                void *data);
 
@@ -77,7 +95,7 @@ ffibuilder = FFI()
 ffibuilder.cdef(DECLARATIONS)
 ffibuilder.set_source(
     "barfs.native._engine",
-    '#include <sys/mman.h>\n#include "guard.h"\n#include "transfer.h"\n',
+    '#include <sys/mman.h>\n#include "gate.h"\n#include "guard.h"\n#include "transfer.h"\n',
 )
 
 

@@ -19,7 +19,7 @@
 
 #define NOINLINE __attribute__((noinline))
 
-static const uint64_t MOST_BETWEEN_LOOKS = 256; /* accesses between two looks at the clock */
+static const uint64_t MOST_BETWEEN_LOOKS = 4096; /* accesses between two looks at the clock */
 static const int64_t LONG_ACCESSES_NS = 20000;  /* a batch this slow is followed by one of one access */
 
 /* A request on its way.  It lives in the frame of its entry point: what walk() leaves here is still
@@ -60,6 +60,11 @@ void barfs_occupancy_leave(struct barfs_occupancy *occupancy)
 uint32_t barfs_occupancy_inside(struct barfs_occupancy *occupancy)
 {
     return atomic_load(&occupancy->state) & ~CLOSED;
+}
+
+bool barfs_occupancy_closed(struct barfs_occupancy *occupancy)
+{
+    return atomic_load(&occupancy->state) & CLOSED;
 }
 
 void barfs_occupancy_close(struct barfs_occupancy *occupancy)
@@ -318,6 +323,27 @@ static const struct barfs_segment *segment_at(const struct barfs_table *table, u
             low = middle + 1;
     }
     return &table->segments[low];
+}
+
+struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset, uint64_t count)
+{
+    struct barfs_cost cost = {0};
+    const struct barfs_segment *segment;
+    uint64_t end;
+
+    if (offset >= table->size)
+        return cost;
+    end = offset + smaller(count, table->size - offset);
+    for (segment = segment_at(table, offset); offset < end; segment++) {
+        uint64_t part_end = smaller(segment->end, end);
+
+        if (segment->kind == BARFS_FD)
+            cost.fd_bytes += part_end - offset;
+        else if (segment->kind == BARFS_CALL)
+            cost.calls = true;
+        offset = part_end;
+    }
+    return cost;
 }
 
 /* 0 when all is done, else why not. */

@@ -73,7 +73,7 @@ struct barfs_table {
 };
 
 /* What may end a transfer early.  `stop` is looked at before every access; the deadline before every
- * access that takes long, and at least every 256 short ones. */
+ * access that takes long, and at least every 4096 short ones. */
 struct barfs_control {
     atomic_int stop;
     int64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
@@ -89,6 +89,14 @@ struct barfs_control {
  * Without a `control`, the table's timeout counts from now. */
 BARFS_HIDDEN int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer,
                                     uint64_t count, int direction, struct barfs_control *control);
+
+/* What a transfer would touch; nothing past the end of the region. */
+struct barfs_cost {
+    uint64_t fd_bytes; /* in BARFS_FD segments */
+    bool calls;        /* a BARFS_CALL segment is among them */
+};
+BARFS_HIDDEN struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset,
+                                                   uint64_t count);
 
 /* Exactly one access of `width`, or an error as above; -EINVAL if it is misaligned, wider than the
  * segment's max_width, or crosses the edge of its segment or of the region.  Values are the host's
@@ -108,6 +116,8 @@ BARFS_HIDDEN void barfs_occupancy_leave(struct barfs_occupancy *occupancy);
 
 /* How many are inside now. */
 BARFS_HIDDEN uint32_t barfs_occupancy_inside(struct barfs_occupancy *occupancy);
+
+BARFS_HIDDEN bool barfs_occupancy_closed(struct barfs_occupancy *occupancy);
 
 /* Refuse everybody from now on, for ever. */
 BARFS_HIDDEN void barfs_occupancy_close(struct barfs_occupancy *occupancy);

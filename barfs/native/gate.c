@@ -1,0 +1,551 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "gate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Longer requests go to the slow lane.  An uncached load takes up to a microsecond on PCI Express: the
+ * reader is never away for more than a millisecond or so. */
+static const uint64_t MOST_BYTES_HERE = 4096;
+static const uint64_t MOST_FD_BYTES_HERE = 256;
+static const uint64_t MOST_QUICK_BYTES = 256;
+
+/* A socket cannot be spliced.  With ATOMIC_O_TRUNC the kernel takes an opened file's size for 0, and
+ * an append would go to register 0. */
+static const uint32_t REFUSED_INIT_FLAGS =
+    FUSE_SPLICE_READ | FUSE_SPLICE_WRITE | FUSE_SPLICE_MOVE | FUSE_ATOMIC_O_TRUNC;
+
+/* Interrupts a read of /dev/fuse.  By default it is ignored, so it does no harm anywhere else. */
+static const int WAKE_SIGNAL = SIGURG;
+static const int64_t WAKE_EVERY_NS = 5000000;
+
+enum { CHUNK_NODES = 1024, MOST_CHUNKS = 4096 };
+
+struct node {
+    const struct barfs_table *table;
+    uint32_t permission;
+    struct barfs_lanes *lanes;
+    atomic_bool removed;
+};
+
+struct chunk {
+    _Atomic(struct node *) nodes[CHUNK_NODES];
+};
+
+struct device {
+    struct device *next;
+    struct barfs_lanes lanes;
+};
+
+struct notification {
+    struct notification *next;
+    size_t size;
+    unsigned char message[];
+};
+
+struct barfs_gate {
+    int fuse_fd, forward_fd;
+    atomic_bool stopping, reading;
+    pthread_t reader;
+    _Atomic uint64_t init_unique;
+    struct barfs_queue queue;
+    _Atomic(struct chunk *) chunks[MOST_CHUNKS];
+    struct device *devices;
+    pthread_mutex_t lock; /* of the notifications */
+    pthread_cond_t notify;
+    struct notification *first_notification, **last_notification;
+};
+
+static const uint32_t HEADER = sizeof(struct fuse_in_header);
+_Static_assert(BARFS_PAYLOAD == sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in),
+               "data of a WRITE stands behind both headers");
+
+/* ---- Answers ------------------------------------------------------------------------------------- */
+
+/* A reply that the kernel does not want any more (ENOENT: interrupted or aborted) is nobody's loss. */
+static void send_reply(int fd, const void *message, size_t size)
+{
+    while (write(fd, message, size) < 0 && errno == EINTR)
+        ;
+}
+
+static void reply(struct barfs_gate *gate, uint64_t unique, int64_t result, const void *body,
+                  size_t size)
+{
+    struct fuse_out_header header = {
+        .len = (uint32_t)(sizeof header + (result < 0 ? 0 : size)),
+        .error = result < 0 ? (int32_t)result : 0,
+        .unique = unique,
+    };
+    struct iovec parts[] = {
+        {.iov_base = &header, .iov_len = sizeof header},
+        {.iov_base = (void *)(uintptr_t)body, .iov_len = result < 0 ? 0 : size},
+    };
+
+    while (writev(gate->fuse_fd, parts, size ? 2 : 1) < 0 && errno == EINTR)
+        ;
+}
+
+/* A read's header is put right in front of its data, so that the reply is one piece. */
+static void answer(void *context, struct barfs_request *request, int64_t result)
+{
+    struct barfs_gate *gate = context;
+
+    if (request->direction == BARFS_READ && result >= 0) {
+        struct fuse_out_header header = {
+            .len = (uint32_t)(sizeof header + (size_t)result),
+            .unique = request->unique,
+        };
+        unsigned char *start = request->message + BARFS_PAYLOAD - sizeof header;
+
+        memcpy(start, &header, sizeof header);
+        send_reply(gate->fuse_fd, start, header.len);
+    } else {
+        struct fuse_write_out written = {.size = result < 0 ? 0 : (uint32_t)result};
+
+        reply(gate, request->unique, result, &written, sizeof written);
+    }
+}
+
+/* ---- Making, and what is registered ---------------------------------------------------------------- */
+
+struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
+{
+    struct barfs_gate *gate = calloc(1, sizeof *gate);
+    int error;
+
+    if (!gate)
+        return NULL;
+    gate->fuse_fd = fuse_fd;
+    gate->forward_fd = forward_fd;
+    gate->last_notification = &gate->first_notification;
+    error = barfs_guard_install();
+    if (!error)
+        error = barfs_queue_init(&gate->queue, answer, gate);
+    if (!error)
+        error = -pthread_mutex_init(&gate->lock, NULL);
+    if (!error)
+        error = -pthread_cond_init(&gate->notify, NULL);
+    if (error) {
+        free(gate);
+        errno = -error;
+        return NULL;
+    }
+    return gate;
+}
+
+static void free_notifications(struct barfs_gate *gate)
+{
+    while (gate->first_notification) {
+        struct notification *notification = gate->first_notification;
+
+        gate->first_notification = notification->next;
+        free(notification);
+    }
+}
+
+void barfs_gate_free(struct barfs_gate *gate)
+{
+    barfs_queue_destroy(&gate->queue);
+    free_notifications(gate);
+    for (size_t i = 0; i < MOST_CHUNKS; i++) {
+        struct chunk *chunk = atomic_load(&gate->chunks[i]);
+
+        for (size_t j = 0; chunk && j < CHUNK_NODES; j++)
+            free(atomic_load(&chunk->nodes[j]));
+        free(chunk);
+    }
+    while (gate->devices) {
+        struct device *device = gate->devices;
+
+        gate->devices = device->next;
+        free(device);
+    }
+    pthread_cond_destroy(&gate->notify);
+    pthread_mutex_destroy(&gate->lock);
+    free(gate);
+}
+
+struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *gate)
+{
+    struct device *device = calloc(1, sizeof *device);
+    int error;
+
+    if (!device)
+        return NULL;
+    error = barfs_lanes_init(&device->lanes, &gate->queue);
+    if (error) {
+        free(device);
+        errno = -error;
+        return NULL;
+    }
+    device->next = gate->devices;
+    gate->devices = device;
+    return &device->lanes;
+}
+
+void barfs_gate_remove_device(struct barfs_gate *gate, struct barfs_lanes *lanes)
+{
+    (void)gate;
+    barfs_lanes_stop(lanes);
+}
+
+int barfs_gate_add_region(struct barfs_gate *gate, uint64_t node_id, const struct barfs_table *table,
+                          uint32_t permission, struct barfs_lanes *lanes)
+{
+    struct node *node;
+    struct chunk *chunk;
+
+    if (node_id >= (uint64_t)CHUNK_NODES * MOST_CHUNKS)
+        return -ENOSPC;
+    chunk = atomic_load(&gate->chunks[node_id / CHUNK_NODES]);
+    if (!chunk) {
+        chunk = calloc(1, sizeof *chunk);
+        if (!chunk)
+            return -ENOMEM;
+        atomic_store(&gate->chunks[node_id / CHUNK_NODES], chunk);
+    }
+    node = calloc(1, sizeof *node);
+    if (!node)
+        return -ENOMEM;
+    node->table = table;
+    node->permission = permission;
+    node->lanes = lanes;
+    atomic_store(&chunk->nodes[node_id % CHUNK_NODES], node);
+    return 0;
+}
+
+static struct node *find_node(struct barfs_gate *gate, uint64_t node_id)
+{
+    struct chunk *chunk;
+
+    if (node_id >= (uint64_t)CHUNK_NODES * MOST_CHUNKS)
+        return NULL;
+    chunk = atomic_load_explicit(&gate->chunks[node_id / CHUNK_NODES], memory_order_acquire);
+    if (!chunk)
+        return NULL;
+    return atomic_load_explicit(&chunk->nodes[node_id % CHUNK_NODES], memory_order_acquire);
+}
+
+void barfs_gate_remove_region(struct barfs_gate *gate, uint64_t node_id)
+{
+    struct node *node = find_node(gate, node_id);
+
+    if (node)
+        atomic_store(&node->removed, true);
+}
+
+/* ---- Requests ---------------------------------------------------------------------------------------- */
+
+static void open_region(struct barfs_gate *gate, const struct node *node,
+                        const struct barfs_request *request)
+{
+    const struct fuse_open_in *in = (const void *)(request->message + HEADER);
+    struct fuse_open_out out = {.open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES};
+    uint32_t mode = in->flags & O_ACCMODE;
+    uint32_t wanted = (mode == O_WRONLY ? 0 : BARFS_MAY_READ) | (mode == O_RDONLY ? 0 : BARFS_MAY_WRITE);
+    int result = 0;
+
+    if (atomic_load(&node->removed) || barfs_occupancy_closed(node->table->occupancy))
+        result = -ENXIO;
+    else if (wanted & ~node->permission)
+        result = -EACCES; /* root, whom the kernel does not stop */
+    reply(gate, request->unique, result, &out, sizeof out);
+}
+
+/* Where a transfer belongs: NULL, right here. */
+static struct barfs_lane *choose_lane(const struct node *node, const struct barfs_request *request)
+{
+    struct barfs_lanes *lanes = node->lanes;
+    struct barfs_cost cost;
+
+    if (request->count > MOST_BYTES_HERE)
+        return &lanes->slow;
+    cost = barfs_transfer_cost(request->table, request->offset, request->count);
+    if (cost.calls)
+        return request->count > MOST_QUICK_BYTES ? &lanes->slow : &lanes->quick;
+    return cost.fd_bytes > MOST_FD_BYTES_HERE ? &lanes->slow : NULL;
+}
+
+/* A READ or WRITE of a region.  Returns whether the request was given away. */
+static bool transfer(struct barfs_gate *gate, const struct node *node, struct barfs_request *request)
+{
+    struct barfs_control none = {0};
+    struct barfs_lane *lane;
+
+    request->table = node->table;
+    if (atomic_load(&node->removed)) {
+        answer(gate, request, -ENODEV);
+        return false;
+    }
+    lane = choose_lane(node, request);
+    if (lane) {
+        barfs_queue_push(lane, request);
+        return true;
+    }
+    answer(gate, request,
+           barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
+                          request->count, request->direction, &none));
+    return false;
+}
+
+static bool read_region(struct barfs_gate *gate, const struct node *node, struct barfs_request *request)
+{
+    const struct fuse_read_in *in = (const void *)(request->message + HEADER);
+
+    request->direction = BARFS_READ;
+    request->offset = in->offset;
+    request->count = in->size < BARFS_MOST_DATA ? in->size : BARFS_MOST_DATA;
+    if (!(in->read_flags & FUSE_READ_LOCKOWNER)) {
+        answer(gate, request, -EOPNOTSUPP);
+        return false;
+    }
+    return transfer(gate, node, request);
+}
+
+static bool write_region(struct barfs_gate *gate, const struct node *node, struct barfs_request *request)
+{
+    const struct fuse_write_in *in = (const void *)(request->message + HEADER);
+
+    request->direction = BARFS_WRITE;
+    request->offset = in->offset;
+    request->count = in->size;
+    if (request->length != BARFS_PAYLOAD + (size_t)in->size) {
+        answer(gate, request, -EIO);
+        return false;
+    }
+    return transfer(gate, node, request);
+}
+
+/* Blocks while libfuse is far behind; it never waits for the reader. */
+static void forward(struct barfs_gate *gate, const struct barfs_request *request, uint32_t opcode)
+{
+    while (send(gate->forward_fd, request->message, request->length, MSG_NOSIGNAL) < 0) {
+        if (errno == EINTR && !atomic_load(&gate->stopping))
+            continue;
+        /* Longer than an unprivileged socket takes, or nobody there any more. */
+        if (opcode != FUSE_FORGET && opcode != FUSE_BATCH_FORGET)
+            reply(gate, request->unique, errno == EMSGSIZE ? -E2BIG : -EIO, NULL, 0);
+        return;
+    }
+}
+
+static bool handle(struct barfs_gate *gate, struct barfs_request *request)
+{
+    const struct fuse_in_header *header = (const void *)request->message;
+    const struct node *node;
+
+    request->unique = header->unique;
+    if (header->opcode == FUSE_INTERRUPT) {
+        const struct fuse_interrupt_in *in = (const void *)(request->message + HEADER);
+
+        barfs_queue_interrupt(&gate->queue, in->unique);
+        return false;
+    }
+    node = find_node(gate, header->nodeid);
+    if (node) {
+        switch (header->opcode) {
+        case FUSE_READ:
+            return read_region(gate, node, request);
+        case FUSE_WRITE:
+            return write_region(gate, node, request);
+        case FUSE_OPEN:
+            open_region(gate, node, request);
+            return false;
+        case FUSE_RELEASE:
+            reply(gate, request->unique, 0, NULL, 0);
+            return false;
+        default:
+            break;
+        }
+    }
+    if (header->opcode == FUSE_INIT) {
+        struct fuse_init_in *in = (void *)(request->message + HEADER);
+
+        in->flags &= ~REFUSED_INIT_FLAGS;
+        atomic_store(&gate->init_unique, header->unique);
+    }
+    forward(gate, request, header->opcode);
+    return false;
+}
+
+/* ---- Threads ---------------------------------------------------------------------------------------- */
+
+static void on_wake(int signal)
+{
+    (void)signal;
+}
+
+static int install_wake(void)
+{
+    struct sigaction action = {.sa_handler = on_wake}; /* no SA_RESTART */
+    sigset_t wake;
+
+    sigemptyset(&wake);
+    sigaddset(&wake, WAKE_SIGNAL);
+    if (sigaction(WAKE_SIGNAL, &action, NULL) < 0)
+        return -errno;
+    return -pthread_sigmask(SIG_UNBLOCK, &wake, NULL);
+}
+
+static int read_requests(struct barfs_gate *gate)
+{
+    struct barfs_request *request = NULL;
+    int error = 0;
+
+    while (!atomic_load(&gate->stopping)) {
+        ssize_t length;
+
+        if (!request)
+            request = barfs_queue_take(&gate->queue);
+        if (!request) {
+            error = -ENOMEM;
+            break;
+        }
+        length = read(gate->fuse_fd, request->message, sizeof request->message);
+        if (length < 0) {
+            /* ENOENT: the request was interrupted before it was read. */
+            if (errno == EINTR || errno == EAGAIN || errno == ENOENT)
+                continue;
+            error = errno == ENODEV ? 0 : -errno;
+            break;
+        }
+        request->length = (size_t)length;
+        if (request->length >= HEADER && handle(gate, request))
+            request = NULL;
+    }
+    if (request)
+        barfs_queue_give_back(&gate->queue, request);
+    return error;
+}
+
+int barfs_gate_read_loop(struct barfs_gate *gate)
+{
+    int error = install_wake();
+
+    if (error)
+        return error;
+    gate->reader = pthread_self();
+    atomic_store(&gate->reading, true);
+    error = read_requests(gate);
+    atomic_store(&gate->reading, false);
+    return error;
+}
+
+static void check_init(struct barfs_gate *gate, unsigned char *message, size_t size)
+{
+    struct fuse_out_header *header = (void *)message;
+    struct fuse_init_out *out = (void *)(message + sizeof *header);
+
+    if (header->unique != atomic_load(&gate->init_unique) ||
+        size < sizeof *header + offsetof(struct fuse_init_out, max_write) + sizeof out->max_write)
+        return;
+    atomic_store(&gate->init_unique, 0);
+    out->flags &= ~REFUSED_INIT_FLAGS;
+    if (out->max_write > BARFS_MOST_DATA)
+        out->max_write = BARFS_MOST_DATA;
+}
+
+static void queue_notification(struct barfs_gate *gate, const unsigned char *message, size_t size)
+{
+    struct notification *notification = malloc(sizeof *notification + size);
+
+    if (!notification)
+        return; /* the kernel then finds out when its time limit is over */
+    notification->next = NULL;
+    notification->size = size;
+    memcpy(notification->message, message, size);
+    pthread_mutex_lock(&gate->lock);
+    *gate->last_notification = notification;
+    gate->last_notification = &notification->next;
+    pthread_cond_signal(&gate->notify);
+    pthread_mutex_unlock(&gate->lock);
+}
+
+int barfs_gate_reply_loop(struct barfs_gate *gate)
+{
+    unsigned char *message = malloc(BARFS_MESSAGE_SIZE);
+    int error = message ? 0 : -ENOMEM;
+
+    while (!error && !atomic_load(&gate->stopping)) {
+        const struct fuse_out_header *header = (const void *)message;
+        ssize_t size = recv(gate->forward_fd, message, BARFS_MESSAGE_SIZE, 0);
+
+        if (size < 0 && errno == EINTR)
+            continue;
+        if (size <= 0) {
+            error = size < 0 ? -errno : 0;
+            break;
+        }
+        if ((size_t)size < sizeof *header)
+            continue;
+        if (header->unique == 0) {
+            queue_notification(gate, message, (size_t)size);
+            continue;
+        }
+        check_init(gate, message, (size_t)size);
+        send_reply(gate->fuse_fd, message, (size_t)size);
+    }
+    free(message);
+    return error;
+}
+
+void barfs_gate_notify_loop(struct barfs_gate *gate)
+{
+    pthread_mutex_lock(&gate->lock);
+    while (!atomic_load(&gate->stopping)) {
+        struct notification *notification = gate->first_notification;
+
+        if (!notification) {
+            pthread_cond_wait(&gate->notify, &gate->lock);
+            continue;
+        }
+        gate->first_notification = notification->next;
+        if (!gate->first_notification)
+            gate->last_notification = &gate->first_notification;
+        pthread_mutex_unlock(&gate->lock);
+        send_reply(gate->fuse_fd, notification->message, notification->size);
+        free(notification);
+        pthread_mutex_lock(&gate->lock);
+    }
+    pthread_mutex_unlock(&gate->lock);
+}
+
+void barfs_gate_watch_loop(struct barfs_gate *gate)
+{
+    barfs_queue_watch(&gate->queue);
+}
+
+struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate)
+{
+    return barfs_queue_next_lane(&gate->queue);
+}
+
+bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
+{
+    const struct timespec pause = {.tv_nsec = WAKE_EVERY_NS};
+    int64_t end = barfs_now_ns() + timeout_ns;
+
+    atomic_store(&gate->stopping, true);
+    barfs_queue_stop(&gate->queue);
+    shutdown(gate->forward_fd, SHUT_RDWR);
+    pthread_mutex_lock(&gate->lock);
+    pthread_cond_broadcast(&gate->notify);
+    pthread_mutex_unlock(&gate->lock);
+    /* The signal may come just before the reader goes to sleep, so it is sent until it has left. */
+    while (atomic_load(&gate->reading) && barfs_now_ns() < end) {
+        pthread_kill(gate->reader, WAKE_SIGNAL);
+        nanosleep(&pause, NULL);
+    }
+    return !atomic_load(&gate->reading);
+}

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""The gate from Python: what it is told, and the threads that it runs in.
+
+Rule 1: its threads are Python's, so that a `Call` segment's function finds an interpreter; they
+        enter C once, without the GIL, and stay there until the gate is stopped.
+Rule 2: they are daemons: one that hangs inside an access does not keep the process.
+Rule 3: a table that the gate was told of lives until the gate is closed.
+"""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from barfs.native.binding import ffi, lib
+from barfs.native.table import Table
+
+# What one request that goes to libfuse, or its answer, may hold; the kernel gives what it allows.
+_SOCKET_BUFFER = 2 << 20
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """Answers the requests on region files that come from `fuse_fd`, and passes the others on.
+
+    `libfuse_fd` is the descriptor for libfuse (`/dev/fd/N`), which closes it. `fuse_fd` stays the
+    caller's, to be closed after `stop`. Raises OSError.
+    """
+
+    def __init__(self, fuse_fd: int) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._socket, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+        self.libfuse_fd = theirs.detach()
+        self._gate = lib.barfs_gate_new(fuse_fd, self._socket.fileno())
+        if self._gate == ffi.NULL:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+        self._tables: list[Table] = []
+        self._threads: list[threading.Thread] = []
+
+    def add_device(self, regions: dict[int, tuple[Table, bool, bool]]) -> "DeviceGate":
+        """Answer for a device's regions: by node id, the table, and whether it can be opened for
+        reading and for writing."""
+        return DeviceGate(self, regions)
+
+    def start(self, on_end: Callable[[], None]) -> None:
+        """Begin to answer. `on_end` is called, in a thread, when `/dev/fuse` has no more to give."""
+
+        def read() -> None:
+            error = lib.barfs_gate_read_loop(self._gate)
+            if error:
+                log.error("the gate stopped reading requests: %s", os.strerror(-error))
+            on_end()
+
+        self._run("gate-reader", read)
+        self._run("gate-replies", lib.barfs_gate_reply_loop, self._gate)
+        self._run("gate-notices", lib.barfs_gate_notify_loop, self._gate)
+        self._run("gate-watch", lib.barfs_gate_watch_loop, self._gate)
+        self._run("gate-lanes", self._start_lanes)
+
+    def stop(self, timeout: float) -> bool:
+        """Make the threads leave; returns whether all have within `timeout` seconds.
+
+        One that has not is inside an access that does not come back.
+        """
+        stopped = bool(lib.barfs_gate_stop(self._gate, int(timeout * 1e9)))
+        for thread in self._threads:
+            thread.join(timeout)
+            stopped &= not thread.is_alive()
+        return stopped
+
+    def close(self) -> None:
+        """Free it. Only after `stop` returned True and libfuse is done with its descriptor."""
+        lib.barfs_gate_free(self._gate)
+        self._socket.close()
+        self._tables.clear()
+
+    def _run(self, name: str, function: Callable[..., object], *arguments: object) -> None:
+        thread = threading.Thread(target=function, args=arguments, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _start_lanes(self) -> None:
+        while (lane := lib.barfs_gate_next_lane(self._gate)) != ffi.NULL:
+            self._run("gate-lane", lib.barfs_lane_run, lane)
+
+
+class DeviceGate:
+    """The part of a gate that answers for one device."""
+
+    def __init__(self, gate: Gate, regions: dict[int, tuple[Table, bool, bool]]) -> None:
+        self._gate = gate
+        self._lanes: Any = lib.barfs_gate_add_device(gate._gate)
+        if self._lanes == ffi.NULL:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+        self._nodes = list(regions)
+        for node, (table, readable, writable) in regions.items():
+            gate._tables.append(table)
+            permission = (lib.BARFS_MAY_READ if readable else 0) | (
+                lib.BARFS_MAY_WRITE if writable else 0
+            )
+            result = lib.barfs_gate_add_region(
+                gate._gate, node, table._table, permission, self._lanes
+            )
+            if result:
+                raise OSError(-result, os.strerror(-result))
+
+    def remove(self) -> None:
+        """From now on requests fail with ENODEV and opens with ENXIO. The occupancy is closed."""
+        for node in self._nodes:
+            lib.barfs_gate_remove_region(self._gate._gate, node)
+        lib.barfs_gate_remove_device(self._gate._gate, self._lanes)
