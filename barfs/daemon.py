@@ -79,19 +79,32 @@ def _background_handler() -> logging.Handler:
     )
 
 
+def _inherited() -> list[int]:
+    """The descriptors that the caller left open, besides the standard streams."""
+    found = []
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # the directory's own is gone again
+            os.fstat(fd)
+            if fd > 2:
+                found.append(fd)
+    return found
+
+
 def run_in_background(run: Callable[[Callable[[], None]], int], level: int = logging.INFO) -> int:
     """Call `run(ready)` in a child process of its own session.
 
     Returns 0 in the caller once the child has called `ready`, or the child's exit code if it ended
     before. The child never returns. Raises BarfsError where the log has no place.
     """
+    inherited = _inherited()
     handler = _background_handler()
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reading)
+        for fd in (reading, *inherited):
+            os.close(fd)
         os._exit(_run_child(run, writing, handler, level))
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:

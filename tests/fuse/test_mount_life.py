@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: MIT
+"""A mount from its making to its end, whatever ends it."""
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from barfs.fusermount import MountInfo
+from barfs.mount import GRACE
+from tests.support import (
+    BARFS,
+    Mounted,
+    barfs,
+    ended,
+    is_mounted,
+    mounted,
+    require_fuse,
+    served,
+    wait_until,
+)
+
+DELAY = 0x2C
+"""The demo device's register whose read takes as many milliseconds as were written to it."""
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@contextlib.contextmanager
+def daemon(*arguments: str) -> Iterator[tuple[Path, int]]:
+    """A mount in the background, and its process; unmounted afterwards."""
+    require_fuse()
+    path = Path(arguments[-1])
+    path.mkdir(exist_ok=True)
+    result = barfs(*arguments)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    info = MountInfo.read(path)
+    assert info is not None, "ready, and does not answer"
+    try:
+        yield path, info.pid
+    finally:
+        if is_mounted(path):
+            result = barfs("umount", path)
+            assert (result.returncode, result.stderr) == (0, "")
+            assert not running(info.pid), "umount waits for the process"
+        assert not is_mounted(path)
+
+
+class Reader(threading.Thread):
+    """Reads 4 bytes of a region; `error` is its errno, `seconds` how long it took."""
+
+    def __init__(self, region: Path, offset: int) -> None:
+        super().__init__()
+        self._region, self._offset = region, offset
+        self.error: int | None = None
+        self.seconds = 0.0
+        self.opened = threading.Event()
+        self.start()
+        assert self.opened.wait(10)
+
+    def run(self) -> None:
+        fd = os.open(self._region, os.O_RDONLY)
+        self.opened.set()
+        start = time.monotonic()
+        try:
+            os.pread(fd, 4, self._offset)
+        except OSError as error:
+            self.error = error.errno
+        finally:
+            self.seconds = time.monotonic() - start
+            os.close(fd)
+
+
+def read(region: Path, offset: int = 0, count: int = 4) -> bytes:
+    with region.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), count, offset)
+
+
+def write(region: Path, offset: int, value: int) -> None:
+    with region.open("r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), value.to_bytes(4, "little"), offset)
+
+
+def read_slowly(region: Path, milliseconds: int) -> Reader:
+    """A read that sleeps in the kernel, until the device answers in its own time."""
+    write(region, DELAY, milliseconds)
+    reader = Reader(region, DELAY)
+    place = Path(f"/proc/self/task/{reader.native_id}/wchan")
+    wait_until(lambda: place.read_text() == "request_wait_answer", "the read")
+    return reader
+
+
+def test_a_daemon_answers_when_the_command_returns(tmp_path: Path) -> None:
+    with daemon("mount", "demo", str(tmp_path / "mnt")) as (path, pid):
+        assert read(path / "bus/ffff:00:00.0/bar0") == b"barf"
+        for fd in (0, 1, 2):
+            assert os.readlink(f"/proc/{pid}/fd/{fd}") == "/dev/null"
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+        assert os.getsid(pid) == pid
+
+
+def test_a_daemon_keeps_no_descriptor_of_its_caller(tmp_path: Path) -> None:
+    """Or this would not return: the output ends when the last holder of the pipe lets go."""
+    reading, writing = os.pipe()
+    path = tmp_path / "mnt"
+    path.mkdir()
+    with open(reading, "rb") as pipe:
+        subprocess.run([*BARFS, "mount", "demo", path], pass_fds=[writing], check=True)
+        os.close(writing)
+        assert pipe.read() == b""
+    assert barfs("umount", path).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_an_idle_mount(tmp_path: Path, number: signal.Signals) -> None:
+    with mounted(tmp_path, "demo") as mount:
+        start = time.monotonic()
+        mount.process.send_signal(number)
+        assert ended(mount.process) == 0
+        assert time.monotonic() - start < GRACE / 2
+
+
+def test_a_signal_ends_a_mount_whose_device_hangs(tmp_path: Path) -> None:
+    """Within the grace period; all three at once, since it takes that long."""
+    with contextlib.ExitStack() as stack:
+        ending: list[tuple[Mounted, Reader]] = []
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            folder = tmp_path / number.name
+            folder.mkdir()
+            mount = stack.enter_context(mounted(folder, "demo", options="timeout=60"))
+            ending.append((mount, read_slowly(mount.device() / "bar0", 60_000)))
+            mount.process.send_signal(number)
+        start = time.monotonic()
+        for mount, reader in ending:
+            assert ended(mount.process, GRACE + 2) == 0
+            reader.join(2)
+            assert not reader.is_alive()
+            assert reader.error is not None
+        assert GRACE - 2 < time.monotonic() - start < GRACE + 2
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    with mounted(tmp_path, "demo", options="timeout=60") as mount:
+        reader = read_slowly(mount.device() / "bar0", 60_000)
+        start = time.monotonic()
+        mount.process.terminate()
+        wait_until(lambda: not is_mounted(mount.path), "the unmount")
+        mount.process.terminate()
+        assert ended(mount.process) == 0
+        assert time.monotonic() - start < 2
+        reader.join(2)
+        assert not reader.is_alive()
+
+
+def test_a_signal_lets_a_request_finish(tmp_path: Path) -> None:
+    with mounted(tmp_path, "demo") as mount:
+        reader = read_slowly(mount.device() / "bar0", 700)
+        mount.process.terminate()
+        reader.join(5)
+        assert reader.error is None
+        assert ended(mount.process) == 0
+
+
+def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "mnt"
+    for _round in range(3):
+        with daemon("mount", "demo", str(path)) as (_, pid):
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not is_mounted(path), "the helper to unmount", 5)
+    with daemon("mount", "demo", str(path)):
+        assert read(path / "bus/ffff:00:00.0/bar0") == b"barf"
+
+
+def test_a_mount_right_after_kill_9(tmp_path: Path) -> None:
+    """The helper of the dead mount must not take the new one down."""
+    path = tmp_path / "mnt"
+    with contextlib.ExitStack() as stack:
+        for _round in range(3):
+            _, pid = stack.enter_context(daemon("mount", "demo", str(path)))
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: not running(pid), "the kill")  # type: ignore[misc]
+        stack.enter_context(daemon("mount", "demo", str(path)))
+        assert read(path / "bus/ffff:00:00.0/bar0") == b"barf"
+
+
+def test_a_server_can_be_mounted_again(tmp_path: Path) -> None:
+    with served(tmp_path) as device:
+        with mounted(tmp_path, device.name) as mount:
+            write(mount.device() / "bar0", 4, 0x1234)
+        with mounted(tmp_path, device.name) as mount:
+            assert read(mount.device() / "bar0", 4) == b"\x34\x12\0\0"
+
+
+def test_two_mounts_of_two_devices(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with mounted(tmp_path, "demo") as one, mounted(tmp_path / "other", "demo") as other:
+        write(one.device() / "bar0", 4, 1)
+        write(other.device() / "bar0", 4, 2)
+        assert read(one.device() / "bar0", 4)[0] == 1
+        ended_by_umount = barfs("umount", one.path)
+        assert ended_by_umount.returncode == 0
+        assert read(other.device() / "bar0", 4)[0] == 2
+
+
+def test_several_devices_in_one_mount(tmp_path: Path) -> None:
+    with (
+        served(tmp_path, name="one") as one,
+        served(tmp_path, name="two") as two,
+        mounted(tmp_path, "demo", f"{one.name},bdf=ffff:00:00.0", two.name) as mount,
+    ):
+        names = ["ffff:00:00.0", "ffff:00:01.0", "ffff:00:02.0"]
+        assert sorted(os.listdir(mount.path / "bus")) == names
+        for name in names:
+            assert read(mount.device(name) / "bar0") == b"barf"
+        one.accesses()
+        two.accesses()
+        read(mount.device("ffff:00:00.0") / "bar0")
+        assert [len(server.accesses()) for server in (one, two)] == [1, 0]
+        info = MountInfo.read(mount.path)
+        assert info is not None
+        assert info.devices == {
+            "ffff:00:00.0": one.name,
+            "ffff:00:01.0": "demo",
+            "ffff:00:02.0": two.name,
+        }
+        layout = barfs("layout", one.name, "bar0")
+        assert layout.stdout.startswith("# barfs layout v1: bar0 of ffff:00:00.0\n")
+        assert layout.stderr == ""
+
+
+def test_no_answer_in_time(tmp_path: Path) -> None:
+    with (
+        served(tmp_path) as device,
+        mounted(tmp_path, device.name, "demo", options="timeout=1") as mount,
+    ):
+        hung, other = mount.device("ffff:00:00.0"), mount.device("ffff:00:01.0")
+        device.process.send_signal(signal.SIGSTOP)
+        reader = Reader(hung / "bar0", 0)
+        start = time.monotonic()
+        assert read(other / "bar0") == b"barf"
+        assert read(other / "vendor") == b"0x12"
+        assert read(hung / "bar0", 0x1000) == b"barf", "a window, without the server"
+        assert (hung / "bar0.layout").read_text()
+        assert time.monotonic() - start < 0.9
+        reader.join(5)
+        assert reader.error == 110
+        assert 0.9 < reader.seconds < 1.5
+        device.process.send_signal(signal.SIGCONT)
+        # The late reply is thrown away; the next request tries again.
+        assert read(hung / "bar0", 0x14) == b"\xff" * 4
+        assert len(device.accesses()) >= 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_peer_that_dies(tmp_path: Path, number: signal.Signals) -> None:
+    with (
+        served(tmp_path) as device,
+        mounted(tmp_path, device.name, "demo") as mount,
+    ):
+        lost, other = mount.device("ffff:00:00.0"), mount.device("ffff:00:01.0")
+        fd = os.open(lost / "bar0", os.O_RDWR)
+        try:
+            device.process.send_signal(number)
+            ended(device.process)
+            device.socket.unlink(missing_ok=True)
+            for attempt in (lambda: os.pread(fd, 4, 0), lambda: os.pwrite(fd, b"1234", 4)):
+                with pytest.raises(OSError, match="No such device") as caught:
+                    attempt()
+                assert caught.value.errno == 19
+            for region in ("bar0", "bar2", "config"):
+                with pytest.raises(OSError, match="No such device or address") as caught:
+                    os.open(lost / region, os.O_RDONLY)
+                assert caught.value.errno == 6
+            with pytest.raises(OSError, match="No such device"):
+                os.pread(fd, 4, 0x1000)
+        finally:
+            os.close(fd)
+        assert read(other / "bar0") == b"barf"
+        assert (lost / "vendor").read_text() == "0x1234\n"
+
+
+def test_a_region_that_cannot_be_written(tmp_path: Path) -> None:
+    with mounted(tmp_path, "demo") as mount:
+        rom = mount.device() / "rom"
+        assert stat.S_IMODE(rom.stat().st_mode) == 0o400
+        for flags in (os.O_WRONLY, os.O_RDWR):
+            with pytest.raises(PermissionError) as caught:
+                os.open(rom, flags)
+            assert caught.value.errno == 13
+
+
+def test_ro(tmp_path: Path) -> None:
+    with mounted(tmp_path, "demo", options="ro") as mount:
+        for file in mount.device().iterdir():
+            assert stat.S_IMODE(file.stat().st_mode) & 0o222 == 0
+            with pytest.raises(OSError, match="Read-only") as caught:
+                os.open(file, os.O_WRONLY)
+            assert caught.value.errno == 30
+
+
+def test_owner_and_permissions(tmp_path: Path) -> None:
+    options = "allow_other,uid=65534,gid=4,umask=027"
+    with mounted(tmp_path, "demo", options=options) as mount:
+        for path in (mount.path, mount.device(), *mount.device().iterdir()):
+            status = path.lstat()
+            assert (status.st_uid, status.st_gid) == (65534, 4)
+        assert stat.S_IMODE((mount.device() / "bar0").stat().st_mode) == 0o640
+        assert stat.S_IMODE((mount.device() / "rom").stat().st_mode) == 0o440
+        assert stat.S_IMODE((mount.device() / "vendor").stat().st_mode) == 0o440
+        assert stat.S_IMODE(mount.device().stat().st_mode) == 0o550
+        mounts = Path("/proc/self/mounts").read_text()
+        (line,) = (line for line in mounts.splitlines() if line.split()[1] == str(mount.path))
+        assert "allow_other" in line.split()[3].split(",")
+
+
+def test_the_hidden_file_and_statfs(tmp_path: Path) -> None:
+    with mounted(tmp_path, "demo") as mount:
+        info = MountInfo.read(mount.path)
+        assert info == MountInfo(mount.process.pid, {"ffff:00:00.0": "demo"})
+        assert ".barfs" not in os.listdir(mount.path)
+        status = os.statvfs(mount.path)
+        assert status.f_bfree == status.f_bavail == 0
+        assert status.f_blocks * status.f_frsize >= 1 << 20
+
+
+def test_umount_of_a_mount_in_use(tmp_path: Path) -> None:
+    with mounted(tmp_path, "demo") as mount:
+        with (mount.device() / "bar0").open("rb", buffering=0) as file:
+            result = barfs("umount", mount.path)
+            assert result.returncode == 1
+            assert "busy" in result.stderr
+            assert f"fuser -vm {mount.path}" in result.stderr
+            assert result.stderr.count("\n") == 1
+            assert file.read(4) == b"barf"
+        assert barfs("umount", mount.path).returncode == 0
+        assert mount.process.poll() == 0, "umount returns when the devices are given back"
+
+
+def test_without_a_subcommand_it_is_mount(tmp_path: Path) -> None:
+    """As mount.fuse3 calls it."""
+    path = str(tmp_path / "mnt")
+    (tmp_path / "mnt").mkdir()
+    with served(tmp_path) as device:
+        result = barfs(device.name, path, "-o", "rw,width=8,dev,suid,noauto,x-systemd.automount")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "\nwidth  8\n" in next(Path(path).glob("bus/*/bar0.layout")).read_text()
+        assert barfs("umount", path).returncode == 0
