@@ -22,17 +22,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
-import trio
 from pyfuse3 import FUSEError
 
-from barfs import native
-from barfs.device import Device
-from barfs.errors import AccessError
 from barfs.tree import Directory, Link, Node, RegionFile, Text, Tree
 
 ATTRIBUTE_TIMEOUT = 300.0
 """Seconds the kernel may keep names and attributes; nothing changes but by invalidation."""
-THREADS_PER_DEVICE = 4
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +46,6 @@ def _guarded(
             return await handler(*args, **kwargs)
         except FUSEError:
             raise
-        except AccessError as error:
-            log.warning("%s", error)
-            raise FUSEError(native.errno_of(error)) from error
         except Exception as error:
             log.exception("%s failed", handler.__name__)
             raise FUSEError(errno.EIO) from error
@@ -70,7 +62,6 @@ class Filesystem(pyfuse3.Operations):
         self._uid = uid
         self._gid = gid
         self._time_ns = time.time_ns()
-        self._limiters: dict[Device, trio.CapacityLimiter] = {}
 
     def _node(self, inode: int) -> Node:
         try:
@@ -163,40 +154,17 @@ class Filesystem(pyfuse3.Operations):
 
     @_guarded
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        node = self._node(inode)
-        if isinstance(node, Directory):
+        if isinstance(self._node(inode), Directory):
             raise FUSEError(errno.EISDIR)
-        if isinstance(node, RegionFile) and node.device.gone:
-            raise FUSEError(errno.ENXIO)
-        mode = flags & os.O_ACCMODE
-        layout = node.region.layout if isinstance(node, RegionFile) else None
-        if mode != os.O_RDONLY and not (layout and layout.writable):
+        if flags & os.O_ACCMODE != os.O_RDONLY:
             raise FUSEError(errno.EACCES)
-        if mode != os.O_WRONLY and layout and not layout.readable:
-            raise FUSEError(errno.EACCES)
-        return pyfuse3.FileInfo(fh=inode, direct_io=layout is not None)
+        return pyfuse3.FileInfo(fh=inode)
 
     @_guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:
         node = self._node(fh)
-        if isinstance(node, Text):
-            return node.content[off : off + size]
-        if not isinstance(node, RegionFile):
-            raise FUSEError(errno.EISDIR)
-        return await self._in_thread(node.device, node.region.read, off, size)
-
-    @_guarded
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
-        node = self._node(fh)
-        if not isinstance(node, RegionFile):
-            raise FUSEError(errno.EACCES)
-        return await self._in_thread(node.device, node.region.write, off, buf)
-
-    async def _in_thread(self, device: Device, function: Callable[..., T], *args: object) -> T:
-        limiter = self._limiters.setdefault(device, trio.CapacityLimiter(THREADS_PER_DEVICE))
-        return await trio.to_thread.run_sync(
-            function, *args, abandon_on_cancel=True, limiter=limiter
-        )
+        assert isinstance(node, Text), "regions are the gate's"
+        return node.content[off : off + size]
 
     @_guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
