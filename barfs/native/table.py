@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from barfs.errors import AccessError
+from barfs.errors import AccessError, BarfsError
 from barfs.native import guard
 from barfs.native.binding import ffi, lib
 from barfs.native.errnos import errno_of, error_from
@@ -225,6 +225,9 @@ def _barfs_call(context: Any, offset: int, width: int, direction: int, data: Any
     except AccessError as error:
         _raised.error = error
         return -errno_of(error)
+    except BarfsError as error:  # of the device as a whole; nothing is wrong here
+        log.error("access of %d bytes at %#x: %s", width, offset, error)
+        return -errno.EIO
     except Exception:
         log.exception("access of %d bytes at %#x", width, offset)
         return -errno.EIO

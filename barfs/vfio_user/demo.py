@@ -14,7 +14,7 @@ an 8-byte access in both, the lower first. Page 0 is a gap: every access is one 
     0x1c  LEVEL     r   number of values in the FIFO (16 fit, more are lost); a write empties it
     0x20  WIDTH     r   the width, in bytes, of the access that reads it
     0x24  READS     r   how often this register was read before; a write makes it 0
-    0x28  FAULT     rw  refuses every access (EIO)
+    0x28  FAULT     rw  refuses to be read (EIO) while it holds anything but 0
     0x2c  DELAY     rw  a read answers after as many milliseconds as were written, with that number
     ...             r   0; writes have no effect
 
@@ -106,7 +106,7 @@ class _Bar0(_Registers):
         self._stopping = stopping
         self._fifo: deque[int] = deque(maxlen=_FIFO_DEPTH)
         super().__init__(
-            {0x04, 0x10, 0x2C},
+            {0x04, 0x10, 0x28, 0x2C},
             {
                 0x00: lambda _width: _ID,
                 0x08: self._count,
@@ -117,14 +117,13 @@ class _Bar0(_Registers):
                 0x1C: lambda _width: len(self._fifo),
                 0x20: lambda width: width,
                 0x24: self._count_reads,
-                0x28: self._refuse,
+                0x28: self._fault,
                 0x2C: self._wait,
             },
             {
                 0x18: self._append,
                 0x1C: lambda _value: self._fifo.clear(),
                 0x24: self._clear_reads,
-                0x28: self._refuse,
             },
         )
         self.reset()
@@ -153,8 +152,10 @@ class _Bar0(_Registers):
     def _clear_reads(self, _value: int) -> None:
         self._reads_seen = 0
 
-    def _refuse(self, _argument: int) -> int:
-        raise BusFault("the register FAULT refuses every access", region="bar0", offset=0x28)
+    def _fault(self, width: int) -> int:
+        if self.values[0x28]:
+            raise BusFault("FAULT is not 0", region="bar0", offset=0x28, width=width)
+        return 0
 
     def _wait(self, _width: int) -> int:
         milliseconds = self.values[0x2C]

@@ -203,12 +203,15 @@ def test_the_device_sees_the_width(demo: Watched) -> None:
 
 def test_a_failed_access_is_not_repeated(demo: Watched) -> None:
     with opened(demo.region()) as fd:
+        os.pwrite(fd, b"\1\0\0\0", 0x28)
+        demo.accesses()
         with pytest.raises(OSError, match="Input/output") as caught:
             os.pread(fd, 4, 0x28)
         assert caught.value.errno == errno.EIO
         assert demo.accesses() == [("r", "bar0", 0x28, 4)]
         assert len(os.pread(fd, 16, 0x20)) == 8, "what came before the fault"
         assert demo.accesses() == [("r", "bar0", at, 4) for at in (0x20, 0x24, 0x28)]
+        os.pwrite(fd, bytes(4), 0x28)
 
 
 @pytest.mark.parametrize("width", [1, 2, 4])
