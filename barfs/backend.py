@@ -66,8 +66,8 @@ class Backend(Protocol):
         """Texts of sysfs attributes (`irq`, `resource`) that are known better here than from
         configuration space."""
 
-    def alive(self) -> bool:
-        """Whether the device is still there, as far as is known; never waits."""
+    def loss_fd(self) -> int | None:
+        """A descriptor on which EPOLLRDHUP means that the device is lost; None: it never is."""
 
     def reset(self) -> None:
         """Reset the function. Raises DeviceError where it cannot."""

@@ -109,6 +109,16 @@ class Region:
             raise UsageError(f"{self.name} has no address: open with mapping='contiguous'")
         return self._reservation.address
 
+    @property
+    def readable(self) -> bool:
+        """Whether any part of it can be read."""
+        return self.layout.readable
+
+    @property
+    def writable(self) -> bool:
+        """Whether any part of it can be written, by this device's options."""
+        return self.layout.writable
+
     def read(self, offset: int, count: int) -> bytes:
         """Read up to `count` bytes, cut into accesses as a read of the file would be.
 
@@ -200,11 +210,9 @@ class Device:
         return iter(self.regions)
 
     @property
-    def gone(self) -> bool:
-        """Whether the device was lost, or closed: then every access, of windows too, is refused."""
-        if not self._backend.alive():
-            self.occupancy.close()
-        return self.occupancy.closed
+    def loss_fd(self) -> int | None:
+        """A descriptor on which EPOLLRDHUP means that the device is lost; None: it never is."""
+        return self._backend.loss_fd()
 
     def reset(self) -> None:
         """Reset the function. Raises DeviceError where it cannot."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The file system: pyfuse3's requests, answered from a `Tree`.
+"""The file system: names, attributes and texts, answered from a `Tree` by pyfuse3.
 
 Rule 1: an error becomes an errno here and nowhere else in Python.
 Rule 2: no handler lets another exception out: pyfuse3 would end the daemon. A bug fails one
@@ -7,9 +7,8 @@ Rule 2: no handler lets another exception out: pyfuse3 would end the daemon. A b
 Rule 3: the kernel checks permissions (`default_permissions`); what is refused here is what root,
         whom it lets through, cannot do either.
 
-A region's read travels like this:
-
-    dd -> kernel -> pyfuse3 (trio) -> worker thread -> native.Table -> window or backend
+Reading, writing, opening and closing of region files never come here: they are the gate's
+(`barfs/native/gate.h`).
 """
 
 import errno

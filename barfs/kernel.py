@@ -291,9 +291,9 @@ class KernelDevice:
     def accessor(self) -> int:
         return self._fd
 
-    def alive(self) -> bool:
-        """True: the kernel does not let a device go before its descriptor is closed."""
-        return True
+    def loss_fd(self) -> None:
+        """None: the kernel does not let a device go before its descriptor is closed."""
+        return None
 
     def attributes(self) -> Mapping[str, str]:
         """`irq` and `resource` as sysfs has them: real addresses, which VFIO does not show."""

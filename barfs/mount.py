@@ -12,22 +12,27 @@ Rule 4: nothing that can block on the mount itself (its unmounting, a look into 
 import contextlib
 import logging
 import os
+import select
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyfuse3
 import trio
 
+from barfs import native
 from barfs.device import Device
 from barfs.fs import Filesystem
 from barfs.fusermount import FuseMount, MountError, MountInfo, unmount, unmount_command
-from barfs.tree import Tree
+from barfs.tree import RegionFile, Tree
 
 GRACE = 5.0
 """Seconds that running requests get when the mount is ended by a signal."""
+
+LAST_GRACE = 0.5
+"""Seconds that accesses get to come back once nobody can hear of them any more."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -61,8 +66,7 @@ def serve(
     """
     try:
         tree = Tree(umask=options.umask)
-        for device in devices:
-            tree.add(device)
+        files = {device: tree.add(device) for device in devices}
         sources = {str(device.bdf): device.source for device in devices}
         tree.set_info(MountInfo(os.getpid(), sources).to_text())
         filesystem = Filesystem(
@@ -73,7 +77,7 @@ def serve(
         source = " ".join(sources.values())
         fuse = FuseMount(mountpoint, source=source, options=options.fuse_options())
         try:
-            _run(filesystem, fuse, ready)
+            _run(filesystem, fuse, files, ready)
         except BaseException:
             with contextlib.suppress(MountError):
                 unmount(mountpoint, lazy=True)
@@ -85,22 +89,64 @@ def serve(
             device.close(grace=0)
 
 
-def _run(filesystem: Filesystem, fuse: FuseMount, ready: Callable[[], None]) -> None:
-    """Answer the mount's requests until its end."""
-    pyfuse3.init(filesystem, f"/dev/fd/{fuse.fd}", set())
+def _run(
+    filesystem: Filesystem,
+    fuse: FuseMount,
+    files: Mapping[Device, Sequence[RegionFile]],
+    ready: Callable[[], None],
+) -> None:
+    """Answer the mount's requests until its end, then let its descriptor go."""
+    gate = native.Gate(fuse.fd)
+    for regions in files.values():
+        gate.add_device(
+            {
+                file.inode: (file.region.table, file.region.readable, file.region.writable)
+                for file in regions
+            }
+        )
+    pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
     try:
-        trio.run(_session, fuse.mountpoint, ready)
+        trio.run(_session, gate, fuse.mountpoint, list(files), ready)
     finally:
+        stopped = gate.stop(LAST_GRACE)
         pyfuse3.close(unmount=False)
+        # Aborts the connection: whoever still waits for an answer gets an error.
+        os.close(fuse.fd)
+        if stopped:
+            gate.close()
 
 
-async def _session(mountpoint: Path, ready: Callable[[], None]) -> None:
+async def _session(
+    gate: native.Gate, mountpoint: Path, devices: Sequence[Device], ready: Callable[[], None]
+) -> None:
+    token = trio.lowlevel.current_trio_token()
+
+    def end() -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(pyfuse3.terminate)
+
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, signals, mountpoint, nursery.cancel_scope)
+            nursery.start_soon(_watch_devices, devices)
             nursery.start_soon(_announce, mountpoint, ready)
+            gate.start(end)
             await pyfuse3.main()
             nursery.cancel_scope.cancel()
+
+
+async def _watch_devices(devices: Sequence[Device]) -> None:
+    """Close the devices that are lost while nobody accesses them."""
+    watched = {fd: device for device in devices if (fd := device.loss_fd) is not None}
+    with select.epoll() as epoll:
+        for fd in watched:
+            epoll.register(fd, select.EPOLLRDHUP)
+        while True:
+            await trio.lowlevel.wait_readable(epoll.fileno())
+            for fd, _events in epoll.poll(0):
+                epoll.unregister(fd)
+                log.error("%s is lost", watched[fd].source)
+                watched[fd].occupancy.close()
 
 
 async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:

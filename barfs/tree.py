@@ -54,7 +54,6 @@ class Link(Node):
 @dataclass(slots=True)
 class RegionFile(Node):
     region: Region = field(kw_only=True)
-    device: Device = field(kw_only=True)
 
 
 class Tree:
@@ -73,13 +72,12 @@ class Tree:
         self.bus = self._directory(self.root, b"bus")
         self._link(self.root, b"devices", b"bus")
 
-    def add(self, device: Device) -> Directory:
-        """Give a device its directory in `bus/`."""
+    def add(self, device: Device) -> list[RegionFile]:
+        """Give a device its directory in `bus/`; returns the files of its regions."""
+        files = []
         directory = self._directory(self.bus, str(device.bdf).encode())
         for name, region in device.regions.items():
-            mode = (0o444 if region.layout.readable else 0) | (
-                0o222 if region.layout.writable else 0
-            )
+            mode = (0o444 if region.readable else 0) | (0o222 if region.writable else 0)
             node = RegionFile(
                 next(self._numbers),
                 stat.S_IFREG | (mode & ~self._region_umask),
@@ -87,13 +85,13 @@ class Tree:
                 # Python's io takes an st_blksize of 1 for "unknown" and reads 8 KiB.
                 max(region.layout.width, 2),
                 region=region,
-                device=device,
             )
+            files.append(node)
             self._adopt(directory, name.encode(), node)
             self._text(directory, f"{name}.layout", region.layout.to_text())
         for name, text in device.attributes.items():
             self._text(directory, name, text)
-        return directory
+        return files
 
     def remove(self, device: Device) -> None:
         """Take a device's directory and files out of the tree."""

@@ -47,7 +47,7 @@ class Gate:
         return DeviceGate(self, regions)
 
     def start(self, on_end: Callable[[], None]) -> None:
-        """Begin to answer. `on_end` is called, in a thread, when `/dev/fuse` has no more to give."""
+        """Begin to answer. A thread calls `on_end` when `/dev/fuse` has no more requests."""
 
         def read() -> None:
             error = lib.barfs_gate_read_loop(self._gate)

@@ -120,16 +120,9 @@ class Channel:
         finally:
             self._lock.release()
 
-    def alive(self) -> bool:
-        """Whether the peer is still there; does not wait, and may be called from any thread."""
-        if not self._dead:
-            poll = select.poll()
-            # A socket that another thread has just closed cannot be registered any more.
-            with contextlib.suppress(ValueError):
-                poll.register(self._sock, select.POLLRDHUP)
-                if poll.poll(0):
-                    self._gone(None)
-        return not self._dead
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait for the peer's end on."""
+        return self._sock.fileno()
 
     def fail(self, error: PeerError) -> None:
         """Speak to this peer no more: it has answered nonsense."""

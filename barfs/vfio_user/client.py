@@ -146,9 +146,9 @@ class VfioUserClient:
             request = messages.RegionWrite(region, offset, data)
             self._checked(lambda: messages.reply_to_write(answer, request))
 
-    def alive(self) -> bool:
-        """Whether the peer is still there."""
-        return self._channel.alive()
+    def loss_fd(self) -> int:
+        """The socket: the peer hangs up when it ends, and this end when the peer is distrusted."""
+        return self._channel.fileno()
 
     def reset(self) -> None:
         """Reset the device. Raises DeviceError."""
