@@ -29,10 +29,7 @@ from barfs.fusermount import FuseMount, MountError, MountInfo, unmount, unmount_
 from barfs.tree import RegionFile, Tree
 
 GRACE = 5.0
-"""Seconds that running requests get when the mount is ended by a signal."""
-
-LAST_GRACE = 0.5
-"""Seconds that accesses get to come back once nobody can hear of them any more."""
+"""Seconds that an access gets to come back when the mount ends."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -105,20 +102,23 @@ def _run(
             }
         )
     pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
+    stopped = False
     try:
-        trio.run(_session, gate, fuse.mountpoint, list(files), ready)
+        stopped = trio.run(_session, gate, fuse.mountpoint, list(files), ready)
     finally:
-        stopped = gate.stop(LAST_GRACE)
         pyfuse3.close(unmount=False)
         # Aborts the connection: whoever still waits for an answer gets an error.
         os.close(fuse.fd)
+        # A gate that has not stopped is still in use, by an access that does not come back.
         if stopped:
             gate.close()
 
 
 async def _session(
     gate: native.Gate, mountpoint: Path, devices: Sequence[Device], ready: Callable[[], None]
-) -> None:
+) -> bool:
+    """Serve until the end; returns whether every access has come back."""
+    stopped = False
     token = trio.lowlevel.current_trio_token()
 
     def end() -> None:
@@ -132,7 +132,9 @@ async def _session(
             nursery.start_soon(_announce, mountpoint, ready)
             gate.start(end)
             await pyfuse3.main()
+            stopped = await trio.to_thread.run_sync(gate.stop, GRACE, abandon_on_cancel=True)
             nursery.cancel_scope.cancel()
+    return stopped
 
 
 async def _watch_devices(devices: Sequence[Device]) -> None:

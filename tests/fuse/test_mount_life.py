@@ -148,7 +148,7 @@ def test_a_signal_ends_a_mount_whose_device_hangs(tmp_path: Path) -> None:
             reader.join(2)
             assert not reader.is_alive()
             assert reader.error is not None
-        assert GRACE - 2 < time.monotonic() - start < GRACE + 2
+        assert time.monotonic() - start < GRACE + 2
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
