@@ -47,7 +47,10 @@ class Backend(Protocol):
         """Raises DeviceError."""
 
     def region_info(self, index: int) -> RegionInfo:
-        """Describe region `index`; an absent one has size 0. Raises DeviceError."""
+        """Describe region `index`; an absent one has size 0.
+
+        Raises RegionError where only this one cannot be described, else DeviceError.
+        """
 
     def region_fd(self, index: int) -> int | None:
         """The descriptor to map windows from, at `info.offset + area.offset`.

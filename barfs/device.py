@@ -18,7 +18,7 @@ from typing import Literal, Self
 
 from barfs import native
 from barfs.backend import Backend
-from barfs.errors import AccessError, DeviceError, UsageError
+from barfs.errors import AccessError, DeviceError, RegionError, UsageError
 from barfs.layout import Layout, MsixMode, MsixPlace, Policy, Segment, plan
 from barfs.pci import (
     CONFIG_INDEX,
@@ -257,7 +257,7 @@ class Device:
                 continue
             try:
                 info = self._backend.region_info(index)
-            except DeviceError as error:
+            except RegionError as error:
                 log.warning("%s: %s is left out: %s", self.bdf, region_name(index), error)
                 continue
             if info.chain_error is not None:

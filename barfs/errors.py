@@ -20,6 +20,10 @@ class DeviceError(BarfsError):
     """A device that cannot be opened or described, or that has failed as a whole."""
 
 
+class RegionError(DeviceError):
+    """One region that cannot be described; the rest of the device can be used."""
+
+
 class CapabilityError(BarfsError):
     """A VFIO capability chain that cannot be read; `barfs.uapi` has one child per malformation."""
 

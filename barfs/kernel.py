@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from barfs.errors import DeviceError
+from barfs.errors import DeviceError, RegionError
 from barfs.layout import NARROW_WIDTH
 from barfs.pci import Bdf
 from barfs.uapi import (
@@ -270,13 +270,13 @@ class KernelDevice:
             except DeviceError as error:
                 if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EINVAL:
                     return RegionInfo(index, flags=0, size=0, offset=0)
-                raise
+                raise RegionError(str(error)) from error
             answer = bytes(data)
             needed = region_info_argsz(answer)
             if needed <= argsz:
                 return decode_region_info(answer[: max(needed, REGION_INFO_SIZE)])
             if needed > REGION_INFO_LIMIT:
-                raise DeviceError(f"{self.bdf}: region {index} has an info of {needed} bytes")
+                raise RegionError(f"{self.bdf}: region {index} has an info of {needed} bytes")
             argsz = needed
 
     def _ioctl(self, request: int, data: bytearray, what: str) -> None:

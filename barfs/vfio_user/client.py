@@ -29,6 +29,7 @@ from barfs.errors import (
     DeviceGone,
     InvalidAccess,
     PeerError,
+    RegionError,
 )
 from barfs.pci import Bdf, region_name
 from barfs.uapi import (
@@ -112,7 +113,8 @@ class VfioUserClient:
     def region_info(self, index: int) -> RegionInfo:
         """What region `index` is; one that the peer does not have has size 0.
 
-        Asked once, then remembered. Raises DeviceError.
+        Asked once, then remembered. Raises RegionError where the peer will not say, DeviceError
+        where it cannot be asked.
         """
         return self._region(index)[0]
 
@@ -215,8 +217,7 @@ class VfioUserClient:
             raise self._distrust(error) from error
 
     def _distrust(self, error: PeerError) -> PeerError:
-        """The same malformation, told with the device's name, here and in the log."""
-        _log.error("%s: the server broke the protocol: %s", self.source, error)
+        """The same malformation, told with the device's name."""
         return type(error)(f"{self.source}: the server broke the protocol: {error}")
 
     def _region(self, index: int) -> tuple[RegionInfo, int | None]:
@@ -235,7 +236,7 @@ class VfioUserClient:
             except RequestRefused as error:
                 # What the kernel says of a region that is not there; rust-vmm gives no reason.
                 if error.errno not in (0, errno.EINVAL):
-                    raise
+                    raise RegionError(str(error)) from error
                 return RegionInfo(index, 0, 0, 0), None
             try:
                 info, needed = self._decode_region(reply, request)

@@ -7,14 +7,12 @@ import pytest
 
 from .guest import HostSharedMemory, inside
 
-_REASON = "not inside the vm-test guest; run scripts/vm-test"
 
-
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _in_guest() -> None:
     # scripts/test runs scripts/vm-test by itself, so BARFS_REQUIRE=vm is that script's to honour.
     if not inside():
-        pytest.skip(_REASON)
+        pytest.skip("not inside the vm-test guest; run scripts/vm-test")
 
 
 @pytest.fixture

@@ -41,13 +41,26 @@ def inside() -> bool:
     return "BARFS_VM_GUEST" in os.environ
 
 
-def find(name: str) -> str:
-    """Return the BDF of the device called `name` in DEVICES; LookupError when it is not there."""
+def find_all(name: str) -> list[str]:
+    """Return the BDFs of the devices called `name` in DEVICES, in order."""
+    found = []
     for device in sorted((_PCI / "devices").iterdir()):
         ids = tuple((device / file).read_text().strip() for file in ("vendor", "device"))
         if ids == DEVICES[name]:
-            return device.name
+            found.append(device.name)
+    return found
+
+
+def find(name: str) -> str:
+    """Return the BDF of the first device called `name` in DEVICES; LookupError without one."""
+    for bdf in find_all(name):
+        return bdf
     raise LookupError(f"no {name} device in this guest")
+
+
+def iommu_group(bdf: str) -> str:
+    """Return the name of the device's IOMMU group."""
+    return (_PCI / "devices" / bdf / "iommu_group").resolve().name
 
 
 def driver(bdf: str) -> str | None:
@@ -76,8 +89,26 @@ def bind(bdf: str, wanted: str | None) -> None:
 
 @contextlib.contextmanager
 def bound(name: str, wanted: str | None = VFIO_PCI) -> Iterator[str]:
-    """Bind the device called `name` to a driver, yield its BDF, give it back to vfio-pci."""
-    bdf = find(name)
+    """Bind the first device called `name` to a driver, yield its BDF, give it back to vfio-pci."""
+    with _borrowed(find(name), wanted) as bdf:
+        yield bdf
+
+
+@contextlib.contextmanager
+def sparse(
+    name: str, areas: Sequence[tuple[int, int]] | None, bar: int = 0, number: int = 0
+) -> Iterator[str]:
+    """Bind a device to the variant driver with (offset, size) areas of one BAR; yield its BDF.
+
+    `number` chooses among the devices called `name`. Areas None: no sparse capability at all.
+    """
+    set_areas(areas, bar)
+    with _borrowed(find_all(name)[number], SPARSE_VFIO_PCI) as bdf:
+        yield bdf
+
+
+@contextlib.contextmanager
+def _borrowed(bdf: str, wanted: str | None) -> Iterator[str]:
     bind(bdf, wanted)
     try:
         yield bdf
@@ -86,22 +117,14 @@ def bound(name: str, wanted: str | None = VFIO_PCI) -> Iterator[str]:
 
 
 def set_areas(areas: Sequence[tuple[int, int]] | None, bar: int = 0) -> None:
-    """Tell the variant driver which (offset, size) areas of `bar` to report at the next open.
+    """Tell the variant driver which areas to report for the devices that it is bound to next.
 
-    None: no sparse capability at all. The areas are reported as they are, however wrong.
+    They are reported as they are, however wrong.
     """
     (_SPARSE_PARAMETERS / "bar").write_text(str(bar))
     text = "none" if areas is None else ",".join(f"{offset:#x}:{size:#x}" for offset, size in areas)
     # An empty write would not reach the driver at all.
     (_SPARSE_PARAMETERS / "areas").write_text(f"{text}\n")
-
-
-@contextlib.contextmanager
-def sparse(name: str, areas: Sequence[tuple[int, int]] | None, bar: int = 0) -> Iterator[str]:
-    """Bind the device called `name` to the variant driver with these areas; yield its BDF."""
-    set_areas(areas, bar)
-    with bound(name, SPARSE_VFIO_PCI) as bdf:
-        yield bdf
 
 
 class HostSharedMemory:
@@ -182,7 +205,9 @@ def main(command: Sequence[str]) -> int:
     _cache_host_files()
     _load_modules()
     for name in DEVICES:
-        bind(find(name), VFIO_PCI)
+        find(name)  # raises for one that is not there
+        for bdf in find_all(name):
+            bind(bdf, VFIO_PCI)
     os.environ["BARFS_VM_GUEST"] = "1"
     _log("devices are bound")
     status = subprocess.run(command, check=False).returncode

@@ -12,7 +12,16 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from .guest import HostSharedMemory, bound, set_areas, sparse
+from .guest import (
+    DEVICES,
+    HostSharedMemory,
+    bound,
+    find,
+    find_all,
+    iommu_group,
+    set_areas,
+    sparse,
+)
 from .vfio import (
     CAPS,
     MMAP,
@@ -72,13 +81,20 @@ def test_none_means_no_capability() -> None:
             pass
 
 
-def test_a_new_layout_holds_from_the_next_open() -> None:
-    with sparse("edu", [(0, PAGE)]) as bdf:
-        with opened(bdf) as device:
-            set_areas([(0x2000, PAGE)])
-            assert region_info(device, 0).areas == [(0, PAGE)]
-        with opened(bdf) as device:
-            assert region_info(device, 0).areas == [(0x2000, PAGE)]
+def test_each_device_keeps_the_layout_it_was_bound_with() -> None:
+    with sparse("edu", [(0, PAGE)]) as first, sparse("edu", [(0x2000, PAGE)], number=1) as second:
+        set_areas([])
+        for bdf, areas in ((first, [(0, PAGE)]), (second, [(0x2000, PAGE)])):
+            with opened(bdf) as device:
+                assert region_info(device, 0).areas == areas
+
+
+def test_groups() -> None:
+    *alone, first, second = find_all("edu")
+    alone += [find(name) for name in DEVICES if name != "edu"]
+    groups = [iommu_group(bdf) for bdf in (*alone, first)]
+    assert len(set(groups)) == len(groups)
+    assert iommu_group(first) == iommu_group(second)
 
 
 def test_malformed_areas_are_refused() -> None:

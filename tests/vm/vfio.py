@@ -9,7 +9,8 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+
+from .guest import iommu_group
 
 GET_REGION_INFO = 0x3B6C
 
@@ -38,7 +39,6 @@ class RegionInfo:
 @contextlib.contextmanager
 def opened(bdf: str) -> Iterator[int]:
     """Open the device through its group and yield the device's descriptor."""
-    group = (Path("/sys/bus/pci/devices") / bdf / "iommu_group").resolve().name
     with contextlib.ExitStack() as stack:
 
         def keep(fd: int) -> int:
@@ -46,7 +46,7 @@ def opened(bdf: str) -> Iterator[int]:
             return fd
 
         container = keep(os.open("/dev/vfio/vfio", os.O_RDWR | os.O_CLOEXEC))
-        group_fd = keep(os.open(f"/dev/vfio/{group}", os.O_RDWR | os.O_CLOEXEC))
+        group_fd = keep(os.open(f"/dev/vfio/{iommu_group(bdf)}", os.O_RDWR | os.O_CLOEXEC))
         fcntl.ioctl(group_fd, _GROUP_SET_CONTAINER, array.array("i", [container]))
         fcntl.ioctl(container, _SET_IOMMU, _TYPE1V2_IOMMU)
         yield keep(fcntl.ioctl(group_fd, _GROUP_GET_DEVICE_FD, bytearray(bdf.encode() + b"\0")))

@@ -228,12 +228,11 @@ def header(size: int, flags: int = wire.FLAG_REPLY) -> Answer:
     ],
 )
 def test_a_malformed_reply_is_told_once_and_ends_the_device(
-    answer: Answer, error: type[PeerError], caplog: pytest.LogCaptureFixture
+    answer: Answer, error: type[PeerError]
 ) -> None:
     with client_of(answer, data(b"abcd")) as (client, _peer):
         with pytest.raises(error, match="vfio-user:test: the server broke the protocol"):
             client.read(0, 0, 4)
-        assert "broke the protocol" in caplog.text
         with pytest.raises(DeviceGone, match="broke the protocol"):
             client.read(0, 0, 4)
         with pytest.raises(DeviceError, match="broke the protocol"):

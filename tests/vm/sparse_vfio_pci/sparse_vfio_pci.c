@@ -4,8 +4,9 @@
  * parameters name, and refuses to map anything else of that BAR.
  *
  * It exists for tests: the areas may leave the BAR, overlap, or cover parts of
- * a page, and are reported just as they were given. Parameters take effect at
- * the next open of the device.
+ * a page, and are reported just as they were given. A device keeps the
+ * parameters with which it was bound, so several devices can have several
+ * layouts.
  *
  *   bar=N          the BAR they apply to (default 0)
  *   areas=LIST     "offset:size,offset:size"; "" for a capability without
@@ -33,7 +34,7 @@ struct sparse_layout {
 
 struct sparse_device {
 	struct vfio_pci_core_device core;
-	struct sparse_layout layout;	/* as the parameters were at open */
+	struct sparse_layout layout;	/* as the parameters were at probe */
 };
 
 /* What the parameters say now; guarded by kernel_param_lock(). */
@@ -114,7 +115,7 @@ static struct sparse_device *to_sparse(struct vfio_device *vdev)
 	return container_of(vdev, struct sparse_device, core.vdev);
 }
 
-/* Does this open of the device report areas for the region? */
+/* Does the device report areas for this region? */
 static bool is_sparse(const struct sparse_device *sparse, unsigned int index)
 {
 	return !sparse->layout.none && index == sparse->layout.bar &&
@@ -230,13 +231,8 @@ static int sparse_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 static int sparse_open_device(struct vfio_device *vdev)
 {
 	struct sparse_device *sparse = to_sparse(vdev);
-	int ret;
+	int ret = vfio_pci_core_enable(&sparse->core);
 
-	kernel_param_lock(THIS_MODULE);
-	sparse->layout = wanted;
-	kernel_param_unlock(THIS_MODULE);
-
-	ret = vfio_pci_core_enable(&sparse->core);
 	if (!ret)
 		vfio_pci_core_finish_enable(&sparse->core);
 	return ret;
@@ -274,6 +270,9 @@ static int sparse_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (IS_ERR(sparse))
 		return PTR_ERR(sparse);
 	dev_set_drvdata(&pdev->dev, &sparse->core);
+	kernel_param_lock(THIS_MODULE);
+	sparse->layout = wanted;
+	kernel_param_unlock(THIS_MODULE);
 	ret = vfio_pci_core_register_device(&sparse->core);
 	if (ret)
 		vfio_put_device(&sparse->core.vdev);

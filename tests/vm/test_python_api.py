@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: MIT
+"""`barfs.open` on kernel VFIO: accesses by width, addresses, and what stands in the way."""
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+
+import pytest
+
+import barfs
+
+from .guest import bind, bound, driver, sparse
+from .mounts import PAGE
+from .vfio import opened
+
+IDENTITY = 0x010000ED
+
+
+def test_accesses_by_width() -> None:
+    with sparse("edu", [(0, PAGE)]) as bdf, barfs.open(bdf) as device:
+        bar0 = device["bar0"]
+        assert bar0.read32(0) == IDENTITY
+        assert bar0.read64(0) == 2**64 - 1
+        bar0.write32(4, 0xFFFF0000)
+        assert bar0.read32(4) == 0x0000FFFF
+        with pytest.raises(barfs.InvalidAccess):
+            bar0.read64(PAGE)
+        with pytest.raises(barfs.InvalidAccess):
+            bar0.read32(2)
+
+
+def test_the_address_of_a_contiguous_mapping() -> None:
+    areas = [(0, PAGE), (0x8000, PAGE)]
+    with sparse("edu", areas) as bdf, barfs.open(bdf, mapping="contiguous") as device:
+        address = device["bar0"].address
+        assert ctypes.c_uint32.from_address(address).value == IDENTITY
+        assert ctypes.c_uint32.from_address(address + 0x8000).value == 0xFFFFFFFF
+
+
+def test_memory_decode_off_is_a_bus_fault() -> None:
+    with bound("edu") as bdf, barfs.open(bdf) as device:
+        command = device["config"].read16(4)
+        device["config"].write16(4, command & ~2)
+        with pytest.raises(barfs.BusFault) as caught:
+            device["bar0"].read32(4)
+        assert (caught.value.region, caught.value.offset, caught.value.width) == ("bar0", 4, 4)
+        device["config"].write16(4, command | 2)
+        assert device["bar0"].read32(0) == IDENTITY
+
+
+def test_opened_elsewhere() -> None:
+    with (
+        bound("edu") as bdf,
+        opened(bdf),
+        pytest.raises(barfs.DeviceError, match="in use by another process"),
+    ):
+        barfs.open(bdf)
+
+
+@pytest.mark.parametrize("holder", [None, "nvme"])
+def test_not_bound_to_vfio(holder: str | None) -> None:
+    with bound("nvme", holder) as bdf, pytest.raises(barfs.DeviceError) as caught:
+        barfs.open(bdf)
+    text = str(caught.value)
+    assert ("has no driver" if holder is None else "is bound to nvme") in text
+    assert text.count("echo ") == 3
+    assert "\n" not in text
+
+
+@contextlib.contextmanager
+def taken_from(bdf: str) -> Iterator[None]:
+    before = driver(bdf)
+    bind(bdf, "vfio-pci")
+    try:
+        yield
+    finally:
+        bind(bdf, before)
+
+
+def test_a_group_with_another_driver_in_it() -> None:
+    # The functions of q35's LPC bridge share a group.
+    with (
+        taken_from("0000:00:1f.3"),
+        pytest.raises(barfs.DeviceError, match="is not viable") as error,
+    ):
+        barfs.open("0000:00:1f.3")
+    assert "0000:00:1f.2 is bound to ahci" in str(error.value)
+
+
+def test_no_such_device() -> None:
+    with pytest.raises(barfs.DeviceError, match="no such PCI device"):
+        barfs.open("0000:3f:00.0")
