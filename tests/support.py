@@ -99,7 +99,9 @@ def mounted(folder: Path, *devices: str, options: str = "") -> Iterator[Mounted]
             text=True,
         )
     try:
-        wait_until(lambda: is_mounted(path) or process.poll() is not None, "the mount")
+        # Found in the mount only, and only once the mount answers.
+        sign = path / ".barfs"
+        wait_until(lambda: sign.exists() or process.poll() is not None, "the mount")
         if process.poll() is not None:
             pytest.fail(f"barfs mount ended with {process.returncode}: {log.read_text()}")
         yield Mounted(path, process, log)

@@ -29,19 +29,6 @@ static const uint32_t REFUSED_INIT_FLAGS =
 static const int WAKE_SIGNAL = SIGURG;
 static const int64_t WAKE_EVERY_NS = 5000000;
 
-enum { CHUNK_NODES = 1024, MOST_CHUNKS = 4096 };
-
-struct node {
-    const struct barfs_table *table;
-    uint32_t permission;
-    struct barfs_lanes *lanes;
-    atomic_bool removed;
-};
-
-struct chunk {
-    _Atomic(struct node *) nodes[CHUNK_NODES];
-};
-
 struct device {
     struct device *next;
     struct barfs_lanes lanes;
@@ -59,7 +46,7 @@ struct barfs_gate {
     pthread_t reader;
     _Atomic uint64_t init_unique;
     struct barfs_queue queue;
-    _Atomic(struct chunk *) chunks[MOST_CHUNKS];
+    struct barfs_nodes nodes;
     struct device *devices;
     pthread_mutex_t lock; /* of the notifications */
     pthread_cond_t notify;
@@ -158,13 +145,7 @@ void barfs_gate_free(struct barfs_gate *gate)
 {
     barfs_queue_destroy(&gate->queue);
     free_notifications(gate);
-    for (size_t i = 0; i < MOST_CHUNKS; i++) {
-        struct chunk *chunk = atomic_load(&gate->chunks[i]);
-
-        for (size_t j = 0; chunk && j < CHUNK_NODES; j++)
-            free(atomic_load(&chunk->nodes[j]));
-        free(chunk);
-    }
+    barfs_nodes_clear(&gate->nodes);
     while (gate->devices) {
         struct device *device = gate->devices;
 
@@ -203,43 +184,12 @@ void barfs_gate_remove_device(struct barfs_gate *gate, struct barfs_lanes *lanes
 int barfs_gate_add_region(struct barfs_gate *gate, uint64_t node_id, const struct barfs_table *table,
                           uint32_t permission, struct barfs_lanes *lanes)
 {
-    struct node *node;
-    struct chunk *chunk;
-
-    if (node_id >= (uint64_t)CHUNK_NODES * MOST_CHUNKS)
-        return -ENOSPC;
-    chunk = atomic_load(&gate->chunks[node_id / CHUNK_NODES]);
-    if (!chunk) {
-        chunk = calloc(1, sizeof *chunk);
-        if (!chunk)
-            return -ENOMEM;
-        atomic_store(&gate->chunks[node_id / CHUNK_NODES], chunk);
-    }
-    node = calloc(1, sizeof *node);
-    if (!node)
-        return -ENOMEM;
-    node->table = table;
-    node->permission = permission;
-    node->lanes = lanes;
-    atomic_store(&chunk->nodes[node_id % CHUNK_NODES], node);
-    return 0;
-}
-
-static struct node *find_node(struct barfs_gate *gate, uint64_t node_id)
-{
-    struct chunk *chunk;
-
-    if (node_id >= (uint64_t)CHUNK_NODES * MOST_CHUNKS)
-        return NULL;
-    chunk = atomic_load_explicit(&gate->chunks[node_id / CHUNK_NODES], memory_order_acquire);
-    if (!chunk)
-        return NULL;
-    return atomic_load_explicit(&chunk->nodes[node_id % CHUNK_NODES], memory_order_acquire);
+    return barfs_nodes_add(&gate->nodes, node_id, table, permission, lanes);
 }
 
 void barfs_gate_remove_region(struct barfs_gate *gate, uint64_t node_id)
 {
-    struct node *node = find_node(gate, node_id);
+    struct barfs_node *node = barfs_nodes_find(&gate->nodes, node_id);
 
     if (node)
         atomic_store(&node->removed, true);
@@ -247,7 +197,7 @@ void barfs_gate_remove_region(struct barfs_gate *gate, uint64_t node_id)
 
 /* ---- Requests ---------------------------------------------------------------------------------------- */
 
-static void open_region(struct barfs_gate *gate, const struct node *node,
+static void open_region(struct barfs_gate *gate, const struct barfs_node *node,
                         const struct barfs_request *request)
 {
     const struct fuse_open_in *in = (const void *)(request->message + HEADER);
@@ -264,7 +214,7 @@ static void open_region(struct barfs_gate *gate, const struct node *node,
 }
 
 /* Where a transfer belongs: NULL, right here. */
-static struct barfs_lane *choose_lane(const struct node *node, const struct barfs_request *request)
+static struct barfs_lane *choose_lane(const struct barfs_node *node, const struct barfs_request *request)
 {
     struct barfs_lanes *lanes = node->lanes;
     struct barfs_cost cost;
@@ -278,7 +228,7 @@ static struct barfs_lane *choose_lane(const struct node *node, const struct barf
 }
 
 /* A READ or WRITE of a region.  Returns whether the request was given away. */
-static bool transfer(struct barfs_gate *gate, const struct node *node, struct barfs_request *request)
+static bool transfer(struct barfs_gate *gate, const struct barfs_node *node, struct barfs_request *request)
 {
     struct barfs_control none = {0};
     struct barfs_lane *lane;
@@ -299,7 +249,7 @@ static bool transfer(struct barfs_gate *gate, const struct node *node, struct ba
     return false;
 }
 
-static bool read_region(struct barfs_gate *gate, const struct node *node, struct barfs_request *request)
+static bool read_region(struct barfs_gate *gate, const struct barfs_node *node, struct barfs_request *request)
 {
     const struct fuse_read_in *in = (const void *)(request->message + HEADER);
 
@@ -313,7 +263,7 @@ static bool read_region(struct barfs_gate *gate, const struct node *node, struct
     return transfer(gate, node, request);
 }
 
-static bool write_region(struct barfs_gate *gate, const struct node *node, struct barfs_request *request)
+static bool write_region(struct barfs_gate *gate, const struct barfs_node *node, struct barfs_request *request)
 {
     const struct fuse_write_in *in = (const void *)(request->message + HEADER);
 
@@ -343,7 +293,7 @@ static void forward(struct barfs_gate *gate, const struct barfs_request *request
 static bool handle(struct barfs_gate *gate, struct barfs_request *request)
 {
     const struct fuse_in_header *header = (const void *)request->message;
-    const struct node *node;
+    const struct barfs_node *node;
 
     request->unique = header->unique;
     if (header->opcode == FUSE_INTERRUPT) {
@@ -352,7 +302,7 @@ static bool handle(struct barfs_gate *gate, struct barfs_request *request)
         barfs_queue_interrupt(&gate->queue, in->unique);
         return false;
     }
-    node = find_node(gate, header->nodeid);
+    node = barfs_nodes_find(&gate->nodes, header->nodeid);
     if (node) {
         switch (header->opcode) {
         case FUSE_READ:

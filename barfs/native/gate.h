@@ -26,6 +26,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "nodes.h"
 #include "queue.h"
 #include "transfer.h"
 
