@@ -4,6 +4,7 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from barfs.cli import main
-from tests.support import barfs, mounted, require_fuse, served
+from tests.fuse.conftest import processes
+from tests.support import BARFS, barfs, mounted, require_fuse, served, wait_until
 
 FAILED = 1
 USAGE = 2
@@ -183,6 +185,19 @@ def test_a_socket_that_never_answers(tmp_path: Path, mountpoint: Path) -> None:
         for words in (["mount", "-o", "timeout=0.3"], ["mount", "-f", "-o", "timeout=0.3"]):
             result = barfs(*words, f"vfio-user:{path}", mountpoint)
             refused(result, FAILED, "there is no answer", "one client at a time")
+
+
+def test_an_interrupted_command_leaves_no_daemon(tmp_path: Path, mountpoint: Path) -> None:
+    path = tmp_path / "device.sock"
+    with bound_socket(path) as sock:
+        sock.listen()
+        words = ["mount", "-o", "timeout=60", f"vfio-user:{path}", str(mountpoint)]
+        with subprocess.Popen([*BARFS, *words]) as process:
+            connection, _ = sock.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                assert process.wait(10) == 130
+                wait_until(lambda: not processes(str(mountpoint)), "the daemon's end", 10)
 
 
 def test_a_server_that_is_taken(tmp_path: Path, mountpoint: Path) -> None:
