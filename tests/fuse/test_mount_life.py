@@ -346,6 +346,20 @@ def test_umount_of_a_mount_in_use(tmp_path: Path) -> None:
         assert barfs("umount", mount.path).returncode == 1
 
 
+def test_the_demo_in_a_directory_of_its_own() -> None:
+    require_fuse()
+    command = [*BARFS, "demo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        device = Path(process.stdout.readline().split(" - ")[0])
+        try:
+            assert read(device / "bar0") == b"barf", "said where, and does not answer"
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert ended(process) == 0
+    assert not device.parents[1].exists()
+
+
 def test_without_a_subcommand_it_is_mount(tmp_path: Path) -> None:
     """As mount.fuse3 calls it."""
     path = str(tmp_path / "mnt")
