@@ -127,7 +127,8 @@ def _add_mount(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_mount)
 
 
-def _mount(choice: argparse.Namespace) -> int:
+def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: None) -> int:
+    """`announce` is called when a mount in the foreground answers."""
     options, mount_options = parse_options(choice.options)
     names = [DeviceName.parse(text) for text in choice.devices]
     mountpoint = check_mountpoint(choice.mountpoint)
@@ -143,7 +144,7 @@ def _mount(choice: argparse.Namespace) -> int:
             return EXIT_FAILED
         return 0
 
-    return run(lambda: None) if choice.foreground else run_in_background(run)
+    return run(announce) if choice.foreground else run_in_background(run)
 
 
 def _add_umount(parser: argparse.ArgumentParser) -> None:
@@ -234,8 +235,8 @@ def _demo(choice: argparse.Namespace) -> int:
     choice.foreground = True
     with tempfile.TemporaryDirectory(prefix="barfs-demo-") as directory:
         choice.mountpoint = Path(directory)
-        print(f"{directory}/bus/ffff:00:00.0 - press ^C to end", flush=True)
-        return _mount(choice)
+        message = f"{directory}/bus/ffff:00:00.0 - press ^C to end"
+        return _mount(choice, lambda: print(message, flush=True))
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

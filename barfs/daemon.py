@@ -12,6 +12,7 @@ import contextlib
 import logging
 import logging.handlers
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -107,9 +108,13 @@ def run_in_background(run: Callable[[Callable[[], None]], int], level: int = log
             os.close(fd)
         os._exit(_run_child(run, writing, handler, level))
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        if pipe.read(1) == _READY:
-            return 0
+    try:
+        with os.fdopen(reading, "rb") as pipe:
+            if pipe.read(1) == _READY:
+                return 0
+    except KeyboardInterrupt:  # which its own session keeps from the child
+        os.kill(child, signal.SIGTERM)
+        raise
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

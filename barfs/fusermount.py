@@ -74,8 +74,10 @@ def barfs_mounts() -> list[Path]:
 def check_mountpoint(mountpoint: Path) -> Path:
     """The absolute path of a directory that can be mounted on.
 
-    A mount of barfs whose process died is cleared away first. Raises MountError.
+    A mount of barfs whose process died is cleared away first. Raises MountError, also where there
+    is no helper to mount with: before a device is opened for nothing.
     """
+    _fusermount()
     mountpoint = Path(os.path.abspath(mountpoint))
     try:
         status = mountpoint.stat()

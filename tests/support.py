@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from barfs.fusermount import MountError, unmount
+
 DEADLINE = 30.0
 """Seconds after which something that was waited for is taken to be lost."""
 
@@ -104,10 +106,14 @@ def mounted(folder: Path, *devices: str, options: str = "") -> Iterator[Mounted]
         wait_until(lambda: sign.exists() or process.poll() is not None, "the mount")
         if process.poll() is not None:
             pytest.fail(f"barfs mount ended with {process.returncode}: {log.read_text()}")
+        os.stat(path / "bus")  # comes back when the mount answers
         yield Mounted(path, process, log)
     finally:
-        if process.poll() is None and barfs("umount", path).returncode:
-            process.terminate()
+        if process.poll() is None:
+            try:
+                unmount(path)
+            except MountError:
+                process.terminate()
         ended(process)
         assert not is_mounted(path)
         assert "Traceback" not in log.read_text()

@@ -2,16 +2,20 @@
 """Whatever is wrong with a command: one line that says what to do, and nothing left behind."""
 
 import contextlib
+import logging
 import os
+import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import barfs, mounted, require_fuse, served
+from barfs.cli import main
+from tests.fuse.conftest import processes
+from tests.support import BARFS, barfs, mounted, require_fuse, served, wait_until
 
 FAILED = 1
 USAGE = 2
@@ -37,6 +41,27 @@ def mountpoint(tmp_path: Path) -> Path:
     return path
 
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """Runs a command in this process, which is quick; not for one that could come to serve."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        try:
+            code = main(list(map(str, words)))
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return subprocess.CompletedProcess(words, code, *capfd.readouterr())
+
+    yield run
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -49,7 +74,6 @@ def mountpoint(tmp_path: Path) -> Path:
         (["nonsense", "MNT"], ["'nonsense' is no device"]),
         (["mount", "vfio-user:", "MNT"], ["names no socket"]),
         (["mount", "vfio-user:/s,bdf=9", "MNT"], ["'9' is not a PCI address"]),
-        (["mount", "01:00.0", "0000:01:00.0", "MNT"], ["0000:01:00.0 is named twice"]),
         (["mount", "-o", "width=3", "demo", "MNT"], ["width=3", "1, 2, 4 or 8"]),
         (["mount", "-o", "colour=red", "demo", "MNT"], ["'colour=red'", "width=", "timeout="]),
         (["mount", "-o", "ro,rw", "demo", "MNT"], ["ro and rw contradict"]),
@@ -65,9 +89,17 @@ def mountpoint(tmp_path: Path) -> Path:
     ],
     ids=lambda value: " ".join(value),
 )
-def test_usage(mountpoint: Path, words: list[str], parts: list[str]) -> None:
-    result = barfs(*(str(mountpoint) if word == "MNT" else word for word in words))
-    refused(result, USAGE, *parts)
+def test_usage(command: Command, mountpoint: Path, words: list[str], parts: list[str]) -> None:
+    refused(command(*(mountpoint if word == "MNT" else word for word in words)), USAGE, *parts)
+
+
+def test_the_exit_code_is_the_command_s(mountpoint: Path) -> None:
+    refused(barfs("mount", "-o", "width=3", "demo", mountpoint), USAGE, "width=3")
+
+
+def test_a_device_named_twice(mountpoint: Path) -> None:
+    result = barfs("mount", "01:00.0", "0000:01:00.0", mountpoint)
+    refused(result, USAGE, "0000:01:00.0 is named twice")
 
 
 @pytest.mark.parametrize("foreground", [["-f"], []])
@@ -76,8 +108,8 @@ def test_an_unknown_address(mountpoint: Path, foreground: list[str]) -> None:
     refused(result, FAILED, f"{NO_DEVICE}: no such PCI device", "lspci -D")
 
 
-def test_the_layout_of_an_unknown_address() -> None:
-    refused(barfs("layout", NO_DEVICE), FAILED, f"{NO_DEVICE}: no such PCI device")
+def test_the_layout_of_an_unknown_address(command: Command) -> None:
+    refused(command("layout", NO_DEVICE), FAILED, f"{NO_DEVICE}: no such PCI device")
 
 
 def test_one_good_and_one_bad_device(mountpoint: Path) -> None:
@@ -109,12 +141,8 @@ def test_a_mount_point_in_use(tmp_path: Path) -> None:
         link = tmp_path / "link"
         link.symlink_to(mount.path)
         refused(barfs("mount", "demo", link), FAILED, "is a mount of barfs already")
-        assert (mount.device() / "vendor").read_text() == "0x1234\n"
-
-
-def test_a_mount_point_inside_a_mount(tmp_path: Path) -> None:
-    with mounted(tmp_path, "demo") as mount:
         refused(barfs("mount", "demo", mount.device()), FAILED, "is not empty")
+        assert (mount.device() / "vendor").read_text() == "0x1234\n"
 
 
 @contextlib.contextmanager
@@ -157,6 +185,19 @@ def test_a_socket_that_never_answers(tmp_path: Path, mountpoint: Path) -> None:
         for words in (["mount", "-o", "timeout=0.3"], ["mount", "-f", "-o", "timeout=0.3"]):
             result = barfs(*words, f"vfio-user:{path}", mountpoint)
             refused(result, FAILED, "there is no answer", "one client at a time")
+
+
+def test_an_interrupted_command_leaves_no_daemon(tmp_path: Path, mountpoint: Path) -> None:
+    path = tmp_path / "device.sock"
+    with bound_socket(path) as sock:
+        sock.listen()
+        words = ["mount", "-o", "timeout=60", f"vfio-user:{path}", str(mountpoint)]
+        with subprocess.Popen([*BARFS, *words]) as process:
+            connection, _ = sock.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                assert process.wait(10) == 130
+                wait_until(lambda: not processes(str(mountpoint)), "the daemon's end", 10)
 
 
 def test_a_server_that_is_taken(tmp_path: Path, mountpoint: Path) -> None:
@@ -212,11 +253,14 @@ GOOD = "vendor = 1\ndevice = 2\nclass = 3\n"
         (None, ["cannot be read", "No such file"]),
     ],
 )
-def test_a_malformed_description(tmp_path: Path, text: str | None, parts: list[str]) -> None:
+def test_a_malformed_description(
+    command: Command, tmp_path: Path, text: str | None, parts: list[str]
+) -> None:
     description = tmp_path / "device.toml"
     if text is not None:
         description.write_bytes(text.encode("latin-1"))
-    result = barfs("serve", "--socket", tmp_path / "device.sock", description)
+    # Even a description that is taken by mistake is not served there.
+    result = command("serve", "--socket", tmp_path / "none" / "device.sock", description)
     refused(result, FAILED, str(description), *parts)
 
 
@@ -241,20 +285,14 @@ def test_serving_where_a_stale_socket_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnt", "none"])
-def test_umount_of_what_is_no_mount(mountpoint: Path, name: str) -> None:
+def test_umount_of_what_is_no_mount(command: Command, mountpoint: Path, name: str) -> None:
     path = mountpoint.with_name(name)
-    refused(barfs("umount", path), FAILED, f"{path} is no mount of barfs", "mount -t fuse.barfs")
+    refused(command("umount", path), FAILED, f"{path} is no mount of barfs", "mount -t fuse.barfs")
 
 
-def test_umount_of_another_file_system() -> None:
-    refused(barfs("umount", "/proc"), FAILED, "/proc is no mount of barfs")
+def test_umount_of_another_file_system(command: Command) -> None:
+    refused(command("umount", "/proc"), FAILED, "/proc is no mount of barfs")
     assert Path("/proc/self").exists()
-
-
-def test_umount_twice(tmp_path: Path) -> None:
-    with mounted(tmp_path, "demo") as mount:
-        assert barfs("umount", mount.path).returncode == 0
-        refused(barfs("umount", mount.path), FAILED, "is no mount of barfs")
 
 
 def test_fuse_that_cannot_mount(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_a_signal_lets_a_request_finish(tmp_path: Path) -> None:
 
 def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "mnt"
-    for _round in range(3):
+    for _round in range(2):
         with daemon("mount", "demo", str(path)) as (_, pid):
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda: not is_mounted(path), "the helper to unmount", 5)
@@ -187,7 +187,7 @@ def test_a_mount_right_after_kill_9(tmp_path: Path) -> None:
     """The helper of the dead mount must not take the new one down."""
     path = tmp_path / "mnt"
     with contextlib.ExitStack() as stack:
-        for _round in range(3):
+        for _round in range(2):
             _, pid = stack.enter_context(daemon("mount", "demo", str(path)))
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda pid=pid: not running(pid), "the kill")  # type: ignore[misc]
@@ -291,16 +291,6 @@ def test_a_peer_that_dies(tmp_path: Path, number: signal.Signals) -> None:
         assert (lost / "vendor").read_text() == "0x1234\n"
 
 
-def test_a_region_that_cannot_be_written(tmp_path: Path) -> None:
-    with mounted(tmp_path, "demo") as mount:
-        rom = mount.device() / "rom"
-        assert stat.S_IMODE(rom.stat().st_mode) == 0o400
-        for flags in (os.O_WRONLY, os.O_RDWR):
-            with pytest.raises(PermissionError) as caught:
-                os.open(rom, flags)
-            assert caught.value.errno == 13
-
-
 def test_ro(tmp_path: Path) -> None:
     with mounted(tmp_path, "demo", options="ro") as mount:
         for file in mount.device().iterdir():
@@ -325,7 +315,7 @@ def test_owner_and_permissions(tmp_path: Path) -> None:
         assert "allow_other" in line.split()[3].split(",")
 
 
-def test_the_hidden_file_and_statfs(tmp_path: Path) -> None:
+def test_an_ordinary_mount(tmp_path: Path) -> None:
     with mounted(tmp_path, "demo") as mount:
         info = MountInfo.read(mount.path)
         assert info == MountInfo(mount.process.pid, {"ffff:00:00.0": "demo"})
@@ -333,6 +323,13 @@ def test_the_hidden_file_and_statfs(tmp_path: Path) -> None:
         status = os.statvfs(mount.path)
         assert status.f_bfree == status.f_bavail == 0
         assert status.f_blocks * status.f_frsize >= 1 << 20
+        # A region that the device does not let be written, root or not.
+        rom = mount.device() / "rom"
+        assert stat.S_IMODE(rom.stat().st_mode) == 0o400
+        for flags in (os.O_WRONLY, os.O_RDWR):
+            with pytest.raises(PermissionError) as caught:
+                os.open(rom, flags)
+            assert caught.value.errno == 13
 
 
 def test_umount_of_a_mount_in_use(tmp_path: Path) -> None:
@@ -346,6 +343,21 @@ def test_umount_of_a_mount_in_use(tmp_path: Path) -> None:
             assert file.read(4) == b"barf"
         assert barfs("umount", mount.path).returncode == 0
         assert mount.process.poll() == 0, "umount returns when the devices are given back"
+        assert barfs("umount", mount.path).returncode == 1
+
+
+def test_the_demo_in_a_directory_of_its_own() -> None:
+    require_fuse()
+    command = [*BARFS, "demo"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        device = Path(process.stdout.readline().split(" - ")[0])
+        try:
+            assert read(device / "bar0") == b"barf", "said where, and does not answer"
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert ended(process) == 0
+    assert not device.parents[1].exists()
 
 
 def test_without_a_subcommand_it_is_mount(tmp_path: Path) -> None:
