@@ -11,6 +11,7 @@ Rule 4: `close` refuses new accesses, waits for those inside, and only then unma
 import errno
 import functools
 import logging
+import select
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -213,6 +214,17 @@ class Device:
     def loss_fd(self) -> int | None:
         """A descriptor on which EPOLLRDHUP means that the device is lost; None: it never is."""
         return self._backend.loss_fd()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the device was lost, or closed: then every access, of windows too, is refused."""
+        fd = None if self.occupancy.closed else self.loss_fd
+        if fd is not None:
+            poll = select.poll()
+            poll.register(fd, select.POLLRDHUP)
+            if poll.poll(0):
+                self.occupancy.close()
+        return self.occupancy.closed
 
     def reset(self) -> None:
         """Reset the function. Raises DeviceError where it cannot."""
