@@ -21,6 +21,7 @@ from barfs.daemon import log_to_stderr, run_in_background
 from barfs.device import Options
 from barfs.errors import BarfsError, UsageError
 from barfs.fusermount import (
+    GRACE,
     MountError,
     MountInfo,
     barfs_mounts,
@@ -29,7 +30,6 @@ from barfs.fusermount import (
     unmount,
 )
 from barfs.layout import Layout, dump_json
-from barfs.mount import GRACE, serve
 from barfs.options import parse_options
 from barfs.pci import region_index
 from barfs.vfio_user.demo import demo_device
@@ -129,13 +129,17 @@ def _add_mount(parser: argparse.ArgumentParser) -> None:
 
 def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: None) -> int:
     """`announce` is called when a mount in the foreground answers."""
+    # Here, since trio and pyfuse3 take longer to import than the other commands to run.
+    from barfs.mount import ended_by_signals, serve
+
     options, mount_options = parse_options(choice.options)
     names = [DeviceName.parse(text) for text in choice.devices]
     mountpoint = check_mountpoint(choice.mountpoint)
 
     def run(ready: Callable[[], None]) -> int:
         try:
-            serve(attach(names, options), mountpoint, mount_options, ready)
+            with ended_by_signals():
+                serve(attach(names, options), mountpoint, mount_options, ready)
         except UsageError as error:
             print(f"barfs: {error}", file=sys.stderr)
             return EXIT_USAGE

@@ -32,8 +32,27 @@ ALWAYS = ("default_permissions", "nosuid", "nodev", "noexec", "auto_unmount", "s
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+GRACE = 5.0
+"""Seconds that an access gets to come back when the mount ends."""
+
+
 class MountError(BarfsError):
     """A mount that cannot be made, found or undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How files appear in the mount; `uid`, `gid`, `umask` None mean the caller's and 0600."""
+
+    allow_other: bool = False
+    read_only: bool = False
+    uid: int | None = None
+    gid: int | None = None
+    umask: int | None = None
+
+    def fuse_options(self) -> list[str]:
+        flags = {"allow_other": self.allow_other, "ro": self.read_only}
+        return [name for name, chosen in flags.items() if chosen]
 
 
 def _fusermount() -> str:

@@ -15,9 +15,10 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import pyfuse3
 import trio
@@ -25,30 +26,35 @@ import trio
 from barfs import native
 from barfs.device import Device
 from barfs.fs import Filesystem
-from barfs.fusermount import FuseMount, MountError, MountInfo, unmount, unmount_command
+from barfs.fusermount import (
+    GRACE,
+    FuseMount,
+    MountError,
+    MountInfo,
+    MountOptions,
+    unmount,
+    unmount_command,
+)
 from barfs.tree import RegionFile, Tree
-
-GRACE = 5.0
-"""Seconds that an access gets to come back when the mount ends."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class MountOptions:
-    """How files appear in the mount; `uid`, `gid`, `umask` None mean the caller's and 0600."""
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Until trio hears of signals, they end the process through its `finally` clauses."""
 
-    allow_other: bool = False
-    read_only: bool = False
-    uid: int | None = None
-    gid: int | None = None
-    umask: int | None = None
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
 
-    def fuse_options(self) -> list[str]:
-        flags = {"allow_other": self.allow_other, "ro": self.read_only}
-        return [name for name, chosen in flags.items() if chosen]
+    previous = {number: signal.signal(number, end) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def serve(

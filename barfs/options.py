@@ -12,7 +12,7 @@ from typing import Any
 
 from barfs.device import Options
 from barfs.errors import UsageError
-from barfs.mount import MountOptions
+from barfs.fusermount import MountOptions
 
 _FROM_MOUNT = frozenset(
     """defaults rw auto noauto nofail _netdev user users nouser owner group dev nodev suid nosuid

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fusermount import MountInfo
-from barfs.mount import GRACE
+from barfs.fusermount import GRACE, MountInfo
 from tests.support import (
     BARFS,
     Mounted,

@@ -6,7 +6,7 @@ import pytest
 
 from barfs.device import Options
 from barfs.errors import UsageError
-from barfs.mount import MountOptions
+from barfs.fusermount import MountOptions
 from barfs.options import parse_options
 
 
