@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""A gap of kernel VFIO, in the guest of scripts/vm-test: through the mount, and from C directly.
+
+Two of the guest's edu devices are alike: one is mounted with `mapping=off`, the descriptor of the
+other is read as it is.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench_lib.client import client
+from bench_lib.figures import HEAD, Figure, Result, Sample, table
+from bench_lib.processes import HERE, barfs_mount, build, c_mount, pinned
+from tests.vm.guest import find_all, inside
+from tests.vm.vfio import opened, region_info
+
+ROUNDS = 9
+READS = 2000
+
+_GAP = Figure("pread of a kernel-VFIO gap; the device's descriptor", "ns")
+_FUSE = Figure("the same; memory behind the C server", "ns")
+
+
+def run_in_guest() -> int:
+    """Boot the guest and measure in it; returns the exit status."""
+    build("client")
+    build("server")
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    command = f"PYTHONPATH=scripts XDG_CACHE_HOME={caches} {sys.executable} -m bench_lib.guest"
+    vm_test = HERE.parent / "vm-test"
+    return subprocess.run([str(vm_test), "--exec", command], check=False).returncode
+
+
+def main() -> None:
+    assert inside()
+    mounted_bdf, bare_bdf, *_others = find_all("edu")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bare = stack.enter_context(opened(bare_bdf))
+        sources = ["-o", "mapping=off", mounted_bdf]
+        mount = stack.enter_context(barfs_mount(folder, "mnt", sources, pinned()))
+        c = stack.enter_context(c_mount(folder, prefix=pinned()))
+        bare_target = f"fd:{bare}@{region_info(bare, 0).offset}"
+        targets = mount.target(), bare_target, c.target()
+        rounds = [
+            client("latency", "read", READS, *targets, prefix=pinned(), pass_fds=[bare])
+            for _ in range(ROUNDS)
+        ]
+    to_bare = [Sample(barfs["p50"], device["p50"]) for barfs, device, _ in rounds]
+    to_c = [Sample(barfs["p50"], server["p50"]) for barfs, _, server in rounds]
+    rows = [Result(_GAP, to_bare).row(), Result(_FUSE, to_c).row()]
+    print(table([row[:6] for row in ([*HEAD[:3], "", *HEAD[4:]], *rows)]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""The lanes: each runs both sides once, taking turns, and gives a sample for its figures.
+
+Rule 1: everything stays on one CPU, but for the lane that is there for several.
+Rule 2: a lane's client talks to both sides in short blocks; a ratio is made within a round.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench_lib.client import client, read32_ns
+from bench_lib.figures import Figure, Sample
+from bench_lib.processes import Mount, rss_anon
+
+GAP = 0x100000
+"""Where the gap of bar4 begins; see device.toml."""
+
+FIGURES: Mapping[str, Figure] = {
+    "read-p50": Figure("4-byte pread, p50", "ns", 1.10),
+    "read-p99": Figure("4-byte pread, p99", "ns", 1.5),
+    "read-cpu": Figure("4-byte pread, server CPU", "ns", 1.2),
+    "write-p50": Figure("4-byte pwrite, p50", "ns", 1.10),
+    "write-p99": Figure("4-byte pwrite, p99", "ns", 1.5),
+    "write-cpu": Figure("4-byte pwrite, server CPU", "ns", 1.2),
+    "open-p50": Figure("open + pread + close, p50", "ns", 1.25),
+    "read-mib": Figure("1 MiB preads", "MiB/s", 0.95, more_is_better=True),
+    "write-mib": Figure("1 MiB pwrites", "MiB/s", 0.95, more_is_better=True),
+    "one-file": Figure("4 clients, one file", "op/s", 0.95, more_is_better=True),
+    "four-files": Figure("4 clients, 4 files, any CPU; loop_mt", "op/s", 0.9, more_is_better=True),
+    "gap-p50": Figure("4-byte pread of a vfio-user gap, p50", "ns", 8),
+    "busy-p99": Figure("pread p99 while a gap is read; idle", "ns", 3),
+    "busy-p50": Figure("pread p50 while a gap is read; idle", "ns"),
+    "busy-any-p99": Figure("pread p99 while a gap is read, any CPU; idle", "ns"),
+    "api": Figure("Python API: read32 of a window", "ns", 350),
+    "memory": Figure("RssAnon, 8 devices, after use", "MB", 50),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What is mounted: both sides pinned, and both on any CPU. `size` scales counts."""
+
+    prefix: Sequence[str]
+    c: Mount
+    barfs: Mount
+    c_threads: Mount
+    barfs_anywhere: Mount
+    eight: Mount
+    size: float
+
+    def count(self, full: int) -> int:
+        return max(int(full * self.size), 8)
+
+
+def _latency(bench: Bench, operation: str) -> dict[str, Sample]:
+    barfs, c = client(
+        "latency",
+        operation,
+        bench.count(20000),
+        bench.barfs.target(),
+        bench.c.target(),
+        prefix=bench.prefix,
+    )
+    return {
+        f"{operation}-{figure}": Sample(barfs[figure], c[figure])
+        for figure in ("p50", "p99", "cpu")
+    }
+
+
+def _open(bench: Bench) -> dict[str, Sample]:
+    targets = bench.barfs.target(), bench.c.target()
+    barfs, c = client("latency", "open", bench.count(6000), *targets, prefix=bench.prefix)
+    return {"open-p50": Sample(barfs["p50"], c["p50"])}
+
+
+def _stream(bench: Bench, operation: str) -> dict[str, Sample]:
+    targets = bench.barfs.target(), bench.c.target()
+    barfs, c = client("stream", operation, bench.count(600), *targets, prefix=bench.prefix)
+    return {f"{operation}-mib": Sample(barfs["mib_s"], c["mib_s"])}
+
+
+def _one_file(bench: Bench) -> dict[str, Sample]:
+    targets = bench.barfs.target(), bench.c.target()
+    barfs, c = client("many", 4, bench.count(6000), *targets, prefix=bench.prefix)
+    return {"one-file": Sample(barfs["ops_s"], c["ops_s"])}
+
+
+def _four_files(bench: Bench) -> dict[str, Sample]:
+    sides = bench.barfs_anywhere, bench.c_threads
+    targets = [",".join(map(str, side.files[:4])) for side in sides]
+    barfs, c = client("many", 4, bench.count(6000), *targets)
+    return {"four-files": Sample(barfs["ops_s"], c["ops_s"])}
+
+
+def _gap(bench: Bench) -> dict[str, Sample]:
+    targets = bench.barfs.target(4, GAP), bench.c.target()
+    barfs, c = client("latency", "read", bench.count(2000), *targets, prefix=bench.prefix)
+    return {"gap-p50": Sample(barfs["p50"], c["p50"])}
+
+
+def _busy(bench: Bench) -> dict[str, Sample]:
+    targets = bench.barfs.target(4, GAP), bench.barfs.target()
+    idle, busy = client("busy", bench.count(2000), *targets, prefix=bench.prefix)
+    samples = {f"busy-{figure}": Sample(busy[figure], idle[figure]) for figure in ("p50", "p99")}
+    targets = bench.barfs_anywhere.target(4, GAP), bench.barfs_anywhere.target()
+    idle, busy = client("busy", bench.count(2000), *targets)
+    return {**samples, "busy-any-p99": Sample(busy["p99"], idle["p99"])}
+
+
+def _memory(bench: Bench) -> dict[str, Sample]:
+    for file in bench.eight.files[0].parent.parent.glob("*/bar[0-4]"):
+        client("stream", "read", 1, f"{file}@0")
+        client("stream", "write", 1, f"{file}@0")
+    return {"memory": Sample(rss_anon(bench.eight.process.pid) / 1e6)}
+
+
+LANES: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
+    "read": lambda bench: _latency(bench, "read"),
+    "write": lambda bench: _latency(bench, "write"),
+    "open": _open,
+    "stream-read": lambda bench: _stream(bench, "read"),
+    "stream-write": lambda bench: _stream(bench, "write"),
+    "one-file": _one_file,
+    "four-files": _four_files,
+    "gap": _gap,
+    "busy": _busy,
+    "api": lambda bench: {"api": Sample(read32_ns(bench.prefix))},
+}
+
+AT_THE_END: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {"memory": _memory}
+"""Measured once: more rounds would only repeat it."""
