@@ -74,7 +74,9 @@ void barfs_gate_notify_loop(struct barfs_gate *);
 void barfs_gate_watch_loop(struct barfs_gate *);
 struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *);
 void barfs_lane_run(struct barfs_lane *);
+void barfs_lane_fail(struct barfs_lane *);
 bool barfs_gate_stop(struct barfs_gate *, int64_t timeout_ns);
+void barfs_gate_abandon(struct barfs_gate *);
 
 extern "Python" int barfs_call(void *context, uint64_t offset, uint32_t width, int direction,
                                void *data);

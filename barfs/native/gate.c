@@ -29,6 +29,14 @@ static const uint32_t REFUSED_INIT_FLAGS =
 static const int WAKE_SIGNAL = SIGURG;
 static const int64_t WAKE_EVERY_NS = 5000000;
 
+/* Requests of asynchronous I/O that the kernel sends before it makes others wait, of all devices: with
+ * its default of 12, a device that hangs would soon hold up the others. */
+static const uint16_t MOST_BACKGROUND = UINT16_MAX;
+
+#ifndef FOPEN_PARALLEL_DIRECT_WRITES /* Linux 6.2; older kernels ignore it */
+#define FOPEN_PARALLEL_DIRECT_WRITES (1 << 6)
+#endif
+
 struct device {
     struct device *next;
     struct barfs_lanes lanes;
@@ -42,13 +50,14 @@ struct notification {
 
 struct barfs_gate {
     int fuse_fd, forward_fd;
-    atomic_bool stopping, reading;
+    atomic_bool stopping, abandoned;
+    atomic_bool reading; /* cleared with the lock held, so that the reader is there to be woken */
     pthread_t reader;
     _Atomic uint64_t init_unique;
     struct barfs_queue queue;
     struct barfs_nodes nodes;
     struct device *devices;
-    pthread_mutex_t lock; /* of the notifications */
+    pthread_mutex_t lock; /* of the notifications and of `reading` */
     pthread_cond_t notify;
     struct notification *first_notification, **last_notification;
 };
@@ -71,7 +80,8 @@ static void reply(struct barfs_gate *gate, uint64_t unique, int64_t result, cons
 {
     struct fuse_out_header header = {
         .len = (uint32_t)(sizeof header + (result < 0 ? 0 : size)),
-        .error = result < 0 ? (int32_t)result : 0,
+        /* The kernel takes no others, and would wait for ever. (fuse_dev_do_write) */
+        .error = result < 0 ? (result > -512 ? (int32_t)result : -EIO) : 0,
         .unique = unique,
     };
     struct iovec parts[] = {
@@ -219,12 +229,33 @@ static struct barfs_lane *choose_lane(const struct barfs_node *node, const struc
     struct barfs_lanes *lanes = node->lanes;
     struct barfs_cost cost;
 
-    if (request->count > MOST_BYTES_HERE)
-        return &lanes->slow;
     cost = barfs_transfer_cost(request->table, request->offset, request->count);
     if (cost.calls)
-        return request->count > MOST_QUICK_BYTES ? &lanes->slow : &lanes->quick;
-    return cost.fd_bytes > MOST_FD_BYTES_HERE ? &lanes->slow : NULL;
+        return request->count > MOST_QUICK_BYTES ? &lanes->idle : &lanes->quick;
+    if (request->count > MOST_BYTES_HERE || cost.fd_bytes > MOST_FD_BYTES_HERE)
+        return &lanes->slow;
+    return NULL;
+}
+
+/* Returns whether it was this very request that went.  A read goes in the one that was used last: its
+ * data is then made and copied where the last data was, in the CPU's cache. */
+static bool give_away(struct barfs_gate *gate, struct barfs_lane *lane, struct barfs_request *request)
+{
+    struct barfs_request *warm = NULL;
+
+    if (request->direction == BARFS_READ)
+        warm = barfs_queue_take(&gate->queue);
+    if (!warm) {
+        barfs_queue_push(lane, request);
+        return true;
+    }
+    warm->table = request->table;
+    warm->unique = request->unique;
+    warm->offset = request->offset;
+    warm->count = request->count;
+    warm->direction = request->direction;
+    barfs_queue_push(lane, warm);
+    return false;
 }
 
 /* A READ or WRITE of a region.  Returns whether the request was given away. */
@@ -232,6 +263,7 @@ static bool transfer(struct barfs_gate *gate, const struct barfs_node *node, str
 {
     struct barfs_control none = {0};
     struct barfs_lane *lane;
+    int64_t result;
 
     request->table = node->table;
     if (atomic_load(&node->removed)) {
@@ -239,13 +271,12 @@ static bool transfer(struct barfs_gate *gate, const struct barfs_node *node, str
         return false;
     }
     lane = choose_lane(node, request);
-    if (lane) {
-        barfs_queue_push(lane, request);
-        return true;
-    }
-    answer(gate, request,
-           barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
-                          request->count, request->direction, &none));
+    if (lane)
+        return give_away(gate, lane, request);
+    result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
+                            request->count, request->direction, &none);
+    if (!atomic_load(&gate->abandoned))
+        answer(gate, request, result);
     return false;
 }
 
@@ -277,6 +308,12 @@ static bool write_region(struct barfs_gate *gate, const struct barfs_node *node,
     return transfer(gate, node, request);
 }
 
+static bool wants_answer(uint32_t opcode)
+{
+    return opcode != FUSE_FORGET && opcode != FUSE_BATCH_FORGET && opcode != FUSE_INTERRUPT &&
+           opcode != FUSE_NOTIFY_REPLY;
+}
+
 /* Blocks while libfuse is far behind; it never waits for the reader. */
 static void forward(struct barfs_gate *gate, const struct barfs_request *request, uint32_t opcode)
 {
@@ -284,18 +321,43 @@ static void forward(struct barfs_gate *gate, const struct barfs_request *request
         if (errno == EINTR && !atomic_load(&gate->stopping))
             continue;
         /* Longer than an unprivileged socket takes, or nobody there any more. */
-        if (opcode != FUSE_FORGET && opcode != FUSE_BATCH_FORGET)
+        if (wants_answer(opcode))
             reply(gate, request->unique, errno == EMSGSIZE ? -E2BIG : -EIO, NULL, 0);
         return;
     }
 }
 
+/* What the gate reads of a request of this kind, without a WRITE's data. */
+static size_t needed_length(uint32_t opcode)
+{
+    switch (opcode) {
+    case FUSE_READ:
+        return HEADER + sizeof(struct fuse_read_in);
+    case FUSE_WRITE:
+        return HEADER + sizeof(struct fuse_write_in);
+    case FUSE_OPEN:
+        return HEADER + sizeof(struct fuse_open_in);
+    case FUSE_INTERRUPT:
+        return HEADER + sizeof(struct fuse_interrupt_in);
+    case FUSE_INIT:
+        return HEADER + offsetof(struct fuse_init_in, flags) + sizeof(uint32_t);
+    default:
+        return HEADER;
+    }
+}
+
+/* A request that was read.  Returns whether it was given away. */
 static bool handle(struct barfs_gate *gate, struct barfs_request *request)
 {
     const struct fuse_in_header *header = (const void *)request->message;
     const struct barfs_node *node;
 
     request->unique = header->unique;
+    if (header->len != request->length || request->length < needed_length(header->opcode)) {
+        if (wants_answer(header->opcode))
+            reply(gate, request->unique, -EIO, NULL, 0);
+        return false;
+    }
     if (header->opcode == FUSE_INTERRUPT) {
         const struct fuse_interrupt_in *in = (const void *)(request->message + HEADER);
 
@@ -363,11 +425,14 @@ static int read_requests(struct barfs_gate *gate)
             break;
         }
         length = read(gate->fuse_fd, request->message, sizeof request->message);
+        if (length == 0)
+            break; /* the other end of a socket in the place of /dev/fuse */
         if (length < 0) {
             /* ENOENT: the request was interrupted before it was read. */
             if (errno == EINTR || errno == EAGAIN || errno == ENOENT)
                 continue;
-            error = errno == ENODEV ? 0 : -errno;
+            /* ENODEV, or with FUSE_ABORT_ERROR the other: unmounted, or the connection was aborted. */
+            error = errno == ENODEV || errno == ECONNABORTED ? 0 : -errno;
             break;
         }
         request->length = (size_t)length;
@@ -388,7 +453,9 @@ int barfs_gate_read_loop(struct barfs_gate *gate)
     gate->reader = pthread_self();
     atomic_store(&gate->reading, true);
     error = read_requests(gate);
+    pthread_mutex_lock(&gate->lock);
     atomic_store(&gate->reading, false);
+    pthread_mutex_unlock(&gate->lock);
     return error;
 }
 
@@ -396,14 +463,19 @@ static void check_init(struct barfs_gate *gate, unsigned char *message, size_t s
 {
     struct fuse_out_header *header = (void *)message;
     struct fuse_init_out *out = (void *)(message + sizeof *header);
+    const size_t most_pages = BARFS_MOST_DATA / (size_t)sysconf(_SC_PAGESIZE);
 
     if (header->unique != atomic_load(&gate->init_unique) ||
-        size < sizeof *header + offsetof(struct fuse_init_out, max_write) + sizeof out->max_write)
+        size < sizeof *header + offsetof(struct fuse_init_out, max_pages) + sizeof out->max_pages)
         return;
     atomic_store(&gate->init_unique, 0);
     out->flags &= ~REFUSED_INIT_FLAGS;
     if (out->max_write > BARFS_MOST_DATA)
         out->max_write = BARFS_MOST_DATA;
+    if (out->max_pages > most_pages) /* of a READ, too */
+        out->max_pages = (uint16_t)most_pages;
+    out->max_background = MOST_BACKGROUND;
+    out->congestion_threshold = MOST_BACKGROUND;
 }
 
 static void queue_notification(struct barfs_gate *gate, const unsigned char *message, size_t size)
@@ -494,8 +566,17 @@ bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
     pthread_mutex_unlock(&gate->lock);
     /* The signal may come just before the reader goes to sleep, so it is sent until it has left. */
     while (atomic_load(&gate->reading) && barfs_now_ns() < end) {
-        pthread_kill(gate->reader, WAKE_SIGNAL);
+        pthread_mutex_lock(&gate->lock);
+        if (atomic_load(&gate->reading))
+            pthread_kill(gate->reader, WAKE_SIGNAL);
+        pthread_mutex_unlock(&gate->lock);
         nanosleep(&pause, NULL);
     }
     return !atomic_load(&gate->reading);
+}
+
+void barfs_gate_abandon(struct barfs_gate *gate)
+{
+    atomic_store(&gate->abandoned, true);
+    barfs_queue_abandon(&gate->queue);
 }

@@ -39,10 +39,11 @@ BARFS_HIDDEN struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd);
 /* Free it.  No thread is inside any of its functions; tables may go after that, not before. */
 BARFS_HIDDEN void barfs_gate_free(struct barfs_gate *gate);
 
-/* The lanes of a device; they are the gate's.  NULL, with errno, when there is no memory. */
+/* The lanes of a device; they are the gate's.  NULL, with errno, when there is no memory.  One thread
+ * at a time adds devices and regions. */
 BARFS_HIDDEN struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *gate);
 
-/* Let the device's lanes end.  Its regions have been removed, its occupancy is closed. */
+/* Let the device's lanes end (queue.h).  Its regions have been removed, its occupancy is closed. */
 BARFS_HIDDEN void barfs_gate_remove_device(struct barfs_gate *gate, struct barfs_lanes *lanes);
 
 /* Answer for `node_id` from now on.  `permission` is what an open may ask for.  0, or -errno. */
@@ -64,5 +65,9 @@ BARFS_HIDDEN struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate);
 /* Make every thread leave; returns whether the reader has within `timeout_ns`.  Shuts the forward
  * socket down.  May be called again. */
 BARFS_HIDDEN bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns);
+
+/* After a stop that left a thread inside an access: answer for it, so that its late return writes to
+ * no descriptor (the number may be another file's by then).  The gate is never freed. */
+BARFS_HIDDEN void barfs_gate_abandon(struct barfs_gate *gate);
 
 #endif

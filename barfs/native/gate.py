@@ -35,10 +35,13 @@ class Gate:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._socket, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-        self.libfuse_fd = theirs.detach()
         self._gate = lib.barfs_gate_new(fuse_fd, self._socket.fileno())
         if self._gate == ffi.NULL:
-            raise OSError(ffi.errno, os.strerror(ffi.errno))
+            error = ffi.errno
+            self._socket.close()
+            theirs.close()
+            raise OSError(error, os.strerror(error))
+        self.libfuse_fd = theirs.detach()
         self._tables: list[Table] = []
         self._threads: list[threading.Thread] = []
 
@@ -66,13 +69,17 @@ class Gate:
         """Make the threads leave; returns whether all have within `timeout` seconds.
 
         What waits is answered with ENODEV, what runs ends after its access, with a short count.
-        A thread that has not left is inside an access that does not come back.
+        A thread that has not left is inside an access that does not come back. Its request has
+        been answered, and should it come back yet, nothing is written to `fuse_fd` any more.
         """
         end = time.monotonic() + timeout
         lib.barfs_gate_stop(self._gate, int(timeout * 1e9))
         for thread in self._threads:
             thread.join(max(0, end - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        if not any(thread.is_alive() for thread in self._threads):
+            return True
+        lib.barfs_gate_abandon(self._gate)
+        return False
 
     def close(self) -> None:
         """Free it. Only after `stop` returned True and libfuse is done with its descriptor."""
@@ -82,12 +89,20 @@ class Gate:
 
     def _run(self, name: str, function: Callable[..., object], *arguments: object) -> None:
         thread = threading.Thread(target=function, args=arguments, name=name, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _start_lanes(self) -> None:
         while (lane := lib.barfs_gate_next_lane(self._gate)) != ffi.NULL:
-            self._run("gate-lane", lib.barfs_lane_run, lane)
+            try:
+                self._run("gate-lane", self._run_lane, lane)
+            except RuntimeError as error:  # the user's limit of threads
+                log.error("no thread for a device: %s", error)
+                lib.barfs_lane_fail(lane)
+
+    def _run_lane(self, lane: Any) -> None:
+        # The frame of a thread that does not come back keeps `self`, and so the tables it uses.
+        lib.barfs_lane_run(lane)
 
 
 class DeviceGate:

@@ -41,6 +41,8 @@ int barfs_nodes_add(struct barfs_nodes *nodes, uint64_t node_id, const struct ba
             return -ENOMEM;
         atomic_store(place, chunk);
     }
+    if (atomic_load(&chunk->nodes[node_id % BARFS_CHUNK_NODES]))
+        return -EEXIST;
     node = calloc(1, sizeof *node);
     if (!node)
         return -ENOMEM;

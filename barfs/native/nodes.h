@@ -36,7 +36,7 @@ struct barfs_nodes {
 /* NULL where the node id is no region's. */
 BARFS_HIDDEN struct barfs_node *barfs_nodes_find(struct barfs_nodes *nodes, uint64_t node_id);
 
-/* 0, or -errno: -ENOSPC for a node id above four millions. */
+/* 0, or -errno: -ENOSPC for a node id above four millions, -EEXIST for one that was used. */
 BARFS_HIDDEN int barfs_nodes_add(struct barfs_nodes *nodes, uint64_t node_id,
                                  const struct barfs_table *table, uint32_t permission,
                                  struct barfs_lanes *lanes);

@@ -6,11 +6,14 @@
 #include "queue.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
-static const unsigned MOST_SPARE = 4;
+static const unsigned MOST_KEPT = 6;
+enum { HUGE_PAGE = 2 << 20 };
+_Static_assert(sizeof(struct barfs_request) <= HUGE_PAGE, "a request fits in a huge page");
 static const int64_t TICK_NS = 100000000;
 
 /* How long after its deadline a request that runs is given up: it may just be about to notice. */
@@ -44,9 +47,31 @@ int barfs_queue_init(struct barfs_queue *queue, barfs_answer_fn *answer, void *c
     return error;
 }
 
+/* A request in a mapping of its own, so that the pages go back to the kernel with it.  The first ones
+ * are in huge pages, and kept: with small ones a long transfer takes a third longer.  Their number is
+ * bounded, since a huge page is all there as soon as one byte of it is. */
+static struct barfs_request *make_request(bool huge)
+{
+    const size_t size = huge ? HUGE_PAGE : sizeof(struct barfs_request);
+    const size_t room = huge ? 2 * HUGE_PAGE : size;
+    unsigned char *start = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t before;
+
+    if (start == MAP_FAILED)
+        return NULL;
+    before = huge ? -(uintptr_t)start & (HUGE_PAGE - 1) : 0;
+    if (before)
+        munmap(start, before);
+    if (room - before > size)
+        munmap(start + before + size, room - before - size);
+    if (huge)
+        madvise(start + before, size, MADV_HUGEPAGE);
+    return (void *)(start + before);
+}
+
 static void free_request(struct barfs_request *request)
 {
-    munmap(request, sizeof *request);
+    munmap(request, request->kept ? HUGE_PAGE : sizeof *request);
 }
 
 void barfs_queue_destroy(struct barfs_queue *queue)
@@ -57,6 +82,12 @@ void barfs_queue_destroy(struct barfs_queue *queue)
         queue->spare = request->next;
         free_request(request);
     }
+    while (queue->oldest) { /* answered, but in a lane that never got a thread */
+        struct barfs_request *request = queue->oldest;
+
+        queue->oldest = request->newer;
+        free_request(request);
+    }
     for (struct barfs_lane *lane = queue->lanes; lane; lane = lane->next)
         pthread_cond_destroy(&lane->wake);
     pthread_cond_destroy(&queue->spawn);
@@ -64,33 +95,54 @@ void barfs_queue_destroy(struct barfs_queue *queue)
     pthread_mutex_destroy(&queue->lock);
 }
 
-static int init_lane(struct barfs_lane *lane, struct barfs_queue *queue)
+int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue)
 {
-    int error;
+    struct barfs_lane *const each[] = {&lanes->quick, &lanes->slow, &lanes->idle};
+    const size_t count = sizeof each / sizeof *each;
 
-    memset(lane, 0, sizeof *lane);
-    lane->queue = queue;
-    error = init_condition(&lane->wake);
-    if (error)
-        return error;
+    memset(lanes, 0, sizeof *lanes);
+    lanes->idle.idle = true;
+    for (size_t i = 0; i < count; i++) {
+        int error = init_condition(&each[i]->wake);
+
+        if (error) {
+            while (i-- > 0)
+                pthread_cond_destroy(&each[i]->wake);
+            return error;
+        }
+        each[i]->queue = queue;
+    }
     pthread_mutex_lock(&queue->lock);
-    lane->next = queue->lanes;
-    queue->lanes = lane;
+    for (size_t i = 0; i < count; i++) {
+        each[i]->next = queue->lanes;
+        queue->lanes = each[i];
+    }
     pthread_mutex_unlock(&queue->lock);
     return 0;
 }
 
-int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue)
+static bool claim(struct barfs_request *request, int from, int to)
 {
-    int error = init_lane(&lanes->quick, queue);
+    return atomic_compare_exchange_strong(&request->state, &from, to);
+}
 
-    return error ? error : init_lane(&lanes->slow, queue);
+/* With the lock held: end a request before its time; one that waits is answered. */
+static void end_early(struct barfs_queue *queue, struct barfs_request *request, int error)
+{
+    if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
+        queue->answer(queue->context, request, error);
+    else
+        barfs_control_stop(&request->control);
 }
 
 /* With the lock held. */
 static void stop_lane(struct barfs_lane *lane)
 {
-    lane->stopping = true;
+    atomic_store(&lane->stopping, true);
+    for (struct barfs_request *request = lane->queue->oldest; request; request = request->newer) {
+        if (request->lane == lane)
+            end_early(lane->queue, request, -ENODEV);
+    }
     pthread_cond_broadcast(&lane->wake);
 }
 
@@ -99,25 +151,27 @@ void barfs_lanes_stop(struct barfs_lanes *lanes)
     pthread_mutex_lock(&lanes->quick.queue->lock);
     stop_lane(&lanes->quick);
     stop_lane(&lanes->slow);
+    stop_lane(&lanes->idle);
     pthread_mutex_unlock(&lanes->quick.queue->lock);
 }
 
 struct barfs_request *barfs_queue_take(struct barfs_queue *queue)
 {
     struct barfs_request *request;
+    bool keep = false;
 
     pthread_mutex_lock(&queue->lock);
     request = queue->spare;
-    if (request) {
+    if (request)
         queue->spare = request->next;
-        queue->spare_count--;
-    }
+    else if (queue->kept < MOST_KEPT)
+        keep = ++queue->kept;
     pthread_mutex_unlock(&queue->lock);
     if (!request) {
-        /* Its own mapping, so that pages of data go back to the kernel with it. */
-        request = mmap(NULL, sizeof *request, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (request == MAP_FAILED)
+        request = make_request(keep);
+        if (!request)
             return NULL;
+        request->kept = keep;
     }
     request->next = request->newer = request->older = NULL;
     atomic_store_explicit(&request->control.stop, 0, memory_order_relaxed);
@@ -125,13 +179,12 @@ struct barfs_request *barfs_queue_take(struct barfs_queue *queue)
     return request;
 }
 
-/* With the lock held: keep a request for the next one to come. */
+/* With the lock held: nobody uses the request any more. */
 static void spare(struct barfs_queue *queue, struct barfs_request *request)
 {
-    if (queue->spare_count < MOST_SPARE) {
+    if (request->kept) {
         request->next = queue->spare;
         queue->spare = request;
-        queue->spare_count++;
     } else {
         free_request(request);
     }
@@ -144,19 +197,16 @@ void barfs_queue_give_back(struct barfs_queue *queue, struct barfs_request *requ
     pthread_mutex_unlock(&queue->lock);
 }
 
-static bool claim(struct barfs_request *request, int from, int to)
-{
-    return atomic_compare_exchange_strong(&request->state, &from, to);
-}
-
 void barfs_queue_push(struct barfs_lane *lane, struct barfs_request *request)
 {
     struct barfs_queue *queue = lane->queue;
     int64_t timeout = request->table->timeout_ns;
+    bool wake_watch;
 
+    request->lane = lane;
     request->control.deadline_ns = timeout ? barfs_now_ns() + timeout : 0;
     pthread_mutex_lock(&queue->lock);
-    if (lane->stopping) {
+    if (atomic_load(&lane->stopping)) {
         queue->answer(queue->context, request, -ENODEV);
         spare(queue, request);
         pthread_mutex_unlock(&queue->lock);
@@ -173,12 +223,13 @@ void barfs_queue_push(struct barfs_lane *lane, struct barfs_request *request)
         queue->wanting = lane;
         pthread_cond_signal(&queue->spawn);
     }
-    if (!queue->watching) {
-        queue->watching = true;
-        pthread_cond_signal(&queue->watch);
-    }
-    pthread_cond_signal(&lane->wake);
+    wake_watch = !queue->watching;
+    queue->watching = true;
     pthread_mutex_unlock(&queue->lock);
+    /* Now that who wakes up finds the lock free. Lanes live as long as the queue. */
+    pthread_cond_signal(&lane->wake);
+    if (wake_watch)
+        pthread_cond_signal(&queue->watch);
 }
 
 /* With the lock held: the request is done with. */
@@ -193,12 +244,18 @@ void barfs_lane_run(struct barfs_lane *lane)
 {
     struct barfs_queue *queue = lane->queue;
 
+    if (lane->idle) {
+        const struct sched_param none = {0};
+
+        /* Allowed to everybody. Where it is not, long transfers cost the short ones some time. */
+        pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
+    }
     pthread_mutex_lock(&queue->lock);
     for (;;) {
         struct barfs_request *request = lane->first;
 
         if (!request) {
-            if (lane->stopping)
+            if (atomic_load(&lane->stopping))
                 break;
             pthread_cond_wait(&lane->wake, &queue->lock);
             continue;
@@ -212,6 +269,8 @@ void barfs_lane_run(struct barfs_lane *lane)
             pthread_mutex_unlock(&queue->lock);
             result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
                                     request->count, request->direction, &request->control);
+            if (result == -EINTR && atomic_load(&lane->stopping))
+                result = -ENODEV; /* or a client that tries again does so for nothing */
             if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
                 queue->answer(queue->context, request, result);
             pthread_mutex_lock(&queue->lock);
@@ -227,10 +286,7 @@ void barfs_queue_interrupt(struct barfs_queue *queue, uint64_t unique)
     for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
         if (request->unique != unique)
             continue;
-        if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
-            queue->answer(queue->context, request, -EINTR);
-        else
-            barfs_control_stop(&request->control);
+        end_early(queue, request, -EINTR);
         break;
     }
     pthread_mutex_unlock(&queue->lock);
@@ -288,19 +344,41 @@ struct barfs_lane *barfs_queue_next_lane(struct barfs_queue *queue)
     return lane;
 }
 
+void barfs_lane_fail(struct barfs_lane *lane)
+{
+    struct barfs_queue *queue = lane->queue;
+
+    pthread_mutex_lock(&queue->lock);
+    lane->has_thread = false;
+    while (lane->first) {
+        struct barfs_request *request = lane->first;
+
+        lane->first = request->next;
+        if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
+            queue->answer(queue->context, request, -ENOMEM);
+        retire(queue, request);
+    }
+    lane->last = NULL;
+    pthread_mutex_unlock(&queue->lock);
+}
+
 void barfs_queue_stop(struct barfs_queue *queue)
 {
     pthread_mutex_lock(&queue->lock);
     queue->stopping = true;
-    for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
-        if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
-            queue->answer(queue->context, request, -ENODEV);
-        else
-            barfs_control_stop(&request->control);
-    }
     for (struct barfs_lane *lane = queue->lanes; lane; lane = lane->next)
         stop_lane(lane);
     pthread_cond_broadcast(&queue->watch);
     pthread_cond_broadcast(&queue->spawn);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void barfs_queue_abandon(struct barfs_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
+        if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
+            queue->answer(queue->context, request, -ENODEV);
+    }
     pthread_mutex_unlock(&queue->lock);
 }

@@ -3,10 +3,13 @@
  * Requests that take long, off the thread that reads requests.
  *
  * Rule 1: a request is answered exactly once.  Who moves its state to ANSWERED answers it: the lane
- *         that ran it, the reader that got an interrupt for it, or the watch when it is late.
- * Rule 2: a device has two lanes, each with a thread of its own: one for long transfers, one for
- *         short requests whose accesses are calls.  Nothing that one device does delays another, and
- *         a long transfer delays a short one by no more than an access.
+ *         that ran it, the reader that got an interrupt for it, the watch when it is late, or whoever
+ *         stops the lane.
+ * Rule 2: a device has three lanes, each with a thread of its own: for short requests whose accesses
+ *         are calls, for long transfers, and for long transfers that call.  Nothing that one device
+ *         does delays another, and a long transfer delays a short one by no more than an access.  The
+ *         third runs only when the CPU has nothing better to do (SCHED_IDLE): it goes to sleep and is
+ *         woken for each of its accesses, and would come before a short request every time.
  * Rule 3: the deadline counts from arrival.  A transfer looks at it between accesses; the watch
  *         answers for one that hangs inside an access, and for those that wait behind it.
  *
@@ -41,13 +44,17 @@ struct barfs_request {
     struct barfs_request *next;               /* in its lane, or of the spare ones */
     struct barfs_request *newer, *older;      /* of those that are not done */
     atomic_int state;
+    bool kept; /* and not given back to the kernel */
     struct barfs_control control;
     const struct barfs_table *table;
+    struct barfs_lane *lane; /* that it was given to */
     uint64_t unique; /* the kernel's name for it */
     uint64_t offset, count;
     int direction;
     size_t length; /* of the message as it came */
-    _Alignas(64) unsigned char message[BARFS_MESSAGE_SIZE];
+    /* The data begins a page: the kernel copies page by page, and would touch each twice. */
+    _Alignas(4096) unsigned char unused[4096 - BARFS_PAYLOAD];
+    unsigned char message[BARFS_MESSAGE_SIZE];
 };
 
 /* Answer a request: `result` is the bytes done, or -errno; a read's data stands at BARFS_PAYLOAD. */
@@ -58,12 +65,15 @@ struct barfs_lane {
     pthread_cond_t wake;
     struct barfs_request *first, *last;
     struct barfs_lane *next, *next_wanting;
-    bool has_thread, stopping;
+    bool has_thread, idle;
+    atomic_bool stopping; /* written with the lock held */
 };
 
 /* The lanes of one device. */
 struct barfs_lanes {
-    struct barfs_lane quick, slow;
+    struct barfs_lane quick; /* short requests that call */
+    struct barfs_lane slow;  /* long transfers */
+    struct barfs_lane idle;  /* long transfers that call: thousands of messages, each worth a switch */
 };
 
 struct barfs_queue {
@@ -73,8 +83,8 @@ struct barfs_queue {
     pthread_cond_t watch, spawn;
     bool stopping, watching;
     struct barfs_request *oldest, *newest; /* not done, in order of arrival */
-    struct barfs_request *spare;
-    unsigned spare_count;
+    struct barfs_request *spare; /* of those that are kept */
+    unsigned kept;
     struct barfs_lane *lanes, *wanting;
 };
 
@@ -83,8 +93,11 @@ BARFS_HIDDEN int barfs_queue_init(struct barfs_queue *queue, barfs_answer_fn *an
 /* Free what is left.  No thread is inside any function of the queue. */
 BARFS_HIDDEN void barfs_queue_destroy(struct barfs_queue *queue);
 
-/* The lanes live as long as the queue; stopping them makes their threads leave. */
+/* The lanes live as long as the queue. */
 BARFS_HIDDEN int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue);
+
+/* Make the threads of a device's lanes leave: what waits is answered -ENODEV, what runs stops before
+ * its next access (a short count, else -ENODEV), and what comes later is answered -ENODEV. */
 BARFS_HIDDEN void barfs_lanes_stop(struct barfs_lanes *lanes);
 
 /* A request to read a message into; NULL when there is no memory. */
@@ -108,7 +121,13 @@ BARFS_HIDDEN void barfs_queue_watch(struct barfs_queue *queue);
 /* Wait until a lane wants a thread for barfs_lane_run(); NULL once the queue is stopped. */
 BARFS_HIDDEN struct barfs_lane *barfs_queue_next_lane(struct barfs_queue *queue);
 
-/* Make every thread leave: what waits is answered -ENODEV, what runs stops before its next access. */
+/* The thread could not be made: what waits is answered -ENOMEM, the next request asks again. */
+BARFS_HIDDEN void barfs_lane_fail(struct barfs_lane *lane);
+
+/* Make every thread leave, as barfs_lanes_stop() of every device. */
 BARFS_HIDDEN void barfs_queue_stop(struct barfs_queue *queue);
+
+/* After stop: answer what still runs with -ENODEV.  No lane answers anything from here on. */
+BARFS_HIDDEN void barfs_queue_abandon(struct barfs_queue *queue);
 
 #endif
