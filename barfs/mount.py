@@ -77,7 +77,9 @@ def serve(
             uid=os.getuid() if options.uid is None else options.uid,
             gid=os.getgid() if options.gid is None else options.gid,
         )
-        source = " ".join(sources.values())
+        first, *others = sources.values()
+        # The options of a mount must fit in one page, so not all sources.
+        source = f"{first}+{len(others)}" if others else first
         fuse = FuseMount(mountpoint, source=source, options=options.fuse_options())
         try:
             _run(filesystem, fuse, files, ready)

@@ -20,6 +20,7 @@
 #define NOINLINE __attribute__((noinline))
 
 static const uint64_t MOST_BETWEEN_LOOKS = 4096; /* accesses between two looks at the clock */
+static const uint64_t BATCH_WITHOUT_CLOCK = 256;
 static const int64_t LONG_ACCESSES_NS = 20000;  /* a batch this slow is followed by one of one access */
 
 /* A request on its way.  It lives in the frame of its entry point: what walk() leaves here is still
@@ -148,36 +149,32 @@ static inline uint32_t widest(uint64_t position, uint64_t end, uint64_t cap)
 
 /* ---- Memory: the only accesses that fault ------------------------------------------------------- */
 
-/* Loads (or stores) of one width between the device and the buffer, which need not be aligned, until
- * `accesses` are done or `stop` is set.  Returns how many.  Each function is its own so that `volatile`
- * is all that decides what it emits: exactly one mov of the width for each access, in order. */
+/* `accesses` loads (or stores) of one width between the device and the buffer, which need not be
+ * aligned.  Each function is its own so that `volatile` is all that decides what it emits: exactly one
+ * mov of the width for each access, in order. */
 #define DEFINE_ACCESSES(bits)                                                                       \
-    static NOINLINE uint64_t load##bits(const volatile uint8_t *base, uint8_t *buffer,              \
-                                        uint64_t accesses, atomic_int *stop)                        \
+    static NOINLINE void load##bits(const volatile uint8_t *base, uint8_t *buffer,                  \
+                                    uint64_t accesses)                                              \
     {                                                                                               \
         const volatile uint##bits##_t *device = (const volatile void *)base;                        \
-        uint64_t i;                                                                                 \
                                                                                                     \
-        for (i = 0; i < accesses && !is_set(stop); i++) {                                           \
+        for (uint64_t i = 0; i < accesses; i++) {                                                   \
             uint##bits##_t value = device[i];                                                       \
                                                                                                     \
             memcpy(buffer + i * sizeof(value), &value, sizeof(value));                              \
         }                                                                                           \
-        return i;                                                                                   \
     }                                                                                               \
-    static NOINLINE uint64_t store##bits(volatile uint8_t *base, const uint8_t *buffer,             \
-                                         uint64_t accesses, atomic_int *stop)                       \
+    static NOINLINE void store##bits(volatile uint8_t *base, const uint8_t *buffer,                 \
+                                     uint64_t accesses)                                             \
     {                                                                                               \
         volatile uint##bits##_t *device = (volatile void *)base;                                    \
-        uint64_t i;                                                                                 \
                                                                                                     \
-        for (i = 0; i < accesses && !is_set(stop); i++) {                                           \
+        for (uint64_t i = 0; i < accesses; i++) {                                                   \
             uint##bits##_t value;                                                                   \
                                                                                                     \
             memcpy(&value, buffer + i * sizeof(value), sizeof(value));                              \
             device[i] = value;                                                                      \
         }                                                                                           \
-        return i;                                                                                   \
     }
 
 DEFINE_ACCESSES(8)
@@ -190,38 +187,34 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
 {
     bool read = request->direction == BARFS_READ;
     uint8_t *buffer = request->buffer + request->done;
-    atomic_int *stop = &request->control->stop;
 
     request->guarded_width = width;
     barfs_guard_arm(&request->guard, base, width * accesses);
     switch (width) {
     case 1:
-        accesses = read ? load8(base, buffer, accesses, stop)
-                        : store8(base, buffer, accesses, stop);
+        read ? load8(base, buffer, accesses) : store8(base, buffer, accesses);
         break;
     case 2:
-        accesses = read ? load16(base, buffer, accesses, stop)
-                        : store16(base, buffer, accesses, stop);
+        read ? load16(base, buffer, accesses) : store16(base, buffer, accesses);
         break;
     case 4:
-        accesses = read ? load32(base, buffer, accesses, stop)
-                        : store32(base, buffer, accesses, stop);
+        read ? load32(base, buffer, accesses) : store32(base, buffer, accesses);
         break;
     default:
-        accesses = read ? load64(base, buffer, accesses, stop)
-                        : store64(base, buffer, accesses, stop);
+        read ? load64(base, buffer, accesses) : store64(base, buffer, accesses);
         break;
     }
     barfs_guard_disarm();
     request->done += width * accesses;
 }
 
-/* The clock costs as much as fifty loads of RAM and nothing beside one register: batches grow while
- * they are quick, and shrink to one access as soon as one was not. */
+/* Between batches of accesses is looked whether to go on.  The clock costs as much as fifty loads of
+ * RAM and nothing beside one register: with a deadline, batches grow while they are quick, and shrink
+ * to one access as soon as one was not. */
 static int walk_memory(struct request *request, const struct barfs_segment *segment, uint64_t end)
 {
     uint64_t cap = smaller(request->limit, segment->max_width);
-    uint64_t batch = request->control->deadline_ns == 0 ? UINT64_MAX : 1;
+    uint64_t batch = request->control->deadline_ns == 0 ? BATCH_WITHOUT_CLOCK : 1;
     int64_t before = 0;
 
     for (;;) {

@@ -72,7 +72,7 @@ struct barfs_table {
     const struct barfs_segment *segments; /* cover [0, size) in order, without gap or overlap */
 };
 
-/* What may end a transfer early.  `stop` is looked at before every access; the deadline before every
+/* What may end a transfer early.  `stop` and the deadline are looked at before every
  * access that takes long, and at least every 4096 short ones. */
 struct barfs_control {
     atomic_int stop;

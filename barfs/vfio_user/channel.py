@@ -11,14 +11,15 @@ Rule 3: a peer that breaks the protocol is not spoken to again: the one who noti
 Rule 4: every descriptor that arrives is handed out or closed. Where none is expected, no room is
         given for them, and the kernel closes them itself.
 
-An access costs three system calls (send, poll, recv) and two structs; everything unusual leaves
-the short way in `access` for the general one.
+An access costs two system calls (send, and a recv that waits by the socket's own time limit) and
+two structs; everything unusual leaves the short way in `access` for the general one.
 """
 
 import contextlib
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from array import array
@@ -68,17 +69,19 @@ class Channel:
     """
 
     def __init__(self, sock: socket.socket, timeout: float) -> None:
-        sock.setblocking(False)
         self._sock = sock
         self._timeout = min(timeout, LONGEST_TIMEOUT)
+        # Only `access` waits in recv; everything else says MSG_DONTWAIT and waits in poll.
+        sock.setblocking(True)
+        seconds, fraction = divmod(self._timeout, 1)
+        limit = struct.pack("@ll", int(seconds), max(1, int(fraction * 1_000_000)))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._lock = threading.Lock()
         self._decoder = Decoder(CLIENT_LIMIT)
         self._unsent = b""
         self._pending: dict[int, int] = {}
         self._last_id = 0
         self._dead = ""
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
 
     def access(self, command: int, body: bytes, reply_size: int) -> Message | bytes:
         """Send a region access and wait for its reply, which should have `reply_size` bytes.
@@ -87,11 +90,12 @@ class Channel:
         message, whatever it is. Raises ReplyTimeout, ChannelClosed, PeerError.
         """
         deadline = time.monotonic() + self._timeout
-        self._enter(deadline)
+        waited = self._enter(deadline)
         try:
             identifier = self._send(command, body, deadline)
-            if self._decoder.empty and self._poll.poll(_milliseconds(deadline)):
-                data = self._receive()
+            # The socket's limit is the whole time of a request: not for one that has lost some.
+            if self._decoder.empty and not waited:
+                data = self._receive(flags=0)
                 header = HEADER.pack(identifier, command, reply_size, FLAG_REPLY, 0)
                 if len(data) == reply_size and data.startswith(header + body[:_PLACE]):
                     del self._pending[identifier]
@@ -141,14 +145,15 @@ class Channel:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
-    def _enter(self, deadline: float) -> None:
-        if not self._lock.acquire(False) and not self._lock.acquire(
-            timeout=max(deadline - time.monotonic(), 0)
-        ):
+    def _enter(self, deadline: float) -> bool:
+        """Become the one whose request is sent; returns whether that took some waiting."""
+        waited = not self._lock.acquire(False)
+        if waited and not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise ReplyTimeout("other requests to the device have taken all the time")
         if self._dead:
             self._lock.release()
             raise ChannelClosed(self._dead)
+        return waited
 
     def _next_id(self) -> int:
         if len(self._pending) >= _UNANSWERED_LIMIT:
@@ -187,7 +192,7 @@ class Channel:
     def _send_some(self, data: bytes, deadline: float) -> int:
         while True:
             try:
-                return self._sock.send(data, socket.MSG_NOSIGNAL)
+                return self._sock.send(data, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
             except BlockingIOError:
                 # A peer that is stuck in sending late replies does not receive; so take them.
                 if self._wait(select.POLLIN | select.POLLOUT, deadline) & select.POLLIN:
@@ -206,10 +211,10 @@ class Channel:
             raise ReplyTimeout("the peer does not answer")
         return found[0][1]
 
-    def _receive(self) -> bytes:
-        """What has arrived, without descriptors; empty where poll has spoken too soon."""
+    def _receive(self, flags: int = socket.MSG_DONTWAIT) -> bytes:
+        """What has arrived, without descriptors; empty where nothing has."""
         try:
-            data = self._sock.recv(_RECEIVE)
+            data = self._sock.recv(_RECEIVE, flags)
         except BlockingIOError:
             return b""
         except OSError as error:
@@ -253,7 +258,7 @@ class Channel:
     def _receive_descriptors(self, fds: list[int]) -> None:
         try:
             data, ancillary, flags, _address = self._sock.recvmsg(
-                self._decoder.wanted, _ROOM, socket.MSG_CMSG_CLOEXEC
+                self._decoder.wanted, _ROOM, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
             )
         except BlockingIOError:
             return

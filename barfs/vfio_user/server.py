@@ -30,7 +30,7 @@ from barfs.vfio_user.wire import SERVER_LIMIT, Decoder
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 16
-_RECEIVE = 1 << 16
+_RECEIVE = 1 << 13
 
 
 class Stopped(Exception):
@@ -79,9 +79,15 @@ class Server:
             self._converse(connection)
 
     def _wait(self, sock: socket.socket, events: int) -> None:
+        self._wait_by(self._poll_of(sock, events))
+
+    def _poll_of(self, sock: socket.socket, events: int) -> "select.poll":
         poll = select.poll()
         poll.register(self._wake_reader, select.POLLIN)
         poll.register(sock, events)
+        return poll
+
+    def _wait_by(self, poll: "select.poll") -> None:
         if any(fd == self._wake_reader.fileno() for fd, _event in poll.poll()):
             raise Stopped
 
@@ -89,9 +95,10 @@ class Server:
         connection.setblocking(False)
         session = Session(self._device)
         decoder = Decoder(SERVER_LIMIT)
+        readable = self._poll_of(connection, select.POLLIN)
         try:
             while True:
-                self._wait(connection, select.POLLIN)
+                self._wait_by(readable)
                 data = connection.recv(_RECEIVE)
                 if not data:
                     return
