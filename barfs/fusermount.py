@@ -19,6 +19,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 GRACE = 5.0
 """Seconds that an access gets to come back when the mount ends."""
+
+
+ANSWER_TIME = 2.0
+"""Seconds in which a mount that lives has said what it is."""
 
 
 class MountError(BarfsError):
@@ -201,7 +206,16 @@ class MountInfo:
 
     @classmethod
     def read(cls, mountpoint: Path) -> "MountInfo | None":
-        """None where the mount does not answer, or not to this user."""
+        """None where the mount does not answer within `ANSWER_TIME`, or not to this user."""
+        found: list[MountInfo | None] = []
+        # Whoever asks a mount whose process is stopped may wait for ever; let a thread do it.
+        asking = threading.Thread(target=lambda: found.append(cls._ask(mountpoint)), daemon=True)
+        asking.start()
+        asking.join(ANSWER_TIME)
+        return found[0] if found else None
+
+    @classmethod
+    def _ask(cls, mountpoint: Path) -> "MountInfo | None":
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             data = json.loads((mountpoint / ".barfs").read_text())
             return cls(int(data["pid"]), dict(data["devices"]))

@@ -37,17 +37,6 @@ static const uint16_t MOST_BACKGROUND = UINT16_MAX;
 #define FOPEN_PARALLEL_DIRECT_WRITES (1 << 6)
 #endif
 
-struct device {
-    struct device *next;
-    struct barfs_lanes lanes;
-};
-
-struct notification {
-    struct notification *next;
-    size_t size;
-    unsigned char message[];
-};
-
 struct barfs_gate {
     int fuse_fd, forward_fd;
     atomic_bool stopping, abandoned;
@@ -56,10 +45,8 @@ struct barfs_gate {
     _Atomic uint64_t init_unique;
     struct barfs_queue queue;
     struct barfs_nodes nodes;
-    struct device *devices;
-    pthread_mutex_t lock; /* of the notifications and of `reading` */
-    pthread_cond_t notify;
-    struct notification *first_notification, **last_notification;
+    pthread_mutex_t lock;
+    struct barfs_notices notices;
 };
 
 static const uint32_t HEADER = sizeof(struct fuse_in_header);
@@ -125,14 +112,13 @@ struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
         return NULL;
     gate->fuse_fd = fuse_fd;
     gate->forward_fd = forward_fd;
-    gate->last_notification = &gate->first_notification;
     error = barfs_guard_install();
     if (!error)
         error = barfs_queue_init(&gate->queue, answer, gate);
     if (!error)
         error = -pthread_mutex_init(&gate->lock, NULL);
     if (!error)
-        error = -pthread_cond_init(&gate->notify, NULL);
+        error = barfs_notices_init(&gate->notices);
     if (error) {
         free(gate);
         errno = -error;
@@ -141,48 +127,18 @@ struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
     return gate;
 }
 
-static void free_notifications(struct barfs_gate *gate)
-{
-    while (gate->first_notification) {
-        struct notification *notification = gate->first_notification;
-
-        gate->first_notification = notification->next;
-        free(notification);
-    }
-}
-
 void barfs_gate_free(struct barfs_gate *gate)
 {
     barfs_queue_destroy(&gate->queue);
-    free_notifications(gate);
+    barfs_notices_destroy(&gate->notices);
     barfs_nodes_clear(&gate->nodes);
-    while (gate->devices) {
-        struct device *device = gate->devices;
-
-        gate->devices = device->next;
-        free(device);
-    }
-    pthread_cond_destroy(&gate->notify);
     pthread_mutex_destroy(&gate->lock);
     free(gate);
 }
 
 struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *gate)
 {
-    struct device *device = calloc(1, sizeof *device);
-    int error;
-
-    if (!device)
-        return NULL;
-    error = barfs_lanes_init(&device->lanes, &gate->queue);
-    if (error) {
-        free(device);
-        errno = -error;
-        return NULL;
-    }
-    device->next = gate->devices;
-    gate->devices = device;
-    return &device->lanes;
+    return barfs_queue_add_lanes(&gate->queue);
 }
 
 void barfs_gate_remove_device(struct barfs_gate *gate, struct barfs_lanes *lanes)
@@ -478,22 +434,6 @@ static void check_init(struct barfs_gate *gate, unsigned char *message, size_t s
     out->congestion_threshold = MOST_BACKGROUND;
 }
 
-static void queue_notification(struct barfs_gate *gate, const unsigned char *message, size_t size)
-{
-    struct notification *notification = malloc(sizeof *notification + size);
-
-    if (!notification)
-        return; /* the kernel then finds out when its time limit is over */
-    notification->next = NULL;
-    notification->size = size;
-    memcpy(notification->message, message, size);
-    pthread_mutex_lock(&gate->lock);
-    *gate->last_notification = notification;
-    gate->last_notification = &notification->next;
-    pthread_cond_signal(&gate->notify);
-    pthread_mutex_unlock(&gate->lock);
-}
-
 int barfs_gate_reply_loop(struct barfs_gate *gate)
 {
     unsigned char *message = malloc(BARFS_MESSAGE_SIZE);
@@ -512,7 +452,7 @@ int barfs_gate_reply_loop(struct barfs_gate *gate)
         if ((size_t)size < sizeof *header)
             continue;
         if (header->unique == 0) {
-            queue_notification(gate, message, (size_t)size);
+            barfs_notices_push(&gate->notices, message, (size_t)size);
             continue;
         }
         check_init(gate, message, (size_t)size);
@@ -524,23 +464,7 @@ int barfs_gate_reply_loop(struct barfs_gate *gate)
 
 void barfs_gate_notify_loop(struct barfs_gate *gate)
 {
-    pthread_mutex_lock(&gate->lock);
-    while (!atomic_load(&gate->stopping)) {
-        struct notification *notification = gate->first_notification;
-
-        if (!notification) {
-            pthread_cond_wait(&gate->notify, &gate->lock);
-            continue;
-        }
-        gate->first_notification = notification->next;
-        if (!gate->first_notification)
-            gate->last_notification = &gate->first_notification;
-        pthread_mutex_unlock(&gate->lock);
-        send_reply(gate->fuse_fd, notification->message, notification->size);
-        free(notification);
-        pthread_mutex_lock(&gate->lock);
-    }
-    pthread_mutex_unlock(&gate->lock);
+    barfs_notices_run(&gate->notices, gate->fuse_fd);
 }
 
 void barfs_gate_watch_loop(struct barfs_gate *gate)
@@ -561,9 +485,7 @@ bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
     atomic_store(&gate->stopping, true);
     barfs_queue_stop(&gate->queue);
     shutdown(gate->forward_fd, SHUT_RDWR);
-    pthread_mutex_lock(&gate->lock);
-    pthread_cond_broadcast(&gate->notify);
-    pthread_mutex_unlock(&gate->lock);
+    barfs_notices_stop(&gate->notices);
     /* The signal may come just before the reader goes to sleep, so it is sent until it has left. */
     while (atomic_load(&gate->reading) && barfs_now_ns() < end) {
         pthread_mutex_lock(&gate->lock);

@@ -27,6 +27,7 @@
 #include <stdint.h>
 
 #include "nodes.h"
+#include "notices.h"
 #include "queue.h"
 #include "transfer.h"
 

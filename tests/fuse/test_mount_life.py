@@ -368,3 +368,15 @@ def test_without_a_subcommand_it_is_mount(tmp_path: Path) -> None:
         assert (result.returncode, result.stderr) == (0, "")
         assert "\nwidth  8\n" in next(Path(path).glob("bus/*/bar0.layout")).read_text()
         assert barfs("umount", path).returncode == 0
+
+
+def test_a_stopped_mount_does_not_hold_others(tmp_path: Path) -> None:
+    """Neither a question for devices nor an unmount waits for a process that does not answer."""
+    with mounted(tmp_path, "demo") as stopped:
+        stopped.process.send_signal(signal.SIGSTOP)
+        try:
+            assert barfs("layout", "vfio-user:/nowhere", timeout=10).returncode == 1
+            assert barfs("umount", stopped.path, timeout=10).returncode == 0
+            assert not is_mounted(stopped.path)
+        finally:
+            stopped.process.send_signal(signal.SIGCONT)
