@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from barfs.errors import DeviceError
-from barfs.kernel import KernelDevice, Machine
+from barfs.kernel import KernelDevice
+from barfs.machine import Machine
 from barfs.pci import Bdf
 
 BDF = Bdf(0, 1, 0, 0)

@@ -15,6 +15,7 @@ ROOMS = (
     "layout",
     "native",
     "backend",
+    "machine",
     "kernel",
     "vfio_user",
     "device",
