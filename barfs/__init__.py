@@ -12,6 +12,7 @@ registers. Errors are `BarfsError` and its children.
 
 from barfs.attach import DeviceName as _DeviceName
 from barfs.attach import open_device as _open_device
+from barfs.backend import VfioPath
 from barfs.device import Device, MappingMode, Options, Region
 from barfs.errors import (
     AccessDenied,
@@ -45,6 +46,7 @@ __all__ = [
     "Region",
     "Segment",
     "UsageError",
+    "VfioPath",
     "open",
 ]
 
@@ -57,11 +59,13 @@ def open(
     msix: MsixMode = "map",
     read_only: bool = False,
     timeout: float = 5.0,
+    vfio: VfioPath = "auto",
 ) -> Device:
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
 
-    Opening a PCI device makes the kernel reset it. For the choices see `Options`. Raises UsageError
-    for a bad name or choice and DeviceError, saying what stands in the way, for the rest.
+    After the address of a virtual function may stand `,vf_token=UUID`. Opening a PCI device makes
+    the kernel reset it. For the choices see `Options`. Raises UsageError for a bad name or choice
+    and DeviceError, saying what stands in the way, for the rest.
     """
-    options = Options(mapping, width, msix, read_only, timeout)
+    options = Options(mapping, width, msix, read_only, timeout, vfio)
     return _open_device(_DeviceName.parse(device), options)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """From what a user types to an open device: the one place that chooses a backend.
 
-A device is named by its address (`0000:01:00.0`, `01:00.0`), by the socket of its vfio-user server
+A device is named by its address (`0000:01:00.0`, `01:00.0`; for a virtual function with a token
+`0000:01:00.0,vf_token=UUID`), by the socket of its vfio-user server
 (`vfio-user:SOCKET[,bdf=BDF]`), or as `demo`, the built-in software device.
 """
 
@@ -10,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from uuid import UUID
 
 from barfs.backend import Backend
 from barfs.device import Device, Options
@@ -32,6 +34,7 @@ class DeviceName:
     source: str
     bdf: Bdf | None
     socket: str = ""
+    token: UUID | None = None
 
     @classmethod
     def parse(cls, text: str) -> "DeviceName":
@@ -39,19 +42,34 @@ class DeviceName:
         if text == "demo":
             return cls("demo", text, None)
         if not text.startswith(_VFIO_USER):
-            try:
-                bdf = Bdf.parse(text)
-            except UsageError:
-                raise UsageError(
-                    f"{text!r} is no device; name a PCI address like 0000:01:00.0, "
-                    "vfio-user:SOCKET[,bdf=BDF], or demo"
-                ) from None
-            return cls("pci", str(bdf), bdf)
+            return cls._parse_address(text)
         path, comma, choice = text.removeprefix(_VFIO_USER).partition(",bdf=")
         if not path:
             raise UsageError(f"{text!r} names no socket; write it like vfio-user:/run/device.sock")
         socket = os.path.abspath(path)
         return cls("vfio-user", _VFIO_USER + socket, Bdf.parse(choice) if comma else None, socket)
+
+    @classmethod
+    def _parse_address(cls, text: str) -> "DeviceName":
+        address, comma, token = text.partition(",vf_token=")
+        try:
+            bdf = Bdf.parse(address)
+        except UsageError:
+            raise UsageError(
+                f"{text!r} is no device; name a PCI address like 0000:01:00.0[,vf_token=UUID], "
+                "vfio-user:SOCKET[,bdf=BDF], or demo"
+            ) from None
+        # The source, which others see, does not have the token.
+        return cls("pci", str(bdf), bdf, token=_token(token) if comma else None)
+
+
+def _token(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise UsageError(
+            f"vf_token={text}: it is a UUID like 14d63f20-8445-11ea-8900-1f9ce7d5650d"
+        ) from None
 
 
 def _free_addresses(names: Sequence[DeviceName]) -> Iterator[Bdf]:
@@ -76,17 +94,17 @@ def attach(names: Sequence[DeviceName], options: Options) -> list[Device]:
     with contextlib.ExitStack() as opened:
         devices = []
         for name in names:
-            backend = _open(name, name.bdf or next(addresses), options.timeout)
+            backend = _open(name, name.bdf or next(addresses), options)
             devices.append(opened.enter_context(Device(backend, options)))
         opened.pop_all()
         return devices
 
 
-def _open(name: DeviceName, bdf: Bdf, timeout: float) -> Backend:
+def _open(name: DeviceName, bdf: Bdf, options: Options) -> Backend:
     if name.kind == "pci":
-        return KernelDevice(bdf)
+        return KernelDevice(bdf, path=options.vfio, token=name.token)
     endpoint = serve_in_thread(demo_device()) if name.kind == "demo" else name.socket
-    return VfioUserClient(endpoint, bdf=bdf, source=name.source, timeout=timeout)
+    return VfioUserClient(endpoint, bdf=bdf, source=name.source, timeout=options.timeout)
 
 
 def open_device(name: DeviceName, options: Options) -> Device:

@@ -9,10 +9,30 @@ Rule 3: opening takes place before a backend exists: whoever has one, has an ope
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from barfs.pci import Bdf
 from barfs.uapi import DeviceInfo, RegionInfo
+
+VfioPath = Literal["auto", "cdev", "group", "noiommu"]
+"""The way into kernel VFIO: the function's character device, its group, or no IOMMU at all. `auto`
+is the first of the first two that the user may open."""
+
+SignalKind = Literal["lost", "requested", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What a device has to say without being asked: `fd` shows one of `events` (of poll(2)).
+
+    `lost`: it is gone. `requested`: the kernel wants it back, and waits until it is closed.
+    `error`: it reported an error and goes on; `fd` is an eventfd, read for each.
+    """
+
+    kind: SignalKind
+    fd: int
+    events: int
 
 
 class Accessor(Protocol):
@@ -69,8 +89,8 @@ class Backend(Protocol):
         """Texts of sysfs attributes (`irq`, `resource`) that are known better here than from
         configuration space."""
 
-    def loss_fd(self) -> int | None:
-        """A descriptor on which EPOLLRDHUP means that the device is lost; None: it never is."""
+    def signals(self) -> tuple[Signal, ...]:
+        """What to wait for. The backend keeps ownership; valid until `close`."""
 
     def reset(self) -> None:
         """Reset the function. Raises DeviceError where it cannot."""

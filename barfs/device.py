@@ -12,13 +12,14 @@ import errno
 import functools
 import logging
 import select
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal, Self
 
 from barfs import native
-from barfs.backend import Backend
+from barfs.backend import Backend, Signal, VfioPath
 from barfs.errors import AccessError, DeviceError, RegionError, UsageError
 from barfs.layout import Layout, MsixMode, MsixPlace, Policy, Segment, plan
 from barfs.pci import (
@@ -48,7 +49,8 @@ class Options:
     `mapping`: each window by itself, all windows of a region in one reserved range of the region's
     shape, or none. `width`: how longer or misaligned requests are cut, in bytes (1, 2, 4, 8).
     `msix`: whether the MSI-X table's pages stay in the windows. `timeout`: seconds that one
-    request may take. Raises UsageError for values that are none of these.
+    request may take. `vfio`: the way into kernel VFIO; `noiommu` leaves DMA unconfined. Raises
+    UsageError for values that are none of these.
     """
 
     mapping: MappingMode = "separate"
@@ -56,12 +58,15 @@ class Options:
     msix: MsixMode = "map"
     read_only: bool = False
     timeout: float = 5.0
+    vfio: VfioPath = "auto"
 
     def __post_init__(self) -> None:
         if self.mapping not in ("separate", "contiguous", "off"):
             raise UsageError(f"mapping={self.mapping}: it is separate, contiguous or off")
         if self.msix not in ("map", "carve"):
             raise UsageError(f"msix={self.msix}: it is map or carve")
+        if self.vfio not in ("auto", "cdev", "group", "noiommu"):
+            raise UsageError(f"vfio={self.vfio}: it is auto, cdev, group or noiommu")
         if not 0 < self.timeout < float("inf"):
             raise UsageError(f"timeout={self.timeout}: it is a positive number of seconds")
         if self.msix == "carve" and self.mapping == "off":
@@ -179,6 +184,7 @@ class Device:
         self.occupancy = native.Occupancy()
         self.regions: dict[str, Region] = {}
         self._backend = backend
+        self._closing = threading.Lock()
         try:
             self.attributes = self._discover()
         except BaseException:
@@ -211,17 +217,19 @@ class Device:
         return iter(self.regions)
 
     @property
-    def loss_fd(self) -> int | None:
-        """A descriptor on which EPOLLRDHUP means that the device is lost; None: it never is."""
-        return self._backend.loss_fd()
+    def signals(self) -> tuple[Signal, ...]:
+        """What the device has to say without being asked, until it is closed."""
+        return self._backend.signals()
 
     @property
     def gone(self) -> bool:
-        """Whether the device was lost, or closed: then every access, of windows too, is refused."""
-        fd = None if self.occupancy.closed else self.loss_fd
-        if fd is not None:
+        """Whether the device was lost, is wanted back by the kernel (which waits for `close`), or
+        was closed: then every access, of windows too, is refused."""
+        if not self.occupancy.closed:
             poll = select.poll()
-            poll.register(fd, select.POLLRDHUP)
+            for signal in self.signals:
+                if signal.kind != "error":
+                    poll.register(signal.fd, signal.events)
             if poll.poll(0):
                 self.occupancy.close()
         return self.occupancy.closed
@@ -241,9 +249,10 @@ class Device:
         if not self.occupancy.drain(self.options.timeout if grace is None else grace):
             log.error("%s: an access has not come back; its mappings are left in place", self.bdf)
             return False
-        for region in self.regions.values():
-            region.unmap()
-        self._backend.close()
+        with self._closing:
+            for region in self.regions.values():
+                region.unmap()
+            self._backend.close()
         return True
 
     def _discover(self) -> dict[str, str]:

@@ -12,10 +12,9 @@ Rule 4: nothing that can block on the mount itself (its unmounting, a look into 
 import contextlib
 import logging
 import os
-import select
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,18 +23,18 @@ import pyfuse3
 import trio
 
 from barfs import native
+from barfs.bus import Bus
 from barfs.device import Device
 from barfs.fs import Filesystem
 from barfs.fusermount import (
     GRACE,
     FuseMount,
     MountError,
-    MountInfo,
     MountOptions,
     unmount,
     unmount_command,
 )
-from barfs.tree import RegionFile, Tree
+from barfs.tree import Tree
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -68,21 +67,17 @@ def serve(
     Returns when the mount is gone and the devices are closed. Raises MountError.
     """
     try:
-        tree = Tree(umask=options.umask)
-        files = {device: tree.add(device) for device in devices}
-        sources = {str(device.bdf): device.source for device in devices}
-        tree.set_info(MountInfo(os.getpid(), sources).to_text())
         filesystem = Filesystem(
-            tree,
+            Tree(umask=options.umask),
             uid=os.getuid() if options.uid is None else options.uid,
             gid=os.getgid() if options.gid is None else options.gid,
         )
-        first, *others = sources.values()
+        first, *others = devices
         # The options of a mount must fit in one page, so not all sources.
-        source = f"{first}+{len(others)}" if others else first
+        source = f"{first.source}+{len(others)}" if others else first.source
         fuse = FuseMount(mountpoint, source=source, options=options.fuse_options())
         try:
-            _run(filesystem, fuse, files, ready)
+            _run(filesystem, fuse, devices, ready)
         except BaseException:
             with contextlib.suppress(MountError):
                 unmount(mountpoint, lazy=True)
@@ -97,22 +92,17 @@ def serve(
 def _run(
     filesystem: Filesystem,
     fuse: FuseMount,
-    files: Mapping[Device, Sequence[RegionFile]],
+    devices: Sequence[Device],
     ready: Callable[[], None],
 ) -> None:
     """Answer the mount's requests until its end, then let its descriptor go."""
     gate = native.Gate(fuse.fd)
-    for regions in files.values():
-        gate.add_device(
-            {
-                file.inode: (file.region.table, file.region.readable, file.region.writable)
-                for file in regions
-            }
-        )
+    bus = Bus(filesystem.tree, gate)
+    bus.add(devices)
     pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
     stopped = False
     try:
-        stopped = trio.run(_session, gate, fuse.mountpoint, list(files), ready)
+        stopped = trio.run(_session, gate, fuse.mountpoint, bus, ready)
     finally:
         pyfuse3.close(unmount=False)
         # Aborts the connection: whoever still waits for an answer gets an error.
@@ -123,7 +113,7 @@ def _run(
 
 
 async def _session(
-    gate: native.Gate, mountpoint: Path, devices: Sequence[Device], ready: Callable[[], None]
+    gate: native.Gate, mountpoint: Path, bus: Bus, ready: Callable[[], None]
 ) -> bool:
     """Serve until the end; returns whether every access has come back."""
     stopped = False
@@ -136,27 +126,13 @@ async def _session(
     with trio.open_signal_receiver(*_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, signals, mountpoint, nursery.cancel_scope)
-            nursery.start_soon(_watch_devices, devices)
+            nursery.start_soon(bus.watch)
             nursery.start_soon(_announce, mountpoint, ready)
             gate.start(end)
             await pyfuse3.main()
             stopped = await trio.to_thread.run_sync(gate.stop, GRACE, abandon_on_cancel=True)
             nursery.cancel_scope.cancel()
     return stopped
-
-
-async def _watch_devices(devices: Sequence[Device]) -> None:
-    """Close the devices that are lost while nobody accesses them."""
-    watched = {fd: device for device in devices if (fd := device.loss_fd) is not None}
-    with select.epoll() as epoll:
-        for fd in watched:
-            epoll.register(fd, select.EPOLLRDHUP)
-        while True:
-            await trio.lowlevel.wait_readable(epoll.fileno())
-            for fd, _events in epoll.poll(0):
-                epoll.unregister(fd)
-                log.error("%s is lost", watched[fd].source)
-                watched[fd].occupancy.close()
 
 
 async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:

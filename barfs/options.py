@@ -47,11 +47,14 @@ _VALUES: dict[str, tuple[Callable[[str], Any], str]] = {
     "width": (int, "1, 2, 4 or 8"),
     "mapping": (str, "separate, contiguous or off"),
     "msix": (str, "map or carve"),
+    "vfio": (str, "auto, cdev, group or noiommu"),
     "timeout": (_seconds, "a positive number of seconds"),
     "uid": (_user, "a user's name or number"),
     "gid": (_group, "a group's name or number"),
     "umask": (_umask, "an octal number like 027"),
 }
+_OF_DEVICES = ("width", "mapping", "msix", "timeout", "vfio")
+_OF_MOUNTS = ("allow_other", "uid", "gid", "umask")
 
 
 def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
@@ -69,8 +72,8 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
             continue
         if found.setdefault(name, value) != value:
             raise UsageError(f"option {name} is given twice, as {found[name]} and {value}")
-    ours = {name: found[name] for name in ("width", "mapping", "msix", "timeout") if name in found}
-    theirs = {name: found[name] for name in ("allow_other", "uid", "gid", "umask") if name in found}
+    ours = {name: found[name] for name in _OF_DEVICES if name in found}
+    theirs = {name: found[name] for name in _OF_MOUNTS if name in found}
     read_only = "read_only" in found
     return Options(**ours, read_only=read_only), MountOptions(**theirs, read_only=read_only)
 

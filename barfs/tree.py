@@ -100,13 +100,13 @@ class Tree:
         for node in (directory, *directory.children.values()):
             del self.nodes[node.inode]
 
-    def set_info(self, text: str) -> None:
-        """Set the content of the hidden `.barfs`."""
+    def set_info(self, text: str) -> int:
+        """Set the content of the hidden `.barfs`; returns its inode number."""
         node = self.root.children.get(INFO_NAME)
         if isinstance(node, Text):
             node.content, node.size = text.encode(), len(text.encode())
-        else:
-            self._text(self.root, INFO_NAME.decode(), text)
+            return node.inode
+        return self._text(self.root, INFO_NAME.decode(), text)
 
     def listing(self, directory: Directory) -> Iterator[tuple[bytes, Node]]:
         """The names that `ls` shows."""
@@ -126,14 +126,12 @@ class Tree:
             self._adopt(parent, name, node)
         return node
 
-    def _text(self, parent: Directory, name: str, text: str) -> None:
+    def _text(self, parent: Directory, name: str, text: str) -> int:
         content = text.encode()
         mode = stat.S_IFREG | (0o444 & ~self._umask)
-        self._adopt(
-            parent,
-            name.encode(),
-            Text(next(self._numbers), mode, len(content), content=content),
-        )
+        node = Text(next(self._numbers), mode, len(content), content=content)
+        self._adopt(parent, name.encode(), node)
+        return node.inode
 
     def _link(self, parent: Directory, name: bytes, target: bytes) -> None:
         mode = stat.S_IFLNK | 0o777

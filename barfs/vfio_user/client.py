@@ -13,6 +13,7 @@ import errno
 import fcntl
 import logging
 import os
+import select
 import socket
 import stat
 import struct
@@ -21,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Self, TypeVar
 
+from barfs.backend import Signal
 from barfs.errors import (
     AccessError,
     AccessTimeout,
@@ -148,9 +150,9 @@ class VfioUserClient:
             request = messages.RegionWrite(region, offset, data)
             self._checked(lambda: messages.reply_to_write(answer, request))
 
-    def loss_fd(self) -> int:
+    def signals(self) -> tuple[Signal, ...]:
         """The socket: the peer hangs up when it ends, and this end when the peer is distrusted."""
-        return self._channel.fileno()
+        return (Signal("lost", self._channel.fileno(), select.POLLRDHUP),)
 
     def reset(self) -> None:
         """Reset the device. Raises DeviceError."""

@@ -22,6 +22,7 @@ ROOMS = (
     "tree",
     "fs",
     "fusermount",
+    "bus",
     "options",
     "attach",
     "mount",
@@ -73,8 +74,8 @@ def test_imports_run_upwards(module: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "rooms"),
     [
-        ("pyfuse3", {"fs", "mount"}),
-        ("trio", {"fs", "mount"}),
+        ("pyfuse3", {"fs", "bus", "mount"}),
+        ("trio", {"fs", "bus", "mount"}),
         ("cffi", {"native"}),
         ("fcntl", {"kernel", "vfio_user"}),
         ("argparse", {"cli"}),

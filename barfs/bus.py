@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT
+"""The devices of a mount, from the moment they are in it until they are given back.
+
+Rule 1: a device is in three places, the tree, the gate and the mount's own description, and comes
+        and goes in all three at once.
+Rule 2: a device that the kernel wants back is refused to everyone first, then waited for, then
+        unmapped and closed: the kernel's unbinding waits for the last of these.
+Rule 3: one device that leaves, or that does not come back from an access, is nobody else's matter.
+"""
+
+import contextlib
+import logging
+import os
+import select
+from collections.abc import Iterable
+
+import pyfuse3
+import trio
+
+from barfs import native
+from barfs.backend import Signal
+from barfs.device import Device
+from barfs.fusermount import MountInfo
+from barfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+
+class Bus:
+    """Puts devices into `tree` and `gate`, and listens to what they signal."""
+
+    def __init__(self, tree: Tree, gate: native.Gate) -> None:
+        self._tree = tree
+        self._gate = gate
+        self._gates: dict[Device, native.DeviceGate] = {}
+
+    def add(self, devices: Iterable[Device]) -> None:
+        """Let devices be seen and accessed. Before the mount answers."""
+        for device in devices:
+            files = self._tree.add(device)
+            self._gates[device] = self._gate.add_device(
+                {
+                    file.inode: (file.region.table, file.region.readable, file.region.writable)
+                    for file in files
+                }
+            )
+        self._describe()
+
+    def _describe(self) -> int:
+        sources = {str(device.bdf): device.source for device in self._gates}
+        return self._tree.set_info(MountInfo(os.getpid(), sources).to_text())
+
+    async def watch(self) -> None:
+        """Do what the devices' signals ask for, until cancelled."""
+        watched = {
+            signal.fd: (device, signal) for device in self._gates for signal in device.signals
+        }
+        with select.epoll() as epoll:
+            for fd, (_, signal) in watched.items():
+                epoll.register(fd, signal.events)
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await trio.lowlevel.wait_readable(epoll.fileno())
+                    for fd, _events in epoll.poll(0):
+                        device, signal = watched[fd]
+                        if signal.kind == "error":
+                            _report_error(device, signal)
+                            continue
+                        for other in device.signals:
+                            epoll.unregister(other.fd)
+                        device.occupancy.close()
+                        if signal.kind == "lost":
+                            log.error("%s is lost", device.source)
+                        else:
+                            nursery.start_soon(self._give_back, device)
+
+    async def _give_back(self, device: Device) -> None:
+        log.warning("%s: the kernel wants it back, it leaves the mount", device.source)
+        self._gates.pop(device).remove()
+        self._tree.remove(device)
+        # The kernel keeps names and sizes until it is told.
+        pyfuse3.invalidate_entry_async(
+            self._tree.bus.inode, str(device.bdf).encode(), ignore_enoent=True
+        )
+        pyfuse3.invalidate_inode(self._describe())
+        while not await trio.to_thread.run_sync(device.close, abandon_on_cancel=True):
+            continue
+        log.warning("%s is given back", device.source)
+
+
+def _report_error(device: Device, signal: Signal) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.eventfd_read(signal.fd)
+    log.error("%s reported an uncorrectable PCIe error; see the kernel's log", device.source)

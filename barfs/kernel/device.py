@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""A `Backend` over an open VFIO device, whichever way it was opened."""
+
+import errno
+import fcntl
+import os
+import select
+import struct
+from collections.abc import Mapping
+from uuid import UUID
+
+from barfs.backend import Signal, SignalKind, VfioPath
+from barfs.errors import DeviceError, RegionError
+from barfs.kernel.cdev import TokenUnknown, cdev_possible, open_cdev
+from barfs.kernel.group import group_node, open_group, require_noiommu
+from barfs.kernel.irqs import ERROR_INDEX, REQUEST_INDEX, eventfd_of
+from barfs.kernel.opening import Opening
+from barfs.layout import NARROW_WIDTH
+from barfs.machine import Machine
+from barfs.pci import Bdf
+from barfs.uapi import (
+    DEVICE_INFO_SIZE,
+    REGION_INFO_LIMIT,
+    REGION_INFO_SIZE,
+    DeviceInfo,
+    RegionInfo,
+    decode_region_info,
+    region_info_argsz,
+)
+
+_DEVICE_GET_INFO = 0x3B6B
+_DEVICE_GET_REGION_INFO = 0x3B6C
+_DEVICE_RESET = 0x3B6F
+
+_FIRST_ARGSZ = 1024
+
+_SIGNALS: dict[int, SignalKind] = {REQUEST_INDEX: "requested", ERROR_INDEX: "error"}
+
+
+def _open(machine: Machine, bdf: Bdf, path: VfioPath, token: UUID | None) -> Opening:
+    if path == "noiommu":
+        require_noiommu(machine, bdf)
+        return open_group(machine, bdf, token, noiommu=True)
+    if path == "group":
+        return open_group(machine, bdf, token, noiommu=False)
+    if path == "cdev":
+        return open_cdev(machine, bdf, token)
+    return _open_auto(machine, bdf, token)
+
+
+def _open_auto(machine: Machine, bdf: Bdf, token: UUID | None) -> Opening:
+    """Over the character device where this user can, over the group otherwise; never noiommu."""
+    if cdev_possible(machine, bdf):
+        try:
+            return open_cdev(machine, bdf, token)
+        except TokenUnknown:
+            if not group_node(machine, bdf).exists():
+                raise
+    return open_group(machine, bdf, token, noiommu=False)
+
+
+class KernelDevice:
+    """A `Backend` over a VFIO device descriptor.
+
+    Opening it resets the function and clears bus mastering; closing it resets it again.
+    Raises DeviceError naming what stands in the way.
+    """
+
+    max_width = NARROW_WIDTH
+    """Older kernels do an 8-byte pread as two of 4 without a word, so none is ever asked for."""
+
+    def __init__(
+        self,
+        bdf: Bdf,
+        machine: Machine | None = None,
+        *,
+        path: VfioPath = "auto",
+        token: UUID | None = None,
+    ) -> None:
+        self.bdf = bdf
+        self.source = str(bdf)
+        self._machine = machine or Machine()
+        self._opening: Opening | None = _open(self._machine, bdf, path, token)
+        self._fd = self._opening.fd
+        self._events = {index: eventfd_of(self._fd, index) for index in _SIGNALS}
+
+    def device_info(self) -> DeviceInfo:
+        data = bytearray(struct.pack("=I", DEVICE_INFO_SIZE).ljust(DEVICE_INFO_SIZE, b"\0"))
+        self._ioctl(_DEVICE_GET_INFO, data, "describe itself")
+        return DeviceInfo.decode(bytes(data))
+
+    def region_info(self, index: int) -> RegionInfo:
+        """Describe region `index`; asked again with more room until the whole chain fits."""
+        argsz = _FIRST_ARGSZ
+        while True:
+            data = bytearray(struct.pack("=III", argsz, 0, index).ljust(argsz, b"\0"))
+            try:
+                self._ioctl(_DEVICE_GET_REGION_INFO, data, f"describe region {index}")
+            except DeviceError as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EINVAL:
+                    return RegionInfo(index, flags=0, size=0, offset=0)
+                raise RegionError(str(error)) from error
+            answer = bytes(data)
+            needed = region_info_argsz(answer)
+            if needed <= argsz:
+                return decode_region_info(answer[: max(needed, REGION_INFO_SIZE)])
+            if needed > REGION_INFO_LIMIT:
+                raise RegionError(f"{self.bdf}: region {index} has an info of {needed} bytes")
+            argsz = needed
+
+    def _ioctl(self, request: int, data: bytearray, what: str) -> None:
+        try:
+            fcntl.ioctl(self._fd, request, data, True)
+        except OSError as error:
+            raise DeviceError(f"{self.bdf} does not {what}: {error.strerror}") from error
+
+    def region_fd(self, index: int) -> int:
+        return self._fd
+
+    def accessor(self) -> int:
+        return self._fd
+
+    def signals(self) -> tuple[Signal, ...]:
+        """The kernel's wish to have the device back, and errors that the function reports."""
+        return tuple(
+            Signal(_SIGNALS[index], fd, select.POLLIN)
+            for index, fd in self._events.items()
+            if fd is not None
+        )
+
+    def attributes(self) -> Mapping[str, str]:
+        """`irq` and `resource` as sysfs has them: real addresses, which VFIO does not show."""
+        texts = {}
+        for name in ("irq", "resource"):
+            try:
+                texts[name] = (self._machine.pci_device(self.bdf) / name).read_text()
+            except OSError:
+                continue
+        return texts
+
+    def reset(self) -> None:
+        try:
+            fcntl.ioctl(self._fd, _DEVICE_RESET)
+        except OSError as error:
+            raise DeviceError(f"{self.bdf} cannot be reset: {error.strerror}") from error
+
+    def close(self) -> None:
+        if self._opening is None:
+            return
+        opening, self._opening = self._opening, None
+        # The eventfds last: who polls them finds out that the device went.
+        os.close(self._fd)
+        opening.release()
+        for fd in self._events.values():
+            if fd is not None:
+                os.close(fd)
+        self._events.clear()
