@@ -44,7 +44,7 @@ def kernel(folder: Path, options: str) -> Iterator[Subject]:
     with (
         guest.bound("edu") as edu,
         guest.sparse("ivshmem", IVSHMEM_AREAS, bar=2) as ivshmem,
-        mounted(folder, edu, ivshmem, options=options) as mount,
+        mounted(folder, edu, ivshmem, options=guest.mount_options(options)) as mount,
     ):
         identity = 0x010000ED.to_bytes(4, "little")
         region = mount.device(ivshmem) / "bar2"

@@ -41,6 +41,16 @@ def inside() -> bool:
     return "BARFS_VM_GUEST" in os.environ
 
 
+def vfio_path() -> str:
+    """The way into VFIO that the tests take: `auto`, `cdev`, `group` or `noiommu`."""
+    return os.environ.get("BARFS_VFIO", "auto")
+
+
+def mount_options(options: str = "") -> str:
+    """Options of a mount with that way into VFIO."""
+    return ",".join(filter(None, (f"vfio={vfio_path()}", options)))
+
+
 def find_all(name: str) -> list[str]:
     """Return the BDFs of the devices called `name` in DEVICES, in order."""
     found = []
