@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from barfs.attach import DeviceName, attach, open_device
+from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind
 from barfs.daemon import log_to_stderr, run_in_background
 from barfs.device import Options
 from barfs.errors import BarfsError, UsageError
@@ -301,4 +302,8 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "layout": (_add_layout, "show which parts of a device's regions are windows and gaps"),
     "demo": (_add_demo, "mount the built-in software device"),
     "serve": (_add_serve, "run a software device that vfio-user clients can use"),
+    "list": (add_list, "show the machine's PCI devices and what stands between them and a mount"),
+    "bind": (add_bind, "give devices to a VFIO driver, and their nodes to a user"),
+    "unbind": (add_unbind, "give devices back to the drivers that they had"),
+    "doctor": (add_doctor, "check what a mount needs, and say what to do where it is missing"),
 }

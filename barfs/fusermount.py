@@ -60,7 +60,8 @@ class MountOptions:
         return [name for name, chosen in flags.items() if chosen]
 
 
-def _fusermount() -> str:
+def fusermount() -> str:
+    """The path of the helper. Raises MountError where it is not installed."""
     path = os.pathsep.join(filter(None, (os.environ.get("PATH"), _SYSTEM_PATH)))
     program = shutil.which("fusermount3", path=path)
     if program is None:
@@ -70,19 +71,21 @@ def _fusermount() -> str:
 
 @dataclass(frozen=True, slots=True)
 class MountEntry:
-    """A line of `/proc/self/mountinfo`: where, which type, which source."""
+    """A line of `/proc/self/mountinfo`: where, which type, source and device (`8:1`)."""
 
     mountpoint: Path
     fstype: str
     source: str
+    device: str
 
 
-def mounts() -> Iterator[MountEntry]:
+def mounts(proc: Path = Path("/proc")) -> Iterator[MountEntry]:
     """What is mounted, in the order of mounting."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in (proc / "self/mountinfo").read_text().splitlines():
         before, _separator, after = line.partition(" - ")
         fstype, source, *_options = after.split(" ")
-        yield MountEntry(Path(_unescape(before.split(" ")[4])), fstype, _unescape(source))
+        _id, _parent, device, _root, mountpoint, *_rest = before.split(" ")
+        yield MountEntry(Path(_unescape(mountpoint)), fstype, _unescape(source), device)
 
 
 def _unescape(text: str) -> str:
@@ -95,13 +98,28 @@ def barfs_mounts() -> list[Path]:
     return found[::-1]
 
 
+def mounted_devices(proc: Path = Path("/proc")) -> dict[str, Path]:
+    """The mount points of the devices that barfs has mounted, by BDF or source.
+
+    A mount that does not answer this user (another user's, root's included) still shows its first
+    device, in its source.
+    """
+    found: dict[str, Path] = {}
+    for entry in mounts(proc):
+        if entry.fstype == FSTYPE:
+            info = MountInfo.read(entry.mountpoint)
+            devices = info.devices if info else [re.sub(r"\+[0-9]+$", "", entry.source)]
+            found |= dict.fromkeys(devices, entry.mountpoint)
+    return found
+
+
 def check_mountpoint(mountpoint: Path) -> Path:
     """The absolute path of a directory that can be mounted on.
 
     A mount of barfs whose process died is cleared away first. Raises MountError, also where there
     is no helper to mount with: before a device is opened for nothing.
     """
-    _fusermount()
+    fusermount()
     mountpoint = Path(os.path.abspath(mountpoint))
     try:
         status = mountpoint.stat()
@@ -139,7 +157,7 @@ class FuseMount:
         self._socket, theirs = socket.socketpair()
         with theirs, tempfile.TemporaryFile() as messages:
             self._helper = subprocess.Popen(
-                [_fusermount(), "-o", arguments, "--", str(mountpoint)],
+                [fusermount(), "-o", arguments, "--", str(mountpoint)],
                 env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -176,7 +194,7 @@ class FuseMount:
 
 def unmount_command(mountpoint: Path, *, lazy: bool = False) -> list[str]:
     """The command that unmounts; `lazy` detaches a mount that is in use."""
-    return [_fusermount(), "-u", *(["-z"] if lazy else []), "--", str(mountpoint)]
+    return [fusermount(), "-u", *(["-z"] if lazy else []), "--", str(mountpoint)]
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:

@@ -4,15 +4,20 @@
 Rule 1: reading only; nothing here changes the machine.
 """
 
+import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from barfs.errors import DeviceError
-from barfs.pci import Bdf
+from barfs.errors import DeviceError, UsageError
+from barfs.pci import Bdf, ConfigSpace
 
 # Drivers beside which the kernel still calls a group viable (`vfio_main.c`, and
 # `driver_managed_dma` of port drivers).
 _HARMLESS_DRIVERS = frozenset({"pcieport", "pci-stub", "vfio-pci"})
+
+_NO_OVERRIDE = "(null)"
+_NOIOMMU_GROUP = "vfio-noiommu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,30 @@ class Machine:
 
     sysfs: Path = Path("/sys")
     dev: Path = Path("/dev")
+    proc: Path = Path("/proc")
+    etc: Path = Path("/etc")
+    run: Path = Path("/run/barfs")
+
+    def functions(self) -> list[Bdf]:
+        """All PCI functions, in order."""
+        found = []
+        for name in _names(self.sysfs / "bus/pci/devices"):
+            with contextlib.suppress(UsageError):
+                found.append(Bdf.parse(name))
+        return sorted(found)
+
+    def attribute(self, bdf: Bdf, name: str) -> int:
+        """A number that sysfs shows of a function: `vendor`, `device`, `class`; 0 where none is."""
+        text = read_text(self.pci_device(bdf) / name)
+        return int(text, 16) if text else 0
+
+    def is_bridge(self, bdf: Bdf) -> bool:
+        """Whether the function leads to others: by its class, or by its header."""
+        try:
+            header = (self.pci_device(bdf) / "config").read_bytes()[:64]
+        except OSError:
+            header = b""
+        return self.attribute(bdf, "class") >> 16 == 0x06 or ConfigSpace(header).header_type != 0
 
     def pci_device(self, bdf: Bdf) -> Path:
         return self.sysfs / "bus/pci/devices" / str(bdf)
@@ -28,6 +57,67 @@ class Machine:
     def driver(self, bdf: Bdf) -> str | None:
         """The name of the driver that the function is bound to."""
         return _link_name(self.pci_device(bdf) / "driver")
+
+    def override(self, bdf: Bdf) -> str | None:
+        """The only driver that the function may be bound to, None where any may."""
+        text = read_text(self.pci_device(bdf) / "driver_override")
+        return None if text in ("", _NO_OVERRIDE) else text
+
+    def has_driver(self, name: str) -> bool:
+        """Whether the kernel has this PCI driver, built in or loaded."""
+        return (self.sysfs / "bus/pci/drivers" / name).is_dir()
+
+    def is_vfio(self, bdf: Bdf) -> bool:
+        """Whether the function is bound to a VFIO driver, vfio-pci or a variant."""
+        return self.driver(bdf) == "vfio-pci" or (self.pci_device(bdf) / "vfio-dev").is_dir()
+
+    def noiommu_allowed(self) -> bool:
+        """Whether VFIO takes devices without an IOMMU."""
+        parameter = self.sysfs / "module/vfio/parameters/enable_unsafe_noiommu_mode"
+        return read_text(parameter) == "Y"
+
+    def iommu_groups(self) -> list[int]:
+        """The numbers of the groups that an IOMMU made (VFIO makes others without one)."""
+        groups = self.sysfs / "kernel/iommu_groups"
+        return [
+            int(name)
+            for name in _names(groups)
+            if name.isdecimal() and read_text(groups / name / "name") != _NOIOMMU_GROUP
+        ]
+
+    def group(self, bdf: Bdf) -> int | None:
+        """The number of the function's IOMMU group, None where it has none."""
+        name = _link_name(self.pci_device(bdf) / "iommu_group")
+        return None if name is None else int(name)
+
+    def cdev_node(self, bdf: Bdf) -> Path | None:
+        """The function's own VFIO node, which needs iommufd; None where the kernel has none."""
+        for name in _names(self.pci_device(bdf) / "vfio-dev"):
+            node = self.dev / "vfio/devices" / name
+            if node.exists():
+                return node
+        return None
+
+    def group_node(self, bdf: Bdf) -> Path | None:
+        """The VFIO node of the function's group, `noiommu-N` without an IOMMU, if it is there."""
+        group = self.group(bdf)
+        if group is None or not self.is_vfio(bdf):
+            return None
+        for name in (str(group), f"noiommu-{group}"):
+            if (self.dev / "vfio" / name).exists():
+                return self.dev / "vfio" / name
+        return None
+
+    def vfio_nodes(self, bdf: Bdf) -> list[Path]:
+        """The nodes through which VFIO gives access to the function, the best first."""
+        return [node for node in (self.cdev_node(bdf), self.group_node(bdf)) if node is not None]
+
+    def has_nodes(self, bdf: Bdf) -> bool:
+        """Whether every node that the kernel has announced for the function is there."""
+        announced = any((self.pci_device(bdf) / "vfio-dev").glob("*/dev"))
+        if announced and self.cdev_node(bdf) is None:
+            return False
+        return bool(self.vfio_nodes(bdf))
 
     def iommu_group(self, bdf: Bdf) -> int:
         """The number of the function's IOMMU group. Raises DeviceError where there is none."""
@@ -46,7 +136,7 @@ class Machine:
         """The members of a group, and their drivers, that keep it from being viable."""
         members = self.sysfs / "kernel/iommu_groups" / str(group) / "devices"
         found = []
-        for member in sorted(members.iterdir()):
+        for member in (members / name for name in _names(members)):
             driver = _link_name(member / "driver")
             if driver is None or driver in _HARMLESS_DRIVERS or (member / "vfio-dev").is_dir():
                 continue
@@ -61,6 +151,21 @@ class Machine:
             f"echo {bdf} > {device}/driver/unbind; "
             f"echo {bdf} > {self.sysfs}/bus/pci/drivers_probe"
         )
+
+
+def read_text(file: Path) -> str:
+    """What a small file of the kernel says, stripped; empty where it says nothing."""
+    try:
+        return file.read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
 
 
 def _link_name(link: Path) -> str | None:

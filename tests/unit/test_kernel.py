@@ -1,44 +1,12 @@
 # SPDX-License-Identifier: MIT
 """What stands in the way of a device, told from a made-up /sys and /dev."""
 
-from pathlib import Path
-
 import pytest
 
 from barfs.errors import DeviceError
 from barfs.kernel import KernelDevice
-from barfs.machine import Machine
 from barfs.pci import Bdf
-
-BDF = Bdf(0, 1, 0, 0)
-OTHER = Bdf(0, 1, 0, 1)
-PORT = Bdf(0, 0, 1, 0)
-
-
-class FakeMachine:
-    """A tree with one IOMMU group."""
-
-    def __init__(self, root: Path) -> None:
-        self.machine = Machine(root / "sys", root / "dev")
-        (root / "dev/vfio").mkdir(parents=True)
-        (root / "sys/kernel/iommu_groups/12/devices").mkdir(parents=True)
-
-    def add(self, bdf: Bdf, driver: str | None, *, group: bool = True) -> Path:
-        sysfs = self.machine.sysfs
-        device = self.machine.pci_device(bdf)
-        device.mkdir(parents=True)
-        if group:
-            (device / "iommu_group").symlink_to(sysfs / "kernel/iommu_groups/12")
-            (sysfs / "kernel/iommu_groups/12/devices" / str(bdf)).symlink_to(device)
-        if driver is not None:
-            (sysfs / "bus/pci/drivers" / driver).mkdir(parents=True, exist_ok=True)
-            (device / "driver").symlink_to(sysfs / "bus/pci/drivers" / driver)
-        return device
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> FakeMachine:
-    return FakeMachine(tmp_path)
+from tests.unit.fake_machine import BDF, OTHER, PORT, FakeMachine
 
 
 def failure(fake: FakeMachine) -> str:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""The commands that get a device there: `list`, `bind`, `unbind`, `doctor`."""
+
+import argparse
+import contextlib
+import grp
+import os
+import pwd
+import sys
+from collections.abc import Iterable
+
+from barfs import listing
+from barfs.binding import VFIO_PCI, Binder, Hands, Owner, Step
+from barfs.doctor import Doctor
+from barfs.errors import UsageError
+from barfs.fusermount import mounted_devices
+from barfs.machine import Machine
+from barfs.pci import Bdf
+
+EXIT_FAILED = 1
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="a JSON list, plain integers")
+    parser.set_defaults(run=_list)
+
+
+def _list(choice: argparse.Namespace) -> int:
+    found = listing.functions(Machine(), mounted_devices())
+    sys.stdout.write(listing.to_json(found) if choice.json else listing.to_table(found))
+    return 0
+
+
+def _add_binding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "bdfs", metavar="BDF", nargs="+", help="0000:01:00.0 or 01:00.0; all or none is done"
+    )
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="print what would be written where"
+    )
+
+
+def add_bind(parser: argparse.ArgumentParser) -> None:
+    _add_binding(parser)
+    parser.add_argument("--driver", metavar="NAME", default=VFIO_PCI, help="a variant driver")
+    parser.add_argument(
+        "--user", metavar="USER", help="who gets the VFIO node, to mount without root"
+    )
+    parser.add_argument("--group", metavar="GROUP", help="whose members get the VFIO node")
+    parser.add_argument(
+        "--force", action="store_true", help="even what a file system, swap or the network is on"
+    )
+    parser.set_defaults(run=_bind)
+
+
+def add_unbind(parser: argparse.ArgumentParser) -> None:
+    _add_binding(parser)
+    parser.set_defaults(run=_unbind)
+
+
+def _bind(choice: argparse.Namespace) -> int:
+    machine, bdfs = Machine(), _addresses(choice.bdfs)
+    owner = Owner(_user(choice.user), _group(choice.group))
+    binder = Binder(machine, Hands())
+    binder.check_bind(bdfs, choice.driver, force=choice.force)
+    if choice.dry_run:
+        return _print_steps(binder.rehearse_bind(bdfs, choice.driver, owner))
+    binder.bind(bdfs, choice.driver, owner)
+    for bdf in bdfs:
+        nodes = " ".join(map(str, machine.vfio_nodes(bdf)))
+        print(f"{bdf} is bound to {choice.driver}: {nodes}")
+    for note in binder.notes(bdfs, owner):
+        print(f"barfs: note: {note}", file=sys.stderr)
+    return 0
+
+
+def _unbind(choice: argparse.Namespace) -> int:
+    machine, bdfs = Machine(), _addresses(choice.bdfs)
+    binder = Binder(machine, Hands())
+    binder.check_unbind(bdfs)
+    if choice.dry_run:
+        return _print_steps(binder.rehearse_unbind(bdfs))
+    binder.unbind(bdfs)
+    for bdf in bdfs:
+        driver = machine.driver(bdf)
+        print(f"{bdf} is bound to {driver}" if driver else f"{bdf} has no driver")
+    return 0
+
+
+def _print_steps(steps: Iterable[Step]) -> int:
+    for step in steps:
+        print(step)
+    return 0
+
+
+def _addresses(texts: Iterable[str]) -> list[Bdf]:
+    return list(dict.fromkeys(map(Bdf.parse, texts)))
+
+
+def _user(text: str | None) -> int | None:
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(text).pw_uid
+    raise UsageError(f"there is no user {text!r}; getent passwd lists them")
+
+
+def _group(text: str | None) -> int | None:
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    with contextlib.suppress(KeyError):
+        return grp.getgrnam(text).gr_gid
+    raise UsageError(f"there is no group {text!r}; getent group lists them")
+
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bdf", metavar="BDF", nargs="?", help="default: every device that VFIO has")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(choice: argparse.Namespace) -> int:
+    bdf = None if choice.bdf is None else Bdf.parse(choice.bdf)
+    findings = Doctor(Machine(), os.geteuid(), mounted_devices()).examine(bdf)
+    for finding in findings:
+        print(finding)
+    return EXIT_FAILED if any(finding.level == "FAIL" for finding in findings) else 0

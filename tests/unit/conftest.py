@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: MIT
+"""What the tests without a mount share."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.fake_machine import FakeMachine
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeMachine:
+    return FakeMachine(tmp_path)
