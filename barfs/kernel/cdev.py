@@ -38,16 +38,9 @@ class TokenUnknown(DeviceError):
     """This kernel's character devices take no token."""
 
 
-def cdev_node(machine: Machine, bdf: Bdf) -> Path | None:
-    """The function's node, which may not exist; None where its driver is no VFIO driver."""
-    for entry in (machine.pci_device(bdf) / "vfio-dev").glob("vfio*"):
-        return machine.dev / "vfio/devices" / entry.name
-    return None
-
-
 def cdev_possible(machine: Machine, bdf: Bdf) -> bool:
     """Whether both nodes exist and this user may open them."""
-    node = cdev_node(machine, bdf)
+    node = machine.cdev_node(bdf)
     rights = os.R_OK | os.W_OK
     return (
         node is not None
@@ -72,15 +65,15 @@ def open_cdev(machine: Machine, bdf: Bdf, token: UUID | None) -> Opening:
 
 
 def _existing_node(machine: Machine, bdf: Bdf) -> Path:
-    node = cdev_node(machine, bdf)
-    if node is None:
+    node = machine.cdev_node(bdf)
+    if node is not None:
+        return node
+    if not machine.is_vfio(bdf):
         raise not_bound(machine, bdf)
-    if not node.exists():
-        raise DeviceError(
-            f"{node} does not exist: this kernel was built without VFIO_DEVICE_CDEV; use "
-            "-o vfio=group"
-        )
-    return node
+    raise DeviceError(
+        f"{bdf} has no node in {machine.dev}/vfio/devices: this kernel was built without "
+        "VFIO_DEVICE_CDEV; use -o vfio=group"
+    )
 
 
 @contextmanager

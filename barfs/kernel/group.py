@@ -204,14 +204,12 @@ def require_noiommu(machine: Machine, bdf: Bdf) -> None:
     if not machine.pci_device(bdf).is_dir():
         machine.iommu_group(bdf)  # says that there is no such device
     parameter = machine.sysfs / _NOIOMMU_PARAMETER
-    try:
-        enabled = parameter.read_text().strip() == "Y"
-    except OSError:
+    if not parameter.exists():
         raise DeviceError(
             f"{parameter} does not exist: modprobe vfio, or this kernel was built without "
             "VFIO_NOIOMMU"
-        ) from None
-    if not enabled:
+        )
+    if not machine.noiommu_allowed():
         raise DeviceError(
             f"noiommu is off; echo Y > {parameter}, then bind {bdf} again: "
             f"{machine.bind_commands(bdf)}"

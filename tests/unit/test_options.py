@@ -12,7 +12,7 @@ from barfs.options import parse_options
 
 def test_defaults() -> None:
     assert parse_options([]) == (Options(), MountOptions())
-    assert Options() == Options("separate", 4, "map", False, 5.0)
+    assert Options() == Options("separate", 4, "map", False, 5.0, "auto")
 
 
 def test_everything_at_once() -> None:
@@ -20,10 +20,10 @@ def test_everything_at_once() -> None:
     texts = [
         "ro,width=8,mapping=contiguous",
         f"msix=carve,timeout=0.5,uid={name}",
-        "gid=7,umask=027",
+        "gid=7,umask=027,vfio=cdev",
     ]
     device, mount = parse_options([*texts, "allow_other"])
-    assert device == Options("contiguous", 8, "carve", True, 0.5)
+    assert device == Options("contiguous", 8, "carve", True, 0.5, "cdev")
     assert mount == MountOptions(True, True, os.getuid(), 7, 0o027)
     assert mount.fuse_options() == ["allow_other", "ro"]
 
@@ -41,6 +41,7 @@ def test_words_of_mount_and_fstab_mean_nothing() -> None:
         ("width", "unknown option"),
         ("mapping=on", "separate, contiguous or off"),
         ("msix=off", "map or carve"),
+        ("vfio=iommufd", "auto, cdev, group or noiommu"),
         ("timeout=0", "positive"),
         ("timeout=-1", "positive"),
         ("timeout=nan", "positive"),
