@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 # Where the guest mounts the host's run directory (scripts/vm-test passes it to virtme-run).
 SHARED = Path("/run/barfs-vm")
@@ -29,6 +30,9 @@ DEVICES = {
     "testdev": ("0x1b36", "0x0005"),
 }
 
+VfioPath = Literal["auto", "cdev", "group", "noiommu"]
+_VFIO_PATHS: tuple[VfioPath, ...] = ("auto", "cdev", "group", "noiommu")
+
 VFIO_PCI = "vfio-pci"
 SPARSE_VFIO_PCI = "sparse-vfio-pci"
 
@@ -41,9 +45,13 @@ def inside() -> bool:
     return "BARFS_VM_GUEST" in os.environ
 
 
-def vfio_path() -> str:
-    """The way into VFIO that the tests take: `auto`, `cdev`, `group` or `noiommu`."""
-    return os.environ.get("BARFS_VFIO", "auto")
+def vfio_path() -> VfioPath:
+    """The way into VFIO that the tests take."""
+    wanted = os.environ.get("BARFS_VFIO", "auto")
+    for path in _VFIO_PATHS:
+        if path == wanted:
+            return path
+    raise LookupError(f"BARFS_VFIO={wanted}: it is one of {', '.join(_VFIO_PATHS)}")
 
 
 def mount_options(options: str = "") -> str:
@@ -95,6 +103,11 @@ def bind(bdf: str, wanted: str | None) -> None:
         (_PCI / "drivers_probe").write_text(bdf)
     if driver(bdf) != wanted:
         raise RuntimeError(f"{bdf} is bound to {driver(bdf)}, not to {wanted}")
+
+
+def rescan() -> None:
+    """Bring removed devices back, without a driver or with the one that takes them first."""
+    (_PCI / "rescan").write_text("1")
 
 
 @contextlib.contextmanager
