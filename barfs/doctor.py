@@ -135,7 +135,8 @@ class Doctor:
         return Finding("FAIL", f"{bdf} {state}: {self._bind_command(bdf)}")
 
     def _bind_command(self, bdf: Bdf | str) -> str:
-        return f"sudo barfs bind {bdf}{self._for_user()}"
+        sudo = "sudo " if self._uid else ""
+        return f"{sudo}barfs bind {bdf}{self._for_user()}"
 
     def _for_user(self) -> str:
         if self._uid == 0:

@@ -86,6 +86,14 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
         (["layout", "demo", "bar9"], ["'bar9' is not a region", "bar0..bar5"]),
         (["layout", "demo", "bar3"], ["has no bar3; it has bar0, bar2, bar4, rom, config"]),
         (["umount"], ["MOUNTPOINT"]),
+        (["list", "x"], ["unrecognized arguments: x"]),
+        (["bind"], ["BDF"]),
+        (["bind", "nonsense"], ["'nonsense' is not a PCI address"]),
+        (["bind", "--driver", "a/b", NO_DEVICE], ["'a/b' is not the name of a driver"]),
+        (["bind", "--user", "none such", NO_DEVICE], ["there is no user 'none such'"]),
+        (["bind", "--group", "none such", NO_DEVICE], ["there is no group 'none such'"]),
+        (["unbind", "nonsense"], ["'nonsense' is not a PCI address"]),
+        (["doctor", "nonsense"], ["'nonsense' is not a PCI address"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -110,6 +118,19 @@ def test_an_unknown_address(mountpoint: Path, foreground: list[str]) -> None:
 
 def test_the_layout_of_an_unknown_address(command: Command) -> None:
     refused(command("layout", NO_DEVICE), FAILED, f"{NO_DEVICE}: no such PCI device")
+
+
+@pytest.mark.parametrize(
+    "words", [["bind"], ["bind", "--dry-run"], ["bind", "--force"], ["unbind"]]
+)
+def test_binding_an_unknown_address(command: Command, words: list[str]) -> None:
+    refused(command(*words, NO_DEVICE), FAILED, f"{NO_DEVICE}: no such PCI device")
+
+
+def test_the_doctor_of_an_unknown_address(command: Command) -> None:
+    result = command("doctor", NO_DEVICE)
+    assert (result.returncode, result.stderr) == (FAILED, "")
+    assert f"FAIL  {NO_DEVICE}: no such PCI device: barfs list" in result.stdout
 
 
 def test_one_good_and_one_bad_device(mountpoint: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from barfs.fusermount import mounted_devices
 from tests.fuse.conftest import assert_nothing_left
 from tests.support import BARFS, is_mounted, require, require_fuse
 
@@ -135,6 +136,7 @@ def test_a_normal_user_mounts(public: Path) -> None:
         assert shown.stdout == f"{NOBODY} 600\n"
         with pytest.raises(PermissionError):
             os.listdir(path)  # not even root, without allow_other
+        assert mounted_devices().get("demo") == path  # but what it is shows
     finally:
         result = barfs_as_nobody("umount", path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -149,6 +151,18 @@ def test_a_normal_user_without_a_home_mounts(public: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert barfs_as_nobody("umount", path).returncode == 0
     assert Path(f"/tmp/barfs-{NOBODY}/barfs.log").exists() or Path("/dev/log").exists()
+
+
+@pytest.mark.usefixtures("_other_user")
+def test_looking_at_the_machine_without_rights() -> None:
+    result = barfs_as_nobody("list")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("BDF ")
+    result = barfs_as_nobody("doctor")
+    failed = "FAIL" in result.stdout
+    assert (result.returncode, result.stderr) == (1 if failed else 0, "")
+    for line in result.stdout.splitlines():
+        assert line[:6] in ("ok    ", "FAIL  ", "note  ")
 
 
 @pytest.mark.usefixtures("_other_user")
