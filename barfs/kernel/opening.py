@@ -53,12 +53,12 @@ def not_viable(machine: Machine, group: int) -> DeviceError:
 
 
 def token_refused(bdf: Bdf, given: bool) -> DeviceError:
-    """The kernel answers EACCES to a virtual function whose token is missing or another one."""
+    """What EACCES means: a token is missing or another one (`vfio_pci_validate_vf_token`)."""
     if given:
         return DeviceError(
             f"{bdf}: vf_token is not the one that was set when its physical function was opened"
         )
     return DeviceError(
-        f"{bdf} is a virtual function that opens with a token only; name it {bdf},vf_token=UUID "
-        "with the UUID that the physical function's user has set"
+        f"{bdf} opens with a token only, being a virtual function, or having some in use; name it "
+        f"{bdf},vf_token=UUID with the UUID that the physical function was opened with"
     )
