@@ -82,7 +82,14 @@ class KernelDevice:
         self._machine = machine or Machine()
         self._opening: Opening | None = _open(self._machine, bdf, path, token)
         self._fd = self._opening.fd
-        self._events = {index: eventfd_of(self._fd, index) for index in _SIGNALS}
+        self._events: dict[int, int] = {}
+        try:
+            for index in _SIGNALS:
+                if (event := eventfd_of(self._fd, index)) is not None:
+                    self._events[index] = event
+        except BaseException:
+            self.close()
+            raise
 
     def device_info(self) -> DeviceInfo:
         data = bytearray(struct.pack("=I", DEVICE_INFO_SIZE).ljust(DEVICE_INFO_SIZE, b"\0"))
@@ -123,9 +130,7 @@ class KernelDevice:
     def signals(self) -> tuple[Signal, ...]:
         """The kernel's wish to have the device back, and errors that the function reports."""
         return tuple(
-            Signal(_SIGNALS[index], fd, select.POLLIN)
-            for index, fd in self._events.items()
-            if fd is not None
+            Signal(_SIGNALS[index], fd, select.POLLIN) for index, fd in self._events.items()
         )
 
     def attributes(self) -> Mapping[str, str]:
@@ -152,6 +157,5 @@ class KernelDevice:
         os.close(self._fd)
         opening.release()
         for fd in self._events.values():
-            if fd is not None:
-                os.close(fd)
+            os.close(fd)
         self._events.clear()
