@@ -33,9 +33,12 @@ class Bus:
         self._tree = tree
         self._gate = gate
         self._gates: dict[Device, native.DeviceGate] = {}
+        self._signals: dict[int, tuple[Device, Signal]] = {}
+        self._epoll = select.epoll()
+        self._watching = False
 
     def add(self, devices: Iterable[Device]) -> None:
-        """Let devices be seen and accessed. Before the mount answers."""
+        """Let devices be seen and accessed: before `watch`, or from the same thread."""
         for device in devices:
             files = self._tree.add(device)
             self._gates[device] = self._gate.add_device(
@@ -44,51 +47,56 @@ class Bus:
                     for file in files
                 }
             )
+            for signal in device.signals:
+                self._signals[signal.fd] = device, signal
+                self._epoll.register(signal.fd, signal.events)
         self._describe()
 
-    def _describe(self) -> int:
+    def _describe(self) -> None:
         sources = {str(device.bdf): device.source for device in self._gates}
-        return self._tree.set_info(MountInfo(os.getpid(), sources).to_text())
+        inode = self._tree.set_info(MountInfo(os.getpid(), sources).to_text())
+        if self._watching:
+            # The kernel keeps sizes until it is told.
+            pyfuse3.invalidate_inode(inode)
 
     async def watch(self) -> None:
-        """Do what the devices' signals ask for, until cancelled."""
-        watched = {
-            signal.fd: (device, signal) for device in self._gates for signal in device.signals
-        }
-        with select.epoll() as epoll:
-            for fd, (_, signal) in watched.items():
-                epoll.register(fd, signal.events)
+        """Do what the devices' signals ask for, until cancelled. Once, while the mount answers."""
+        self._watching = True
+        with self._epoll:
             async with trio.open_nursery() as nursery:
                 while True:
-                    await trio.lowlevel.wait_readable(epoll.fileno())
-                    for fd, _events in epoll.poll(0):
-                        device, signal = watched[fd]
-                        if signal.kind == "error":
-                            _report_error(device, signal)
-                            continue
-                        for other in device.signals:
-                            epoll.unregister(other.fd)
-                        device.occupancy.close()
-                        if signal.kind == "lost":
-                            log.error("%s is lost", device.source)
-                        else:
-                            nursery.start_soon(self._give_back, device)
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    for fd, _events in self._epoll.poll(0):
+                        # One of the same device may have come before it.
+                        if fd in self._signals:
+                            self._hear(*self._signals[fd], nursery)
+
+    def _hear(self, device: Device, signal: Signal, nursery: trio.Nursery) -> None:
+        if signal.kind == "error":
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(signal.fd)
+            log.error(
+                "%s reported an uncorrectable PCIe error; see the kernel's log", device.source
+            )
+            return
+        for other in device.signals:
+            self._epoll.unregister(other.fd)
+            del self._signals[other.fd]
+        device.occupancy.close()
+        if signal.kind == "lost":
+            log.error("%s is lost", device.source)
+        else:
+            nursery.start_soon(self._give_back, device)
 
     async def _give_back(self, device: Device) -> None:
         log.warning("%s: the kernel wants it back, it leaves the mount", device.source)
         self._gates.pop(device).remove()
         self._tree.remove(device)
-        # The kernel keeps names and sizes until it is told.
+        # The kernel keeps names until it is told.
         pyfuse3.invalidate_entry_async(
             self._tree.bus.inode, str(device.bdf).encode(), ignore_enoent=True
         )
-        pyfuse3.invalidate_inode(self._describe())
+        self._describe()
         while not await trio.to_thread.run_sync(device.close, abandon_on_cancel=True):
             continue
         log.warning("%s is given back", device.source)
-
-
-def _report_error(device: Device, signal: Signal) -> None:
-    with contextlib.suppress(BlockingIOError):
-        os.eventfd_read(signal.fd)
-    log.error("%s reported an uncorrectable PCIe error; see the kernel's log", device.source)
