@@ -21,6 +21,7 @@ from barfs import native
 from barfs.backend import Signal
 from barfs.device import Device
 from barfs.fusermount import MountInfo
+from barfs.pci import Bdf
 from barfs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,15 @@ class Bus:
                 self._signals[signal.fd] = device, signal
                 self._epoll.register(signal.fd, signal.events)
         self._describe()
+
+    def has(self, bdf: Bdf) -> bool:
+        """Whether a device of this address is in the mount."""
+        return any(device.bdf == bdf for device in self._gates)
+
+    def close(self) -> None:
+        """Give back every device that is still here; the mount is gone."""
+        for device in self._gates:
+            device.close(grace=0)
 
     def _describe(self) -> None:
         sources = {str(device.bdf): device.source for device in self._gates}
