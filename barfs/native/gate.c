@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #define _GNU_SOURCE
 #include "gate.h"
+#include "handshake.h"
+#include "notices.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,18 +22,9 @@ static const uint64_t MOST_BYTES_HERE = 4096;
 static const uint64_t MOST_FD_BYTES_HERE = 256;
 static const uint64_t MOST_QUICK_BYTES = 256;
 
-/* A socket cannot be spliced.  With ATOMIC_O_TRUNC the kernel takes an opened file's size for 0, and
- * an append would go to register 0. */
-static const uint32_t REFUSED_INIT_FLAGS =
-    FUSE_SPLICE_READ | FUSE_SPLICE_WRITE | FUSE_SPLICE_MOVE | FUSE_ATOMIC_O_TRUNC;
-
 /* Interrupts a read of /dev/fuse.  By default it is ignored, so it does no harm anywhere else. */
 static const int WAKE_SIGNAL = SIGURG;
 static const int64_t WAKE_EVERY_NS = 5000000;
-
-/* Requests of asynchronous I/O that the kernel sends before it makes others wait, of all devices: with
- * its default of 12, a device that hangs would soon hold up the others. */
-static const uint16_t MOST_BACKGROUND = UINT16_MAX;
 
 #ifndef FOPEN_PARALLEL_DIRECT_WRITES /* Linux 6.2; older kernels ignore it */
 #define FOPEN_PARALLEL_DIRECT_WRITES (1 << 6)
@@ -40,12 +33,6 @@ static const uint16_t MOST_BACKGROUND = UINT16_MAX;
 struct device {
     struct device *next;
     struct barfs_lanes lanes;
-};
-
-struct notification {
-    struct notification *next;
-    size_t size;
-    unsigned char message[];
 };
 
 struct barfs_gate {
@@ -57,9 +44,8 @@ struct barfs_gate {
     struct barfs_queue queue;
     struct barfs_nodes nodes;
     struct device *devices;
-    pthread_mutex_t lock; /* of the notifications and of `reading` */
-    pthread_cond_t notify;
-    struct notification *first_notification, **last_notification;
+    struct barfs_notices notices;
+    pthread_mutex_t lock; /* of `reading` */
 };
 
 static const uint32_t HEADER = sizeof(struct fuse_in_header);
@@ -125,14 +111,13 @@ struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
         return NULL;
     gate->fuse_fd = fuse_fd;
     gate->forward_fd = forward_fd;
-    gate->last_notification = &gate->first_notification;
     error = barfs_guard_install();
     if (!error)
         error = barfs_queue_init(&gate->queue, answer, gate);
     if (!error)
         error = -pthread_mutex_init(&gate->lock, NULL);
     if (!error)
-        error = -pthread_cond_init(&gate->notify, NULL);
+        error = barfs_notices_init(&gate->notices, fuse_fd);
     if (error) {
         free(gate);
         errno = -error;
@@ -141,20 +126,10 @@ struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
     return gate;
 }
 
-static void free_notifications(struct barfs_gate *gate)
-{
-    while (gate->first_notification) {
-        struct notification *notification = gate->first_notification;
-
-        gate->first_notification = notification->next;
-        free(notification);
-    }
-}
-
 void barfs_gate_free(struct barfs_gate *gate)
 {
     barfs_queue_destroy(&gate->queue);
-    free_notifications(gate);
+    barfs_notices_destroy(&gate->notices);
     barfs_nodes_clear(&gate->nodes);
     while (gate->devices) {
         struct device *device = gate->devices;
@@ -162,7 +137,6 @@ void barfs_gate_free(struct barfs_gate *gate)
         gate->devices = device->next;
         free(device);
     }
-    pthread_cond_destroy(&gate->notify);
     pthread_mutex_destroy(&gate->lock);
     free(gate);
 }
@@ -382,9 +356,7 @@ static bool handle(struct barfs_gate *gate, struct barfs_request *request)
         }
     }
     if (header->opcode == FUSE_INIT) {
-        struct fuse_init_in *in = (void *)(request->message + HEADER);
-
-        in->flags &= ~REFUSED_INIT_FLAGS;
+        barfs_handshake_request(request->message + HEADER);
         atomic_store(&gate->init_unique, header->unique);
     }
     forward(gate, request, header->opcode);
@@ -459,41 +431,6 @@ int barfs_gate_read_loop(struct barfs_gate *gate)
     return error;
 }
 
-static void check_init(struct barfs_gate *gate, unsigned char *message, size_t size)
-{
-    struct fuse_out_header *header = (void *)message;
-    struct fuse_init_out *out = (void *)(message + sizeof *header);
-    const size_t most_pages = BARFS_MOST_DATA / (size_t)sysconf(_SC_PAGESIZE);
-
-    if (header->unique != atomic_load(&gate->init_unique) ||
-        size < sizeof *header + offsetof(struct fuse_init_out, max_pages) + sizeof out->max_pages)
-        return;
-    atomic_store(&gate->init_unique, 0);
-    out->flags &= ~REFUSED_INIT_FLAGS;
-    if (out->max_write > BARFS_MOST_DATA)
-        out->max_write = BARFS_MOST_DATA;
-    if (out->max_pages > most_pages) /* of a READ, too */
-        out->max_pages = (uint16_t)most_pages;
-    out->max_background = MOST_BACKGROUND;
-    out->congestion_threshold = MOST_BACKGROUND;
-}
-
-static void queue_notification(struct barfs_gate *gate, const unsigned char *message, size_t size)
-{
-    struct notification *notification = malloc(sizeof *notification + size);
-
-    if (!notification)
-        return; /* the kernel then finds out when its time limit is over */
-    notification->next = NULL;
-    notification->size = size;
-    memcpy(notification->message, message, size);
-    pthread_mutex_lock(&gate->lock);
-    *gate->last_notification = notification;
-    gate->last_notification = &notification->next;
-    pthread_cond_signal(&gate->notify);
-    pthread_mutex_unlock(&gate->lock);
-}
-
 int barfs_gate_reply_loop(struct barfs_gate *gate)
 {
     unsigned char *message = malloc(BARFS_MESSAGE_SIZE);
@@ -512,10 +449,13 @@ int barfs_gate_reply_loop(struct barfs_gate *gate)
         if ((size_t)size < sizeof *header)
             continue;
         if (header->unique == 0) {
-            queue_notification(gate, message, (size_t)size);
+            barfs_notices_push(&gate->notices, message, (size_t)size);
             continue;
         }
-        check_init(gate, message, (size_t)size);
+        if (header->unique == atomic_load(&gate->init_unique)) {
+            atomic_store(&gate->init_unique, 0);
+            barfs_handshake_reply(message + sizeof *header, (size_t)size - sizeof *header);
+        }
         send_reply(gate->fuse_fd, message, (size_t)size);
     }
     free(message);
@@ -524,23 +464,7 @@ int barfs_gate_reply_loop(struct barfs_gate *gate)
 
 void barfs_gate_notify_loop(struct barfs_gate *gate)
 {
-    pthread_mutex_lock(&gate->lock);
-    while (!atomic_load(&gate->stopping)) {
-        struct notification *notification = gate->first_notification;
-
-        if (!notification) {
-            pthread_cond_wait(&gate->notify, &gate->lock);
-            continue;
-        }
-        gate->first_notification = notification->next;
-        if (!gate->first_notification)
-            gate->last_notification = &gate->first_notification;
-        pthread_mutex_unlock(&gate->lock);
-        send_reply(gate->fuse_fd, notification->message, notification->size);
-        free(notification);
-        pthread_mutex_lock(&gate->lock);
-    }
-    pthread_mutex_unlock(&gate->lock);
+    barfs_notices_run(&gate->notices);
 }
 
 void barfs_gate_watch_loop(struct barfs_gate *gate)
@@ -561,9 +485,7 @@ bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
     atomic_store(&gate->stopping, true);
     barfs_queue_stop(&gate->queue);
     shutdown(gate->forward_fd, SHUT_RDWR);
-    pthread_mutex_lock(&gate->lock);
-    pthread_cond_broadcast(&gate->notify);
-    pthread_mutex_unlock(&gate->lock);
+    barfs_notices_stop(&gate->notices);
     /* The signal may come just before the reader goes to sleep, so it is sent until it has left. */
     while (atomic_load(&gate->reading) && barfs_now_ns() < end) {
         pthread_mutex_lock(&gate->lock);
