@@ -130,7 +130,7 @@ def _add_mount(parser: argparse.ArgumentParser) -> None:
 def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: None) -> int:
     """`announce` is called when a mount in the foreground answers."""
     # Here, since trio and pyfuse3 take longer to import than the other commands to run.
-    from barfs.mount import ended_by_signals, serve
+    from barfs.mount import serve
 
     options, mount_options = parse_options(choice.options)
     names = [DeviceName.parse(text) for text in choice.devices]
@@ -138,8 +138,7 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
 
     def run(ready: Callable[[], None]) -> int:
         try:
-            with ended_by_signals():
-                serve(attach(names, options), mountpoint, mount_options, ready)
+            serve(lambda: attach(names, options), mountpoint, mount_options, ready)
         except UsageError as error:
             print(f"barfs: {error}", file=sys.stderr)
             return EXIT_USAGE

@@ -70,19 +70,19 @@ def _fusermount() -> str:
 
 @dataclass(frozen=True, slots=True)
 class MountEntry:
-    """A line of `/proc/self/mountinfo`: where, which type, which source."""
+    """A line of `/proc/self/mountinfo`: where, which file system (its number) of which type."""
 
     mountpoint: Path
+    number: str
     fstype: str
-    source: str
 
 
 def mounts() -> Iterator[MountEntry]:
     """What is mounted, in the order of mounting."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _separator, after = line.partition(" - ")
-        fstype, source, *_options = after.split(" ")
-        yield MountEntry(Path(_unescape(before.split(" ")[4])), fstype, _unescape(source))
+        _id, _parent, number, _root, mountpoint, *_rest = before.split(" ")
+        yield MountEntry(Path(_unescape(mountpoint)), number, after.split(" ")[0])
 
 
 def _unescape(text: str) -> str:
@@ -127,7 +127,7 @@ def check_mountpoint(mountpoint: Path) -> Path:
 
 
 class FuseMount:
-    """A mounted `/dev/fuse` descriptor (`fd`), whose new owner closes it.
+    """A mount and its `/dev/fuse` descriptor, `fd`.
 
     While this object is open, the helper waits to unmount in case this process dies.
     """
@@ -155,6 +155,29 @@ class FuseMount:
                 reason = messages.read().decode(errors="replace").strip().replace("\n", "; ")
                 raise MountError(f"cannot mount on {mountpoint}: {reason or 'no reason given'}")
 
+        self._number = self._number_here()
+
+    def _number_here(self) -> str | None:
+        """Which file system is on top at the mount point."""
+        found = [entry.number for entry in mounts() if entry.mountpoint == self.mountpoint]
+        return found[-1] if found else None
+
+    def close(self) -> None:
+        """End the mount, if it has not ended by itself, and let the helper go.
+
+        Whoever still waits for an answer gets an error.
+        """
+        # `umount -f` of a mount in use ends its connection, but leaves it in the tree. The number
+        # of a file system is its own until the descriptor is closed.
+        if self._number is not None and self._number_here() == self._number:
+            with contextlib.suppress(MountError):
+                unmount(self.mountpoint, lazy=True)
+        os.close(self.fd)
+        # Without unmounting: if the mount point is in use again, it would hit the wrong mount.
+        self._helper.kill()
+        self._helper.wait()
+        self._socket.close()
+
     def _receive_fd(self) -> int:
         fds = array.array("i")
         _data, ancillary, _flags, _address = self._socket.recvmsg(
@@ -165,13 +188,6 @@ class FuseMount:
                 fds.frombytes(data[: fds.itemsize])
                 return fds[0]
         return -1
-
-    def release_helper(self) -> None:
-        """End the helper without unmounting: the mount is gone, and if the mount point is in use
-        again, the helper would take the wrong one down."""
-        self._helper.kill()
-        self._helper.wait()
-        self._socket.close()
 
 
 def unmount_command(mountpoint: Path, *, lazy: bool = False) -> list[str]:

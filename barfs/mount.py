@@ -15,10 +15,9 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 import pyfuse3
 import trio
@@ -29,10 +28,8 @@ from barfs.fs import Filesystem
 from barfs.fusermount import (
     GRACE,
     FuseMount,
-    MountError,
     MountInfo,
     MountOptions,
-    unmount,
     unmount_command,
 )
 from barfs.tree import RegionFile, Tree
@@ -42,32 +39,51 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 log = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Until trio hears of signals, they end the process through its `finally` clauses."""
+class _Signals:
+    """The signals that end a mount: before it serves, through the process's `finally` clauses; from
+    then on, by whoever waits for them. (Not trio's receiver: many at once can lock it up.)"""
 
-    def end(number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
+    def __init__(self) -> None:
+        self.serving = False
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    previous = {number: signal.signal(number, end) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if not self.serving:
+            raise SystemExit(128 + number)
+        os.eventfd_write(self._fd, 1)
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            os.close(self._fd)
+
+    async def wait(self) -> None:
+        """Wait for one that has not been waited for yet."""
+        await trio.lowlevel.wait_readable(self._fd)
+        os.eventfd_read(self._fd)
 
 
 def serve(
-    devices: Sequence[Device],
+    open_devices: Callable[[], Sequence[Device]],
     mountpoint: Path,
     options: MountOptions,
     ready: Callable[[], None],
 ) -> None:
-    """Mount `devices` on `mountpoint`, call `ready` once the mount answers, serve until the end.
+    """Mount devices on `mountpoint`, call `ready` once the mount answers, serve until the end.
 
-    Returns when the mount is gone and the devices are closed. Raises MountError.
+    Returns when the mount is gone and the devices are closed. Raises MountError, and what
+    `open_devices` raises.
     """
-    try:
+    signals = _Signals()
+    with signals.handled(), contextlib.ExitStack() as stack:
+        devices = open_devices()
+        for device in devices:
+            stack.callback(device.close, grace=0)
         tree = Tree(umask=options.umask)
         files = {device: tree.add(device) for device in devices}
         sources = {str(device.bdf): device.source for device in devices}
@@ -81,17 +97,8 @@ def serve(
         # The options of a mount must fit in one page, so not all sources.
         source = f"{first}+{len(others)}" if others else first
         fuse = FuseMount(mountpoint, source=source, options=options.fuse_options())
-        try:
-            _run(filesystem, fuse, files, ready)
-        except BaseException:
-            with contextlib.suppress(MountError):
-                unmount(mountpoint, lazy=True)
-            raise
-        finally:
-            fuse.release_helper()
-    finally:
-        for device in devices:
-            device.close(grace=0)
+        stack.callback(fuse.close)
+        _run(filesystem, fuse, files, ready, signals)
 
 
 def _run(
@@ -99,8 +106,9 @@ def _run(
     fuse: FuseMount,
     files: Mapping[Device, Sequence[RegionFile]],
     ready: Callable[[], None],
+    signals: _Signals,
 ) -> None:
-    """Answer the mount's requests until its end, then let its descriptor go."""
+    """Answer the mount's requests until its end."""
     gate = native.Gate(fuse.fd)
     for regions in files.values():
         gate.add_device(
@@ -111,19 +119,22 @@ def _run(
         )
     pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
     stopped = False
+    signals.serving = True
     try:
-        stopped = trio.run(_session, gate, fuse.mountpoint, list(files), ready)
+        stopped = trio.run(_session, gate, fuse.mountpoint, list(files), ready, signals)
     finally:
         pyfuse3.close(unmount=False)
-        # Aborts the connection: whoever still waits for an answer gets an error.
-        os.close(fuse.fd)
         # A gate that has not stopped is still in use, by an access that does not come back.
         if stopped:
             gate.close()
 
 
 async def _session(
-    gate: native.Gate, mountpoint: Path, devices: Sequence[Device], ready: Callable[[], None]
+    gate: native.Gate,
+    mountpoint: Path,
+    devices: Sequence[Device],
+    ready: Callable[[], None],
+    signals: _Signals,
 ) -> bool:
     """Serve until the end; returns whether every access has come back."""
     stopped = False
@@ -133,15 +144,14 @@ async def _session(
         with contextlib.suppress(trio.RunFinishedError):
             token.run_sync_soon(pyfuse3.terminate)
 
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_end_on_signal, signals, mountpoint, nursery.cancel_scope)
-            nursery.start_soon(_watch_devices, devices)
-            nursery.start_soon(_announce, mountpoint, ready)
-            gate.start(end)
-            await pyfuse3.main()
-            stopped = await trio.to_thread.run_sync(gate.stop, GRACE, abandon_on_cancel=True)
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_on_signal, signals, mountpoint, nursery.cancel_scope)
+        nursery.start_soon(_watch_devices, devices)
+        nursery.start_soon(_announce, mountpoint, ready)
+        gate.start(end)
+        await pyfuse3.main()
+        stopped = await trio.to_thread.run_sync(gate.stop, GRACE, abandon_on_cancel=True)
+        nursery.cancel_scope.cancel()
     return stopped
 
 
@@ -164,14 +174,12 @@ async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
     ready()
 
 
-async def _end_on_signal(
-    signals: AsyncIterator[int], mountpoint: Path, scope: trio.CancelScope
-) -> None:
-    received = await anext(signals)
-    log.info("%s: ending on %s", mountpoint, signal.Signals(received).name)
+async def _end_on_signal(signals: _Signals, mountpoint: Path, scope: trio.CancelScope) -> None:
+    await signals.wait()
+    log.info("%s: ending on a signal", mountpoint)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_within_grace, mountpoint, scope)
-        await anext(signals)
+        await signals.wait()
         scope.cancel()
 
 
