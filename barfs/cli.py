@@ -13,6 +13,7 @@ import select
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -58,6 +59,7 @@ examples:
   barfs mount 0000:01:00.0 /mnt/bar
   barfs mount -f -o ro,width=8 01:00.0 02:00.0 ~/bar
   barfs mount vfio-user:/run/device.sock ~/bar
+  barfs mount --all /mnt/bar
 """
 
 
@@ -121,8 +123,11 @@ def _add_mount(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "devices",
         metavar="DEVICE",
-        nargs="+",
+        nargs="*",
         help="0000:01:00.0, 01:00.0, vfio-user:SOCKET[,bdf=BDF] or demo",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="every device of a VFIO driver, also those to come"
     )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="an empty directory")
     parser.set_defaults(run=_mount)
@@ -131,16 +136,20 @@ def _add_mount(parser: argparse.ArgumentParser) -> None:
 def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: None) -> int:
     """`announce` is called when a mount in the foreground answers."""
     # Here, since trio and pyfuse3 take longer to import than the other commands to run.
-    from barfs.mount import ended_by_signals, serve
+    from barfs.hotplug import follow, open_all
+    from barfs.mount import serve
 
     options, mount_options = parse_options(choice.options)
+    if choice.all == bool(choice.devices):
+        raise UsageError("name the devices to mount, or --all, and not both")
     names = [DeviceName.parse(text) for text in choice.devices]
     mountpoint = check_mountpoint(choice.mountpoint)
+    open_devices = partial(open_all, options) if choice.all else partial(attach, names, options)
+    follower = partial(follow, options=options) if choice.all else None
 
     def run(ready: Callable[[], None]) -> int:
         try:
-            with ended_by_signals():
-                serve(attach(names, options), mountpoint, mount_options, ready)
+            serve(open_devices, mountpoint, mount_options, ready, follower)
         except UsageError as error:
             print(f"barfs: {error}", file=sys.stderr)
             return EXIT_USAGE
@@ -234,7 +243,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(choice: argparse.Namespace) -> int:
-    choice.devices = ["demo"]
+    choice.devices, choice.all = ["demo"], False
     if choice.mountpoint is not None:
         return _mount(choice)
     choice.foreground = True

@@ -145,7 +145,7 @@ def check_mountpoint(mountpoint: Path) -> Path:
 
 
 class FuseMount:
-    """A mounted `/dev/fuse` descriptor (`fd`), whose new owner closes it.
+    """A mount and its `/dev/fuse` descriptor, `fd`.
 
     While this object is open, the helper waits to unmount in case this process dies.
     """
@@ -173,6 +173,29 @@ class FuseMount:
                 reason = messages.read().decode(errors="replace").strip().replace("\n", "; ")
                 raise MountError(f"cannot mount on {mountpoint}: {reason or 'no reason given'}")
 
+        self._number = self._number_here()
+
+    def _number_here(self) -> str | None:
+        """Which file system is on top at the mount point."""
+        found = [entry.device for entry in mounts() if entry.mountpoint == self.mountpoint]
+        return found[-1] if found else None
+
+    def close(self) -> None:
+        """End the mount, if it has not ended by itself, and let the helper go.
+
+        Whoever still waits for an answer gets an error.
+        """
+        # `umount -f` of a mount in use ends its connection, but leaves it in the tree. The number
+        # of a file system is its own until the descriptor is closed.
+        if self._number is not None and self._number_here() == self._number:
+            with contextlib.suppress(MountError):
+                unmount(self.mountpoint, lazy=True)
+        os.close(self.fd)
+        # Without unmounting: if the mount point is in use again, it would hit the wrong mount.
+        self._helper.kill()
+        self._helper.wait()
+        self._socket.close()
+
     def _receive_fd(self) -> int:
         fds = array.array("i")
         _data, ancillary, _flags, _address = self._socket.recvmsg(
@@ -183,13 +206,6 @@ class FuseMount:
                 fds.frombytes(data[: fds.itemsize])
                 return fds[0]
         return -1
-
-    def release_helper(self) -> None:
-        """End the helper without unmounting: the mount is gone, and if the mount point is in use
-        again, the helper would take the wrong one down."""
-        self._helper.kill()
-        self._helper.wait()
-        self._socket.close()
 
 
 def unmount_command(mountpoint: Path, *, lazy: bool = False) -> list[str]:

@@ -14,10 +14,10 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 import pyfuse3
 import trio
@@ -29,9 +29,7 @@ from barfs.fs import Filesystem
 from barfs.fusermount import (
     GRACE,
     FuseMount,
-    MountError,
     MountOptions,
-    unmount,
     unmount_command,
 )
 from barfs.tree import Tree
@@ -41,79 +39,91 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 log = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Until trio hears of signals, they end the process through its `finally` clauses."""
+class _Signals:
+    """The signals that end a mount: before it serves, through the process's `finally` clauses; from
+    then on, by whoever waits for them. (Not trio's receiver: many at once can lock it up.)"""
 
-    def end(number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
+    def __init__(self) -> None:
+        self.serving = False
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    previous = {number: signal.signal(number, end) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if not self.serving:
+            raise SystemExit(128 + number)
+        os.eventfd_write(self._fd, 1)
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            os.close(self._fd)
+
+    async def wait(self) -> None:
+        """Wait for one that has not been waited for yet."""
+        await trio.lowlevel.wait_readable(self._fd)
+        os.eventfd_read(self._fd)
 
 
 def serve(
-    devices: Sequence[Device],
+    open_devices: Callable[[], Sequence[Device]],
     mountpoint: Path,
     options: MountOptions,
     ready: Callable[[], None],
+    follow: Callable[[Bus], Awaitable[None]] | None = None,
 ) -> None:
-    """Mount `devices` on `mountpoint`, call `ready` once the mount answers, serve until the end.
+    """Mount devices on `mountpoint`, call `ready` once the mount answers, serve until the end.
 
-    Returns when the mount is gone and the devices are closed. Raises MountError.
+    `follow` runs meanwhile, and may let more devices join. Returns when the mount is gone and the
+    devices are closed. Raises MountError, and what `open_devices` raises.
     """
-    try:
+    signals = _Signals()
+    with signals.handled(), contextlib.ExitStack() as stack:
+        devices = open_devices()
+        for device in devices:
+            stack.callback(device.close, grace=0)
         filesystem = Filesystem(
             Tree(umask=options.umask),
             uid=os.getuid() if options.uid is None else options.uid,
             gid=os.getgid() if options.gid is None else options.gid,
         )
-        first, *others = devices
         # The options of a mount must fit in one page, so not all sources.
-        source = f"{first.source}+{len(others)}" if others else first.source
+        source = devices[0].source if devices else "all"
+        if len(devices) > 1:
+            source += f"+{len(devices) - 1}"
         fuse = FuseMount(mountpoint, source=source, options=options.fuse_options())
-        try:
-            _run(filesystem, fuse, devices, ready)
-        except BaseException:
-            with contextlib.suppress(MountError):
-                unmount(mountpoint, lazy=True)
-            raise
-        finally:
-            fuse.release_helper()
-    finally:
-        for device in devices:
-            device.close(grace=0)
+        stack.callback(fuse.close)
+        gate = native.Gate(fuse.fd)
+        bus = Bus(filesystem.tree, gate)
+        stack.callback(bus.close)
+        bus.add(devices)
+        signals.serving = True
+        _run(filesystem, gate, partial(_session, gate, mountpoint, bus, follow, ready, signals))
 
 
-def _run(
-    filesystem: Filesystem,
-    fuse: FuseMount,
-    devices: Sequence[Device],
-    ready: Callable[[], None],
-) -> None:
-    """Answer the mount's requests until its end, then let its descriptor go."""
-    gate = native.Gate(fuse.fd)
-    bus = Bus(filesystem.tree, gate)
-    bus.add(devices)
+def _run(filesystem: Filesystem, gate: native.Gate, session: Callable[[], Awaitable[bool]]) -> None:
+    """Answer the mount's requests until its end."""
     pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
     stopped = False
     try:
-        stopped = trio.run(_session, gate, fuse.mountpoint, bus, ready)
+        stopped = trio.run(session)
     finally:
         pyfuse3.close(unmount=False)
-        # Aborts the connection: whoever still waits for an answer gets an error.
-        os.close(fuse.fd)
         # A gate that has not stopped is still in use, by an access that does not come back.
         if stopped:
             gate.close()
 
 
 async def _session(
-    gate: native.Gate, mountpoint: Path, bus: Bus, ready: Callable[[], None]
+    gate: native.Gate,
+    mountpoint: Path,
+    bus: Bus,
+    follow: Callable[[Bus], Awaitable[None]] | None,
+    ready: Callable[[], None],
+    signals: _Signals,
 ) -> bool:
     """Serve until the end; returns whether every access has come back."""
     stopped = False
@@ -123,15 +133,16 @@ async def _session(
         with contextlib.suppress(trio.RunFinishedError):
             token.run_sync_soon(pyfuse3.terminate)
 
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_end_on_signal, signals, mountpoint, nursery.cancel_scope)
-            nursery.start_soon(bus.watch)
-            nursery.start_soon(_announce, mountpoint, ready)
-            gate.start(end)
-            await pyfuse3.main()
-            stopped = await trio.to_thread.run_sync(gate.stop, GRACE, abandon_on_cancel=True)
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_on_signal, signals, mountpoint, nursery.cancel_scope)
+        nursery.start_soon(bus.watch)
+        nursery.start_soon(_announce, mountpoint, ready)
+        gate.start(end)
+        if follow is not None:
+            nursery.start_soon(follow, bus)
+        await pyfuse3.main()
+        stopped = await trio.to_thread.run_sync(gate.stop, GRACE, abandon_on_cancel=True)
+        nursery.cancel_scope.cancel()
     return stopped
 
 
@@ -140,14 +151,12 @@ async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
     ready()
 
 
-async def _end_on_signal(
-    signals: AsyncIterator[int], mountpoint: Path, scope: trio.CancelScope
-) -> None:
-    received = await anext(signals)
-    log.info("%s: ending on %s", mountpoint, signal.Signals(received).name)
+async def _end_on_signal(signals: _Signals, mountpoint: Path, scope: trio.CancelScope) -> None:
+    await signals.wait()
+    log.info("%s: ending on a signal", mountpoint)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_within_grace, mountpoint, scope)
-        await anext(signals)
+        await signals.wait()
         scope.cancel()
 
 

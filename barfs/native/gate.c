@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #define _GNU_SOURCE
 #include "gate.h"
+#include "handshake.h"
+#include "notices.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,22 +22,18 @@ static const uint64_t MOST_BYTES_HERE = 4096;
 static const uint64_t MOST_FD_BYTES_HERE = 256;
 static const uint64_t MOST_QUICK_BYTES = 256;
 
-/* A socket cannot be spliced.  With ATOMIC_O_TRUNC the kernel takes an opened file's size for 0, and
- * an append would go to register 0. */
-static const uint32_t REFUSED_INIT_FLAGS =
-    FUSE_SPLICE_READ | FUSE_SPLICE_WRITE | FUSE_SPLICE_MOVE | FUSE_ATOMIC_O_TRUNC;
-
 /* Interrupts a read of /dev/fuse.  By default it is ignored, so it does no harm anywhere else. */
 static const int WAKE_SIGNAL = SIGURG;
 static const int64_t WAKE_EVERY_NS = 5000000;
 
-/* Requests of asynchronous I/O that the kernel sends before it makes others wait, of all devices: with
- * its default of 12, a device that hangs would soon hold up the others. */
-static const uint16_t MOST_BACKGROUND = UINT16_MAX;
-
 #ifndef FOPEN_PARALLEL_DIRECT_WRITES /* Linux 6.2; older kernels ignore it */
 #define FOPEN_PARALLEL_DIRECT_WRITES (1 << 6)
 #endif
+
+struct device {
+    struct device *next;
+    struct barfs_lanes lanes;
+};
 
 struct barfs_gate {
     int fuse_fd, forward_fd;
@@ -45,8 +43,9 @@ struct barfs_gate {
     _Atomic uint64_t init_unique;
     struct barfs_queue queue;
     struct barfs_nodes nodes;
-    pthread_mutex_t lock;
+    struct device *devices;
     struct barfs_notices notices;
+    pthread_mutex_t lock; /* of `reading` */
 };
 
 static const uint32_t HEADER = sizeof(struct fuse_in_header);
@@ -118,7 +117,7 @@ struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
     if (!error)
         error = -pthread_mutex_init(&gate->lock, NULL);
     if (!error)
-        error = barfs_notices_init(&gate->notices);
+        error = barfs_notices_init(&gate->notices, fuse_fd);
     if (error) {
         free(gate);
         errno = -error;
@@ -132,13 +131,32 @@ void barfs_gate_free(struct barfs_gate *gate)
     barfs_queue_destroy(&gate->queue);
     barfs_notices_destroy(&gate->notices);
     barfs_nodes_clear(&gate->nodes);
+    while (gate->devices) {
+        struct device *device = gate->devices;
+
+        gate->devices = device->next;
+        free(device);
+    }
     pthread_mutex_destroy(&gate->lock);
     free(gate);
 }
 
 struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *gate)
 {
-    return barfs_queue_add_lanes(&gate->queue);
+    struct device *device = calloc(1, sizeof *device);
+    int error;
+
+    if (!device)
+        return NULL;
+    error = barfs_lanes_init(&device->lanes, &gate->queue);
+    if (error) {
+        free(device);
+        errno = -error;
+        return NULL;
+    }
+    device->next = gate->devices;
+    gate->devices = device;
+    return &device->lanes;
 }
 
 void barfs_gate_remove_device(struct barfs_gate *gate, struct barfs_lanes *lanes)
@@ -338,9 +356,7 @@ static bool handle(struct barfs_gate *gate, struct barfs_request *request)
         }
     }
     if (header->opcode == FUSE_INIT) {
-        struct fuse_init_in *in = (void *)(request->message + HEADER);
-
-        in->flags &= ~REFUSED_INIT_FLAGS;
+        barfs_handshake_request(request->message + HEADER);
         atomic_store(&gate->init_unique, header->unique);
     }
     forward(gate, request, header->opcode);
@@ -415,25 +431,6 @@ int barfs_gate_read_loop(struct barfs_gate *gate)
     return error;
 }
 
-static void check_init(struct barfs_gate *gate, unsigned char *message, size_t size)
-{
-    struct fuse_out_header *header = (void *)message;
-    struct fuse_init_out *out = (void *)(message + sizeof *header);
-    const size_t most_pages = BARFS_MOST_DATA / (size_t)sysconf(_SC_PAGESIZE);
-
-    if (header->unique != atomic_load(&gate->init_unique) ||
-        size < sizeof *header + offsetof(struct fuse_init_out, max_pages) + sizeof out->max_pages)
-        return;
-    atomic_store(&gate->init_unique, 0);
-    out->flags &= ~REFUSED_INIT_FLAGS;
-    if (out->max_write > BARFS_MOST_DATA)
-        out->max_write = BARFS_MOST_DATA;
-    if (out->max_pages > most_pages) /* of a READ, too */
-        out->max_pages = (uint16_t)most_pages;
-    out->max_background = MOST_BACKGROUND;
-    out->congestion_threshold = MOST_BACKGROUND;
-}
-
 int barfs_gate_reply_loop(struct barfs_gate *gate)
 {
     unsigned char *message = malloc(BARFS_MESSAGE_SIZE);
@@ -455,7 +452,10 @@ int barfs_gate_reply_loop(struct barfs_gate *gate)
             barfs_notices_push(&gate->notices, message, (size_t)size);
             continue;
         }
-        check_init(gate, message, (size_t)size);
+        if (header->unique == atomic_load(&gate->init_unique)) {
+            atomic_store(&gate->init_unique, 0);
+            barfs_handshake_reply(message + sizeof *header, (size_t)size - sizeof *header);
+        }
         send_reply(gate->fuse_fd, message, (size_t)size);
     }
     free(message);
@@ -464,7 +464,7 @@ int barfs_gate_reply_loop(struct barfs_gate *gate)
 
 void barfs_gate_notify_loop(struct barfs_gate *gate)
 {
-    barfs_notices_run(&gate->notices, gate->fuse_fd);
+    barfs_notices_run(&gate->notices);
 }
 
 void barfs_gate_watch_loop(struct barfs_gate *gate)

@@ -27,7 +27,6 @@
 #include <stdint.h>
 
 #include "nodes.h"
-#include "notices.h"
 #include "queue.h"
 #include "transfer.h"
 

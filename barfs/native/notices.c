@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#define _GNU_SOURCE
 #include "notices.h"
 
 #include <errno.h>
@@ -13,38 +12,25 @@ struct barfs_notice {
     unsigned char message[];
 };
 
-int barfs_notices_init(struct barfs_notices *notices)
+int barfs_notices_init(struct barfs_notices *notices, int fd)
 {
     int error;
 
     memset(notices, 0, sizeof *notices);
+    notices->fd = fd;
     notices->last = &notices->first;
     error = pthread_mutex_init(&notices->lock, NULL);
-    if (error)
-        return -error;
-    error = pthread_cond_init(&notices->wake, NULL);
-    if (error)
-        pthread_mutex_destroy(&notices->lock);
-    return -error;
-}
-
-/* With the lock held, or alone. */
-static struct barfs_notice *take(struct barfs_notices *notices)
-{
-    struct barfs_notice *notice = notices->first;
-
-    if (notice) {
-        notices->first = notice->next;
-        if (!notices->first)
-            notices->last = &notices->first;
-    }
-    return notice;
+    return error ? -error : -pthread_cond_init(&notices->wake, NULL);
 }
 
 void barfs_notices_destroy(struct barfs_notices *notices)
 {
-    while (notices->first)
-        free(take(notices));
+    while (notices->first) {
+        struct barfs_notice *notice = notices->first;
+
+        notices->first = notice->next;
+        free(notice);
+    }
     pthread_cond_destroy(&notices->wake);
     pthread_mutex_destroy(&notices->lock);
 }
@@ -61,23 +47,26 @@ void barfs_notices_push(struct barfs_notices *notices, const void *message, size
     pthread_mutex_lock(&notices->lock);
     *notices->last = notice;
     notices->last = &notice->next;
-    pthread_mutex_unlock(&notices->lock);
     pthread_cond_signal(&notices->wake);
+    pthread_mutex_unlock(&notices->lock);
 }
 
-void barfs_notices_run(struct barfs_notices *notices, int fd)
+void barfs_notices_run(struct barfs_notices *notices)
 {
     pthread_mutex_lock(&notices->lock);
     while (!notices->stopping) {
-        struct barfs_notice *notice = take(notices);
+        struct barfs_notice *notice = notices->first;
 
         if (!notice) {
             pthread_cond_wait(&notices->wake, &notices->lock);
             continue;
         }
+        notices->first = notice->next;
+        if (!notices->first)
+            notices->last = &notices->first;
         pthread_mutex_unlock(&notices->lock);
-        /* The kernel says ENOENT where it has nothing to forget: nobody's loss. */
-        while (write(fd, notice->message, notice->size) < 0 && errno == EINTR)
+        /* What the kernel does not know (ENOENT) it need not forget. */
+        while (write(notices->fd, notice->message, notice->size) < 0 && errno == EINTR)
             ;
         free(notice);
         pthread_mutex_lock(&notices->lock);
@@ -89,6 +78,6 @@ void barfs_notices_stop(struct barfs_notices *notices)
 {
     pthread_mutex_lock(&notices->lock);
     notices->stopping = true;
-    pthread_mutex_unlock(&notices->lock);
     pthread_cond_broadcast(&notices->wake);
+    pthread_mutex_unlock(&notices->lock);
 }

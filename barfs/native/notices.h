@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Notifications on their way to the kernel, in a thread of their own.
- *
- * Rule 1: writing one may block on a directory lock whose holder waits for a reply, so whoever brings
- *         one never writes it.
+ * What libfuse tells the kernel of its own accord, on its way there in a thread of its own: writing it
+ * may block on a directory lock whose holder waits for a reply.
  */
 #ifndef BARFS_NOTICES_H
 #define BARFS_NOTICES_H
@@ -17,23 +15,25 @@
 struct barfs_notice;
 
 struct barfs_notices {
+    int fd; /* to write them to */
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    struct barfs_notice *first, **last;
     bool stopping;
+    struct barfs_notice *first, **last;
 };
 
 /* 0, or -errno. */
-BARFS_HIDDEN int barfs_notices_init(struct barfs_notices *notices);
+BARFS_HIDDEN int barfs_notices_init(struct barfs_notices *notices, int fd);
 
-/* Nobody is inside any of the other functions. */
+/* Free what was not written.  No thread is inside barfs_notices_run(). */
 BARFS_HIDDEN void barfs_notices_destroy(struct barfs_notices *notices);
 
-/* Copy a message; without memory for it, the kernel finds out when its own time limit is over. */
+/* Hand a message over; it is copied, and written in its turn.  Without memory for it, it is lost: the
+ * kernel then finds out when its time limit is over. */
 BARFS_HIDDEN void barfs_notices_push(struct barfs_notices *notices, const void *message, size_t size);
 
-/* The thread's function: write to `fd` what is pushed, until stopped. */
-BARFS_HIDDEN void barfs_notices_run(struct barfs_notices *notices, int fd);
+/* The thread's function; returns once stopped. */
+BARFS_HIDDEN void barfs_notices_run(struct barfs_notices *notices);
 BARFS_HIDDEN void barfs_notices_stop(struct barfs_notices *notices);
 
 #endif

@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -91,25 +90,17 @@ void barfs_queue_destroy(struct barfs_queue *queue)
     }
     for (struct barfs_lane *lane = queue->lanes; lane; lane = lane->next)
         pthread_cond_destroy(&lane->wake);
-    while (queue->devices) {
-        struct barfs_lanes *lanes = queue->devices;
-
-        queue->devices = lanes->next;
-        free(lanes);
-    }
     pthread_cond_destroy(&queue->spawn);
     pthread_cond_destroy(&queue->watch);
     pthread_mutex_destroy(&queue->lock);
 }
 
-struct barfs_lanes *barfs_queue_add_lanes(struct barfs_queue *queue)
+int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue)
 {
-    struct barfs_lanes *lanes = calloc(1, sizeof *lanes);
     struct barfs_lane *const each[] = {&lanes->quick, &lanes->slow, &lanes->idle};
     const size_t count = sizeof each / sizeof *each;
 
-    if (!lanes)
-        return NULL;
+    memset(lanes, 0, sizeof *lanes);
     lanes->idle.idle = true;
     for (size_t i = 0; i < count; i++) {
         int error = init_condition(&each[i]->wake);
@@ -117,9 +108,7 @@ struct barfs_lanes *barfs_queue_add_lanes(struct barfs_queue *queue)
         if (error) {
             while (i-- > 0)
                 pthread_cond_destroy(&each[i]->wake);
-            free(lanes);
-            errno = -error;
-            return NULL;
+            return error;
         }
         each[i]->queue = queue;
     }
@@ -128,10 +117,8 @@ struct barfs_lanes *barfs_queue_add_lanes(struct barfs_queue *queue)
         each[i]->next = queue->lanes;
         queue->lanes = each[i];
     }
-    lanes->next = queue->devices;
-    queue->devices = lanes;
     pthread_mutex_unlock(&queue->lock);
-    return lanes;
+    return 0;
 }
 
 static bool claim(struct barfs_request *request, int from, int to)

@@ -71,7 +71,6 @@ struct barfs_lane {
 
 /* The lanes of one device. */
 struct barfs_lanes {
-    struct barfs_lanes *next;
     struct barfs_lane quick; /* short requests that call */
     struct barfs_lane slow;  /* long transfers */
     struct barfs_lane idle;  /* long transfers that call: thousands of messages, each worth a switch */
@@ -86,7 +85,6 @@ struct barfs_queue {
     struct barfs_request *oldest, *newest; /* not done, in order of arrival */
     struct barfs_request *spare; /* of those that are kept */
     unsigned kept;
-    struct barfs_lanes *devices;
     struct barfs_lane *lanes, *wanting;
 };
 
@@ -95,8 +93,8 @@ BARFS_HIDDEN int barfs_queue_init(struct barfs_queue *queue, barfs_answer_fn *an
 /* Free what is left.  No thread is inside any function of the queue. */
 BARFS_HIDDEN void barfs_queue_destroy(struct barfs_queue *queue);
 
-/* Lanes for a device; they live as long as the queue.  NULL, with errno, when there is no memory. */
-BARFS_HIDDEN struct barfs_lanes *barfs_queue_add_lanes(struct barfs_queue *queue);
+/* The lanes live as long as the queue. */
+BARFS_HIDDEN int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue);
 
 /* Make the threads of a device's lanes leave: what waits is answered -ENODEV, what runs stops before
  * its next access (a short count, else -ENODEV), and what comes later is answered -ENODEV. */

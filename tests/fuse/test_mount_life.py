@@ -380,3 +380,10 @@ def test_a_stopped_mount_does_not_hold_others(tmp_path: Path) -> None:
             assert not is_mounted(stopped.path)
         finally:
             stopped.process.send_signal(signal.SIGCONT)
+
+
+def test_a_burst_of_signals_is_one_end(tmp_path: Path) -> None:
+    with mounted(tmp_path, "demo") as mount:
+        for _signal in range(1000):
+            mount.process.terminate()
+        assert ended(mount.process) == 0

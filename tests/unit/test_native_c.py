@@ -24,9 +24,10 @@ needs_objdump = pytest.mark.skipif(
 
 
 @needs_compiler
-def test_c_threads_under_the_sanitizers(tmp_path: Path) -> None:
-    program = tmp_path / "engine_stress"
-    sources = [Path(__file__).with_name("engine_stress.c"), *sorted(SOURCES.glob("*.c"))]
+@pytest.mark.parametrize("name", ["engine_stress", "gate_stress"])
+def test_c_threads_under_the_sanitizers(tmp_path: Path, name: str) -> None:
+    program = tmp_path / name
+    sources = [Path(__file__).with_name(f"{name}.c"), *sorted(SOURCES.glob("*.c"))]
     command = ["cc", *STRICT, *SANITIZERS, "-O1", "-g", *map(str, sources), "-o", str(program)]
     built = subprocess.run(command, capture_output=True, text=True)
     if "cannot find" in built.stderr and "san" in built.stderr:

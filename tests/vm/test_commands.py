@@ -91,9 +91,11 @@ def test_doctor_agrees_with_lspci(command: Command) -> None:
 
 
 def test_a_foreign_driver_in_the_group_is_named(command: Command) -> None:
+    if guest.vfio_path() == "noiommu":
+        pytest.skip("without an IOMMU every device is a group of its own")
+    driver = foreign_driver()
     first, second = (bdf for bdf in guest.find_all("edu") if ":1a." in bdf)
     assert guest.iommu_group(first) == guest.iommu_group(second)
-    driver = foreign_driver()
     guest.bind(second, driver)
     try:
         code, text, _ = command("doctor", first)
