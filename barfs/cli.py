@@ -141,7 +141,7 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
 
     options, mount_options = parse_options(choice.options)
     if choice.all == bool(choice.devices):
-        raise UsageError("name the devices to mount, or --all, and not both")
+        raise UsageError("it is barfs mount DEVICE... MOUNTPOINT, or barfs mount --all MOUNTPOINT")
     names = [DeviceName.parse(text) for text in choice.devices]
     mountpoint = check_mountpoint(choice.mountpoint)
     open_devices = partial(open_all, options) if choice.all else partial(attach, names, options)

@@ -67,7 +67,7 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
     [
         ([], ["COMMAND", "--help"]),
         (["frobnicate"], ["frobnicate", "choose from"]),
-        (["mount"], ["DEVICE, MOUNTPOINT", "barfs mount --help"]),
+        (["mount"], ["MOUNTPOINT", "barfs mount --help"]),
         (["mount", "demo"], ["MOUNTPOINT"]),
         (["mount", "--frobnicate", "demo", "MNT"], ["--frobnicate"]),
         (["mount", "nonsense", "MNT"], ["'nonsense' is no device", "0000:01:00.0", "vfio-user:"]),
@@ -322,3 +322,12 @@ def test_fuse_that_cannot_mount(tmp_path: Path) -> None:
     if os.getuid():
         pytest.skip("/proc is another user's: refused before fusermount3 is asked")
     refused(barfs("mount", "demo", "/proc/self/fdinfo"), FAILED, "/fdinfo")
+
+
+@pytest.mark.parametrize("arguments", [("--all", "demo"), ()])
+def test_all_devices_or_named_ones(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = barfs("mount", *arguments, tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "barfs: it is barfs mount DEVICE... MOUNTPOINT, or barfs mount --all MOUNTPOINT\n"
+    )

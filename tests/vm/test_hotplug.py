@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""A mount of all devices: they come when a VFIO driver takes them, and leave when it loses them."""
+
+import os
+from pathlib import Path
+
+from tests.support import mounted, wait_until
+
+from . import guest
+
+IDENTITY = 0x010000ED.to_bytes(4, "little")
+
+
+def test_devices_come_and_go(tmp_path: Path) -> None:
+    edu, nvme = guest.find("edu"), guest.find("nvme")
+    with mounted(tmp_path, "--all") as mount:
+        bus = mount.path / "bus"
+        assert {edu, nvme} <= set(os.listdir(bus))
+        try:
+            guest.bind(edu, None)
+            wait_until(lambda: edu not in os.listdir(bus), "edu to leave")
+            assert not (bus / edu).exists()
+            assert nvme in os.listdir(bus)
+        finally:
+            guest.bind(edu, guest.VFIO_PCI)
+        wait_until(lambda: (bus / edu).exists(), "edu to come back")
+        with (bus / edu / "bar0").open("rb", buffering=0) as bar0:
+            assert bar0.read(4) == IDENTITY
