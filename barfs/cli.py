@@ -49,6 +49,8 @@ options for -o:
   mapping=separate|contiguous|off
                             map each window, or the windows in the BAR's shape, or use pread only
   msix=map|carve            carve takes the MSI-X table's pages out of the windows
+  vfio=auto|cdev|group|noiommu
+                            the way into kernel VFIO (default auto: cdev, or else the group)
   timeout=SECONDS           how long one request may take (default 5)
   allow_other               let other users in (needs user_allow_other in /etc/fuse.conf)
   uid=, gid=, umask=        owner and permissions of the files (default: you, 0600)
@@ -124,7 +126,7 @@ def _add_mount(parser: argparse.ArgumentParser) -> None:
         "devices",
         metavar="DEVICE",
         nargs="*",
-        help="0000:01:00.0, 01:00.0, vfio-user:SOCKET[,bdf=BDF] or demo",
+        help="0000:01:00.0[,vf_token=UUID], 01:00.0, vfio-user:SOCKET[,bdf=BDF] or demo",
     )
     parser.add_argument(
         "--all", action="store_true", help="every device of a VFIO driver, also those to come"

@@ -59,14 +59,14 @@ def test_the_token_over_the_character_device(virtual_function: str) -> None:
     """Not every kernel takes it there; which do is told by trying."""
     if not Path("/dev/iommu").exists():
         pytest.skip("this kernel has no iommufd; scripts/guest-kernel builds one that has")
-    refusal = ""
+    message = ""
     try:
         open_device(f"{virtual_function},vf_token={TOKEN}", vfio="cdev").close()
     except DeviceError as error:
-        refusal = str(error)
-    assert not refusal or refusal.endswith("use -o vfio=group")
+        message = str(error)
+    assert not message or message.endswith("use -o vfio=group")
 
 
 def test_a_token_for_what_is_no_virtual_function() -> None:
     with pytest.raises(DeviceError, match="takes no vf_token"):
-        open_device(f"{find_all('edu')[0]},vf_token={TOKEN}", vfio="group")
+        open_device(f"{find_all('edu')[1]},vf_token={TOKEN}", vfio="group")
