@@ -26,3 +26,14 @@ def test_devices_come_and_go(tmp_path: Path) -> None:
         wait_until(lambda: (bus / edu).exists(), "edu to come back")
         with (bus / edu / "bar0").open("rb", buffering=0) as bar0:
             assert bar0.read(4) == IDENTITY
+
+
+def test_kernel_and_software_devices_in_one_mount(tmp_path: Path) -> None:
+    edu = guest.find("edu")
+    with mounted(tmp_path, edu, "demo") as mount:
+        words = {
+            name: (mount.device(name) / "bar0").open("rb", buffering=0)
+            for name in (edu, "ffff:00:00.0")
+        }
+        with words[edu] as ours, words["ffff:00:00.0"] as theirs:
+            assert (ours.read(4), theirs.read(4)) == (IDENTITY, b"barf")
