@@ -211,27 +211,6 @@ static struct barfs_lane *choose_lane(const struct barfs_node *node, const struc
     return NULL;
 }
 
-/* Returns whether it was this very request that went.  A read goes in the one that was used last: its
- * data is then made and copied where the last data was, in the CPU's cache. */
-static bool give_away(struct barfs_gate *gate, struct barfs_lane *lane, struct barfs_request *request)
-{
-    struct barfs_request *warm = NULL;
-
-    if (request->direction == BARFS_READ)
-        warm = barfs_queue_take(&gate->queue);
-    if (!warm) {
-        barfs_queue_push(lane, request);
-        return true;
-    }
-    warm->table = request->table;
-    warm->unique = request->unique;
-    warm->offset = request->offset;
-    warm->count = request->count;
-    warm->direction = request->direction;
-    barfs_queue_push(lane, warm);
-    return false;
-}
-
 /* A READ or WRITE of a region.  Returns whether the request was given away. */
 static bool transfer(struct barfs_gate *gate, const struct barfs_node *node, struct barfs_request *request)
 {
@@ -245,8 +224,10 @@ static bool transfer(struct barfs_gate *gate, const struct barfs_node *node, str
         return false;
     }
     lane = choose_lane(node, request);
-    if (lane)
-        return give_away(gate, lane, request);
+    if (lane) {
+        barfs_queue_push(lane, request);
+        return true;
+    }
     result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
                             request->count, request->direction, &none);
     if (!atomic_load(&gate->abandoned))
