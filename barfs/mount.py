@@ -94,14 +94,14 @@ def serve(
         source = devices[0].source if devices else "all"
         if len(devices) > 1:
             source += f"+{len(devices) - 1}"
-        fuse = FuseMount(mountpoint, source=source, options=options.fuse_options())
-        stack.callback(fuse.close)
-        gate = native.Gate(fuse.fd)
-        bus = Bus(filesystem.tree, gate)
-        stack.callback(bus.close)
-        bus.add(devices)
-        signals.serving = True
-        _run(filesystem, gate, partial(_session, gate, mountpoint, bus, follow, ready, signals))
+        fuse_options = options.fuse_options()
+        with contextlib.closing(FuseMount(mountpoint, source=source, options=fuse_options)) as fuse:
+            gate = native.Gate(fuse.fd)
+            bus = Bus(filesystem.tree, gate)
+            stack.callback(bus.close)
+            bus.add(devices)
+            signals.serving = True
+            _run(filesystem, gate, partial(_session, gate, mountpoint, bus, follow, ready, signals))
 
 
 def _run(filesystem: Filesystem, gate: native.Gate, session: Callable[[], Awaitable[bool]]) -> None:
