@@ -81,18 +81,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     choice = parser.parse_args(words)
     log_to_stderr()
     try:
-        return int(choice.run(choice))
-    except UsageError as error:
-        print(f"barfs: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except BarfsError as error:
-        print(f"barfs: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return _exit_code(lambda: int(choice.run(choice)))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _exit_code(run: Callable[[], int]) -> int:
+    """What `run` returns, or the code of its error, which is told in one line."""
+    try:
+        return run()
+    except BarfsError as error:
+        print(f"barfs: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,17 +153,12 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     follower = partial(follow, options=options) if choice.all else None
 
     def run(ready: Callable[[], None]) -> int:
-        try:
-            serve(open_devices, mountpoint, mount_options, ready, follower)
-        except UsageError as error:
-            print(f"barfs: {error}", file=sys.stderr)
-            return EXIT_USAGE
-        except BarfsError as error:
-            print(f"barfs: {error}", file=sys.stderr)
-            return EXIT_FAILED
+        serve(open_devices, mountpoint, mount_options, ready, follower)
         return 0
 
-    return run(announce) if choice.foreground else run_in_background(run)
+    if choice.foreground:
+        return run(announce)
+    return run_in_background(lambda ready: _exit_code(lambda: run(ready)))
 
 
 def _add_umount(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ Rule 2: whoever takes such a function from its driver may lose the machine, so w
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from barfs.fusermount import mounts
@@ -80,32 +80,34 @@ def _disks(machine: Machine, below: list[tuple[str, Path]]) -> set[str]:
 
 def _all_blocks(machine: Machine, disks: set[str]) -> set[str]:
     """The disks, their partitions, what is built from them (dm, md), and so on."""
-    found: set[str] = set()
-    waiting = list(disks)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            block = machine.sysfs / "class/block" / name
-            waiting += [path.name for path in _entries(block / "holders")]
-            waiting += [path.name for path in _entries(block) if (path / "partition").exists()]
-    return found
+
+    def above(name: str) -> list[str]:
+        block = machine.sysfs / "class/block" / name
+        partitions = [path for path in _entries(block) if (path / "partition").exists()]
+        return [path.name for path in (*_entries(block / "holders"), *partitions)]
+
+    return _reached(disks, above)
 
 
 def _with_layers(machine: Machine, interfaces: set[str]) -> set[str]:
     """The network interfaces, and the bonds, bridges and VLANs above them."""
+
+    def above(name: str) -> list[str]:
+        names = [entry.name for entry in _entries(machine.sysfs / "class/net" / name)]
+        return [name.removeprefix("upper_") for name in names if name.startswith("upper_")]
+
+    return _reached(interfaces, above)
+
+
+def _reached(start: set[str], above: Callable[[str], list[str]]) -> set[str]:
+    """`start`, what is above it, what is above that, and so on; each is looked at once."""
     found: set[str] = set()
-    waiting = list(interfaces)
+    waiting = list(start)
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            entries = _entries(machine.sysfs / "class/net" / name)
-            waiting += [
-                entry.name.removeprefix("upper_")
-                for entry in entries
-                if entry.name.startswith("upper_")
-            ]
+            waiting += above(name)
     return found
 
 
