@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""How large a campaign is, and where its figures go."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fuse.conftest import assert_nothing_left
+
+_FIGURES = pytest.StashKey[list[tuple[str, str]]]()
+
+
+@dataclass(frozen=True)
+class Campaign:
+    full: bool
+    figures: list[tuple[str, str]]
+
+    def size(self, short: int, full: int) -> int:
+        """How much of something this run does."""
+        return full if self.full else short
+
+    def report(self, promise: str, figure: str) -> None:
+        """Print `figure` at the end of the run, behind the few words that name the promise."""
+        self.figures.append((promise, figure))
+
+
+@pytest.fixture
+def campaign(request: pytest.FixtureRequest) -> Campaign:
+    figures = request.config.stash.setdefault(_FIGURES, [])
+    return Campaign(request.config.getoption("--campaign") == "full", figures)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    yield
+    assert_nothing_left(tmp_path)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    figures = config.stash.get(_FIGURES, [])
+    if not figures:
+        return
+    terminalreporter.section("campaign")
+    widest = max(len(promise) for promise, _ in figures)
+    for promise, figure in figures:
+        terminalreporter.line(f"{promise:<{widest}}  {figure}")
