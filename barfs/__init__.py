@@ -10,6 +10,8 @@ Offsets and counts are bytes in the region; values are integers of the device's 
 registers. Errors are `BarfsError` and its children.
 """
 
+from os import PathLike as _PathLike
+
 from barfs.attach import DeviceName as _DeviceName
 from barfs.attach import open_device as _open_device
 from barfs.backend import VfioPath
@@ -25,9 +27,12 @@ from barfs.errors import (
     DeviceGone,
     Interrupted,
     InvalidAccess,
+    PolicyDenied,
     UsageError,
 )
 from barfs.layout import Layout, MsixMode, Segment
+from barfs.policy import EVERYTHING as _EVERYTHING
+from barfs.policy import AccessPolicy as _AccessPolicy
 
 __all__ = [
     "AccessDenied",
@@ -43,6 +48,7 @@ __all__ = [
     "InvalidAccess",
     "Layout",
     "Options",
+    "PolicyDenied",
     "Region",
     "Segment",
     "UsageError",
@@ -60,12 +66,16 @@ def open(
     read_only: bool = False,
     timeout: float = 5.0,
     vfio: VfioPath = "auto",
+    guard: bool = False,
+    policy: str | _PathLike[str] | None = None,
 ) -> Device:
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
 
     After the address of a virtual function may stand `,vf_token=UUID`. Opening a PCI device makes
-    the kernel reset it. For the choices see `Options`. Raises UsageError for a bad name or choice
-    and DeviceError, saying what stands in the way, for the rest.
+    the kernel reset it. For the choices see `Options`; `policy` is a file (`barfs.policy`). Raises
+    UsageError for a bad name or choice and DeviceError, saying what stands in the way, for the
+    rest.
     """
-    options = Options(mapping, width, msix, read_only, timeout, vfio)
+    rules = _EVERYTHING if policy is None else _AccessPolicy.load(policy)
+    options = Options(mapping, width, msix, read_only, timeout, vfio, guard, rules)
     return _open_device(_DeviceName.parse(device), options)

@@ -43,10 +43,11 @@ class Bus:
         for device in devices:
             files = self._tree.add(device)
             self._gates[device] = self._gate.add_device(
+                str(device.bdf),
                 {
                     file.inode: (file.region.table, file.region.readable, file.region.writable)
                     for file in files
-                }
+                },
             )
             for signal in device.signals:
                 self._signals[signal.fd] = device, signal

@@ -51,6 +51,8 @@ options for -o:
   msix=map|carve            carve takes the MSI-X table's pages out of the windows
   vfio=auto|cdev|group|noiommu
                             the way into kernel VFIO (default auto: cdev, or else the group)
+  guard                     refuse a request that is not one aligned access of 1, 2, 4 or 8 bytes
+  policy=FILE               ranges that may not be written, or not be touched (TOML)
   timeout=SECONDS           how long one request may take (default 5)
   allow_other               let other users in (needs user_allow_other in /etc/fuse.conf)
   uid=, gid=, umask=        owner and permissions of the files (default: you, 0600)

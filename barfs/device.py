@@ -13,7 +13,7 @@ import functools
 import logging
 import select
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal, Self
@@ -21,7 +21,7 @@ from typing import Literal, Self
 from barfs import native
 from barfs.backend import Backend, Signal, VfioPath
 from barfs.errors import AccessError, DeviceError, RegionError, UsageError
-from barfs.layout import Layout, MsixMode, MsixPlace, Policy, Segment, plan
+from barfs.layout import Choices, Layout, MsixMode, MsixPlace, Segment, plan
 from barfs.pci import (
     CONFIG_INDEX,
     CONFIG_SIZE,
@@ -32,6 +32,7 @@ from barfs.pci import (
     region_name,
     sysfs_attributes,
 )
+from barfs.policy import EVERYTHING, AccessPolicy, Restriction
 from barfs.uapi import RegionInfo
 
 MappingMode = Literal["separate", "contiguous", "off"]
@@ -49,8 +50,10 @@ class Options:
     `mapping`: each window by itself, all windows of a region in one reserved range of the region's
     shape, or none. `width`: how longer or misaligned requests are cut, in bytes (1, 2, 4, 8).
     `msix`: whether the MSI-X table's pages stay in the windows. `timeout`: seconds that one
-    request may take. `vfio`: the way into kernel VFIO; `noiommu` leaves DMA unconfined. Raises
-    UsageError for values that are none of these.
+    request may take. `guard`: a request that is not one aligned access of 1, 2, 4 or 8 bytes is
+    refused (but reads of configuration space are not: they have no side effects, and pciutils reads
+    it whole). `policy`: the ranges that may not be written or touched. `vfio`: the way into kernel
+    VFIO; `noiommu` leaves DMA unconfined. Raises UsageError for values that are none of these.
     """
 
     mapping: MappingMode = "separate"
@@ -59,6 +62,8 @@ class Options:
     read_only: bool = False
     timeout: float = 5.0
     vfio: VfioPath = "auto"
+    guard: bool = False
+    policy: AccessPolicy = EVERYTHING
 
     def __post_init__(self) -> None:
         if self.mapping not in ("separate", "contiguous", "off"):
@@ -71,11 +76,11 @@ class Options:
             raise UsageError(f"timeout={self.timeout}: it is a positive number of seconds")
         if self.msix == "carve" and self.mapping == "off":
             raise UsageError("msix=carve has no meaning with mapping=off: nothing is mapped")
-        _ = self.policy
+        _ = self.choices
 
     @property
-    def policy(self) -> Policy:
-        return Policy(self.width, self.mapping != "off", self.msix, self.read_only)
+    def choices(self) -> Choices:
+        return Choices(self.width, self.mapping != "off", self.msix, self.read_only)
 
 
 class Region:
@@ -83,7 +88,10 @@ class Region:
 
     `read8`..`read64` and `write8`..`write64` are exactly one access of that width, or an
     `AccessError`: InvalidAccess where it is misaligned or wider than the place allows,
-    AccessDenied, BusFault, DeviceGone, AccessTimeout.
+    AccessDenied, PolicyDenied, BusFault, DeviceGone, AccessTimeout.
+
+    `readable`, `writable`: whether any part can be, by the device and the options; a policy does
+    not change what can be opened.
     """
 
     def __init__(
@@ -97,6 +105,9 @@ class Region:
         self.name = layout.region
         self.size = layout.size
         self.table = table
+        self.readable = layout.readable
+        self.writable = layout.writable
+        self._restricted = False
         self._mappings = mappings
         self._reservation = reservation
         self.read32 = table.load32
@@ -108,22 +119,15 @@ class Region:
     def address(self) -> int:
         """Where the region begins in this process; each window stands at its own offset.
 
-        The rest of the range is reserved and not accessible. Needs `mapping="contiguous"` and at
-        least one window, else UsageError. Valid until the device is closed.
+        The rest of the range is reserved and not accessible. Needs `mapping="contiguous"`, at
+        least one window and no policy for this region (which memory cannot hold), else UsageError.
+        Valid until the device is closed.
         """
+        if self._restricted:
+            raise UsageError(f"{self.name} has no address: a policy restricts it")
         if self._reservation is None:
             raise UsageError(f"{self.name} has no address: open with mapping='contiguous'")
         return self._reservation.address
-
-    @property
-    def readable(self) -> bool:
-        """Whether any part of it can be read."""
-        return self.layout.readable
-
-    @property
-    def writable(self) -> bool:
-        """Whether any part of it can be written, by this device's options."""
-        return self.layout.writable
 
     def read(self, offset: int, count: int) -> bytes:
         """Read up to `count` bytes, cut into accesses as a read of the file would be.
@@ -160,6 +164,13 @@ class Region:
 
     def write64(self, offset: int, value: int) -> None:
         self.table.store(offset, 8, value)
+
+    def restrict(self, restrictions: Sequence[Restriction]) -> None:
+        """Put a policy in force, before anybody else has the region."""
+        self._restricted = True
+        self.layout = self.layout.restricted(restrictions)
+        reads = [(part.start, part.end) for part in restrictions if part.permission == "none"]
+        self.table.deny(reads, [(part.start, part.end) for part in restrictions])
 
     def unmap(self) -> None:
         """Give the windows back. Only for a device that nobody is inside of."""
@@ -265,8 +276,15 @@ class Device:
             port = index in bars and bars[index].kind == "io"
             self._add_region(info, port=port, msix=MsixPlace.in_bar(msix, index))
         self.regions = dict(sorted(self.regions.items(), key=lambda item: region_index(item[0])))
+        self._restrict()
         sizes = {index: info.size for index, info in infos.items()}
         return sysfs_attributes(config, sizes) | dict(self._backend.attributes())
+
+    def _restrict(self) -> None:
+        sizes = {name: region.size for name, region in self.regions.items()}
+        restrictions = self.options.policy.restrictions([str(self.bdf), self.source], sizes)
+        for name, parts in restrictions.items():
+            self.regions[name].restrict(parts)
 
     def _region_infos(self) -> dict[int, RegionInfo]:
         count = self._backend.device_info().num_regions
@@ -302,7 +320,7 @@ class Device:
         layout = plan(
             info,
             device=str(self.bdf),
-            policy=self.options.policy,
+            choices=self.options.choices,
             page_size=native.PAGE_SIZE,
             gap_width=self._backend.max_width,
             port=port,
@@ -317,6 +335,8 @@ class Device:
             layout.width,
             _native_segments(layout, self._target(info, mapper)),
             port=port,
+            guard_reads=self.options.guard and info.index != CONFIG_INDEX,
+            guard_writes=self.options.guard,
             name=layout.region,
             timeout=self.options.timeout,
         )

@@ -85,6 +85,12 @@ class AccessDenied(AccessError):
     summary = "not permitted here"
 
 
+class PolicyDenied(AccessDenied):
+    """The user's policy (`barfs.policy`) does not permit it."""
+
+    summary = "the policy does not permit it"
+
+
 class BeyondEnd(AccessError):
     """A write at or past the end of the region."""
 

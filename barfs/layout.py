@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from barfs.errors import BarfsError, UsageError
 from barfs.pci import CONFIG_INDEX, ROM_INDEX, MsixCapability, region_name
+from barfs.policy import Restriction
 from barfs.uapi import (
     REGION_FLAG_CAPS,
     REGION_FLAG_MMAP,
@@ -43,6 +44,7 @@ REASON_BAD_CAPABILITY = "bad-capability"
 REASON_BAD_AREA = "bad-area"
 REASON_MAPPING_OFF = "mapping-off"
 REASON_MMAP_FAILED = "mmap-failed"
+REASON_POLICY = "policy"
 
 _FLAG_NAMES = (
     (REGION_FLAG_READ, "read"),
@@ -159,6 +161,26 @@ class Layout:
             ),
         )
 
+    def restricted(self, restrictions: Sequence[Restriction]) -> "Layout":
+        """The layout with a policy in force: `restrictions` in order, without overlap."""
+        segments: list[Segment] = []
+        for segment in self.segments:
+            position = segment.start
+            for restriction in restrictions:
+                start = max(restriction.start, position)
+                end = min(restriction.end, segment.end)
+                if start >= end:
+                    continue
+                if position < start:
+                    segments.append(replace(segment, start=position, end=start))
+                segments.append(
+                    _under_policy(replace(segment, start=start, end=end), restriction.permission)
+                )
+                position = end
+            if position < segment.end:
+                segments.append(replace(segment, start=position))
+        return replace(self, segments=_merged(segments))
+
     def to_text(self) -> str:
         """The text of `barN.layout` (format: `barfs layout v1`)."""
         lines = [
@@ -219,6 +241,15 @@ class Layout:
         }
 
 
+def _under_policy(segment: Segment, permission: Literal["ro", "none"]) -> Segment:
+    """The segment with what the policy leaves of it; as it was, where that takes nothing away."""
+    perm = "--" if permission == "none" else segment.perm[0] + "-"
+    if perm == segment.perm:
+        return segment
+    access: Access = "none" if perm == "--" else segment.access
+    return replace(segment, access=access, perm=perm, reason=REASON_POLICY)
+
+
 def dump_json(layouts: Iterable[Layout]) -> str:
     """Layouts as a JSON list, indented, with a final newline."""
     return json.dumps([layout.to_json() for layout in layouts], indent=2) + "\n"
@@ -262,7 +293,7 @@ def _parse_text(text: str) -> Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Choices:
     """What the user chose for all regions of a device.
 
     `width` is the file's width in bytes (1, 2, 4, 8); `mapping` False leaves everything to pread.
@@ -291,7 +322,7 @@ def plan(
     info: RegionInfo,
     *,
     device: str,
-    policy: Policy,
+    choices: Choices,
     page_size: int,
     gap_width: int,
     port: bool = False,
@@ -307,17 +338,17 @@ def plan(
     if port or info.index in (ROM_INDEX, CONFIG_INDEX):
         gap_width = min(gap_width, NARROW_WIDTH)
     readable = info.readable
-    writable = info.writable and not policy.read_only and info.index != ROM_INDEX
+    writable = info.writable and not choices.read_only and info.index != ROM_INDEX
     perm = ("r" if readable else "-") + ("w" if writable else "-")
     ranges = _partition(info, page_size)
     table = msix.table if msix is not None else None
-    if table is not None and (policy.msix == "carve" or not info.msix_mappable):
+    if table is not None and (choices.msix == "carve" or not info.msix_mappable):
         ranges = _carve(ranges, table, page_size, info.size)
     segments: list[Segment] = []
     for piece in ranges:
         access: Access = "none" if perm == "--" else "pread"
         width, reason = gap_width, piece.reason
-        if piece.reason == REASON_NONE and not policy.mapping:
+        if piece.reason == REASON_NONE and not choices.mapping:
             reason = REASON_MAPPING_OFF
         elif piece.reason == REASON_NONE and access == "pread":
             access, width = "mmap", WINDOW_WIDTH
@@ -327,7 +358,7 @@ def plan(
         region=region_name(info.index),
         size=info.size,
         flags=tuple(name for flag, name in _FLAG_NAMES if info.flags & flag),
-        width=policy.width,
+        width=choices.width,
         msix=msix,
         segments=_merged(segments),
     )

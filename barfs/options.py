@@ -13,6 +13,7 @@ from typing import Any
 from barfs.device import Options
 from barfs.errors import UsageError
 from barfs.fusermount import MountOptions
+from barfs.policy import AccessPolicy
 
 _FROM_MOUNT = frozenset(
     """defaults rw auto noauto nofail _netdev user users nouser owner group dev nodev suid nosuid
@@ -42,18 +43,19 @@ def _umask(text: str) -> int:
     return value
 
 
-_FLAGS = {"ro": "read_only", "allow_other": "allow_other"}
+_FLAGS = {"ro": "read_only", "allow_other": "allow_other", "guard": "guard"}
 _VALUES: dict[str, tuple[Callable[[str], Any], str]] = {
     "width": (int, "1, 2, 4 or 8"),
     "mapping": (str, "separate, contiguous or off"),
     "msix": (str, "map or carve"),
     "vfio": (str, "auto, cdev, group or noiommu"),
     "timeout": (_seconds, "a positive number of seconds"),
+    "policy": (AccessPolicy.load, "a file of rules"),
     "uid": (_user, "a user's name or number"),
     "gid": (_group, "a group's name or number"),
     "umask": (_umask, "an octal number like 027"),
 }
-_OF_DEVICES = ("width", "mapping", "msix", "timeout", "vfio")
+_OF_DEVICES = ("width", "mapping", "msix", "timeout", "vfio", "guard", "policy")
 _OF_MOUNTS = ("allow_other", "uid", "gid", "umask")
 
 

@@ -21,7 +21,7 @@ DECLARATIONS = """
 enum barfs_direction { BARFS_READ = 0, BARFS_WRITE = 1 };
 enum barfs_permission { BARFS_MAY_READ = 1, BARFS_MAY_WRITE = 2 };
 enum barfs_kind { BARFS_REFUSED, BARFS_MEMORY, BARFS_FD, BARFS_CALL };
-enum barfs_table_flags { BARFS_PORT = 1 };
+enum barfs_table_flags { BARFS_PORT = 1, BARFS_GUARD_READS = 2, BARFS_GUARD_WRITES = 4 };
 
 typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width, int direction,
                           void *data);
@@ -36,6 +36,8 @@ struct barfs_segment {
     void *context;
 };
 struct barfs_occupancy { ...; };
+struct barfs_range { uint64_t start, end; };
+struct barfs_ranges { uint64_t count; const struct barfs_range *ranges; };
 struct barfs_table {
     struct barfs_occupancy *occupancy;
     uint64_t size;
@@ -43,6 +45,7 @@ struct barfs_table {
     int64_t timeout_ns;
     uint64_t segment_count;
     const struct barfs_segment *segments;
+    struct barfs_ranges denied[2];
 };
 struct barfs_control { int64_t deadline_ns; ...; };
 
@@ -58,6 +61,12 @@ void barfs_control_stop(struct barfs_control *);
 int64_t barfs_now_ns(void);
 int barfs_guard_install(void);
 
+struct barfs_refusal {
+    const struct barfs_table *table;
+    int what, error;
+    uint64_t offset, count, more;
+};
+#define BARFS_OPEN ...
 struct barfs_gate;
 struct barfs_lane;
 struct barfs_lanes;
@@ -73,6 +82,7 @@ int barfs_gate_reply_loop(struct barfs_gate *);
 void barfs_gate_notify_loop(struct barfs_gate *);
 void barfs_gate_watch_loop(struct barfs_gate *);
 struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *);
+bool barfs_gate_next_refusal(struct barfs_gate *, struct barfs_refusal *);
 void barfs_lane_run(struct barfs_lane *);
 void barfs_lane_fail(struct barfs_lane *);
 bool barfs_gate_stop(struct barfs_gate *, int64_t timeout_ns);

@@ -15,6 +15,7 @@ from barfs.errors import (
     DeviceGone,
     Interrupted,
     InvalidAccess,
+    PolicyDenied,
 )
 
 _ERRNO_OF: dict[type[AccessError], int] = {
@@ -23,6 +24,7 @@ _ERRNO_OF: dict[type[AccessError], int] = {
     AccessTimeout: errno.ETIMEDOUT,
     InvalidAccess: errno.EINVAL,
     AccessDenied: errno.EACCES,
+    PolicyDenied: errno.EPERM,
     BeyondEnd: errno.EFBIG,
     Interrupted: errno.EINTR,
 }

@@ -3,6 +3,7 @@
 #include "gate.h"
 #include "handshake.h"
 #include "notices.h"
+#include "refusals.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -45,6 +46,7 @@ struct barfs_gate {
     struct barfs_nodes nodes;
     struct device *devices;
     struct barfs_notices notices;
+    struct barfs_refusals refusals;
     pthread_mutex_t lock; /* of `reading` */
 };
 
@@ -79,11 +81,22 @@ static void reply(struct barfs_gate *gate, uint64_t unique, int64_t result, cons
         ;
 }
 
+/* An interrupted request was not refused; nor was a read of the page cache, which comes again as a
+ * plain one. */
+static void note(struct barfs_gate *gate, const struct barfs_refusal *refusal)
+{
+    if (refusal->error != EINTR && refusal->error != EOPNOTSUPP)
+        barfs_refusals_push(&gate->refusals, refusal);
+}
+
 /* A read's header is put right in front of its data, so that the reply is one piece. */
 static void answer(void *context, struct barfs_request *request, int64_t result)
 {
     struct barfs_gate *gate = context;
 
+    if (result < 0)
+        note(gate, &(struct barfs_refusal){request->table, request->direction, (int)-result,
+                                           request->offset, request->count, 0});
     if (request->direction == BARFS_READ && result >= 0) {
         struct fuse_out_header header = {
             .len = (uint32_t)(sizeof header + (size_t)result),
@@ -118,6 +131,8 @@ struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
         error = -pthread_mutex_init(&gate->lock, NULL);
     if (!error)
         error = barfs_notices_init(&gate->notices, fuse_fd);
+    if (!error)
+        error = barfs_refusals_init(&gate->refusals);
     if (error) {
         free(gate);
         errno = -error;
@@ -130,6 +145,7 @@ void barfs_gate_free(struct barfs_gate *gate)
 {
     barfs_queue_destroy(&gate->queue);
     barfs_notices_destroy(&gate->notices);
+    barfs_refusals_destroy(&gate->refusals);
     barfs_nodes_clear(&gate->nodes);
     while (gate->devices) {
         struct device *device = gate->devices;
@@ -194,6 +210,8 @@ static void open_region(struct barfs_gate *gate, const struct barfs_node *node,
         result = -ENXIO;
     else if (wanted & ~node->permission)
         result = -EACCES; /* root, whom the kernel does not stop */
+    if (result < 0)
+        note(gate, &(struct barfs_refusal){node->table, BARFS_OPEN, -result, 0, 0, 0});
     reply(gate, request->unique, result, &out, sizeof out);
 }
 
@@ -218,7 +236,6 @@ static bool transfer(struct barfs_gate *gate, const struct barfs_node *node, str
     struct barfs_lane *lane;
     int64_t result;
 
-    request->table = node->table;
     if (atomic_load(&node->removed)) {
         answer(gate, request, -ENODEV);
         return false;
@@ -321,6 +338,7 @@ static bool handle(struct barfs_gate *gate, struct barfs_request *request)
     }
     node = barfs_nodes_find(&gate->nodes, header->nodeid);
     if (node) {
+        request->table = node->table;
         switch (header->opcode) {
         case FUSE_READ:
             return read_region(gate, node, request);
@@ -458,6 +476,11 @@ struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate)
     return barfs_queue_next_lane(&gate->queue);
 }
 
+bool barfs_gate_next_refusal(struct barfs_gate *gate, struct barfs_refusal *refusal)
+{
+    return barfs_refusals_next(&gate->refusals, refusal);
+}
+
 bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
 {
     const struct timespec pause = {.tv_nsec = WAKE_EVERY_NS};
@@ -467,6 +490,7 @@ bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
     barfs_queue_stop(&gate->queue);
     shutdown(gate->forward_fd, SHUT_RDWR);
     barfs_notices_stop(&gate->notices);
+    barfs_refusals_stop(&gate->refusals);
     /* The signal may come just before the reader goes to sleep, so it is sent until it has left. */
     while (atomic_load(&gate->reading) && barfs_now_ns() < end) {
         pthread_mutex_lock(&gate->lock);

@@ -28,6 +28,7 @@
 
 #include "nodes.h"
 #include "queue.h"
+#include "refusals.h"
 #include "transfer.h"
 
 struct barfs_gate;
@@ -61,6 +62,7 @@ BARFS_HIDDEN int barfs_gate_reply_loop(struct barfs_gate *gate);
 BARFS_HIDDEN void barfs_gate_notify_loop(struct barfs_gate *gate);
 BARFS_HIDDEN void barfs_gate_watch_loop(struct barfs_gate *gate);
 BARFS_HIDDEN struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate);
+BARFS_HIDDEN bool barfs_gate_next_refusal(struct barfs_gate *gate, struct barfs_refusal *refusal);
 
 /* Make every thread leave; returns whether the reader has within `timeout_ns`.  Shuts the forward
  * socket down.  May be called again. */

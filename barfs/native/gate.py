@@ -16,10 +16,13 @@ from collections.abc import Callable
 from typing import Any
 
 from barfs.native.binding import ffi, lib
+from barfs.native.errnos import error_from
 from barfs.native.table import Table
 
 # What one request that goes to libfuse, or its answer, may hold; the kernel gives what it allows.
 _SOCKET_BUFFER = 2 << 20
+
+_WHAT = {lib.BARFS_READ: "read", lib.BARFS_WRITE: "write", lib.BARFS_OPEN: "open"}
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +45,13 @@ class Gate:
             theirs.close()
             raise OSError(error, os.strerror(error))
         self.libfuse_fd = theirs.detach()
-        self._tables: list[Table] = []
+        self._tables: dict[int, tuple[str, Table]] = {}  # by address, with the device's name
         self._threads: list[threading.Thread] = []
 
-    def add_device(self, regions: dict[int, tuple[Table, bool, bool]]) -> "DeviceGate":
+    def add_device(self, name: str, regions: dict[int, tuple[Table, bool, bool]]) -> "DeviceGate":
         """Answer for a device's regions: by node id, the table, and whether it can be opened for
-        reading and for writing."""
-        return DeviceGate(self, regions)
+        reading and for writing. `name` is the device's in the log."""
+        return DeviceGate(self, name, regions)
 
     def start(self, on_end: Callable[[], None]) -> None:
         """Begin to answer. A thread calls `on_end` when `/dev/fuse` has no more requests."""
@@ -64,6 +67,7 @@ class Gate:
         self._run("gate-notices", lib.barfs_gate_notify_loop, self._gate)
         self._run("gate-watch", lib.barfs_gate_watch_loop, self._gate)
         self._run("gate-lanes", self._start_lanes)
+        self._run("gate-refusals", self._log_refusals)
 
     def stop(self, timeout: float) -> bool:
         """Make the threads leave; returns whether all have within `timeout` seconds.
@@ -100,6 +104,21 @@ class Gate:
                 log.error("no thread for a device: %s", error)
                 lib.barfs_lane_fail(lane)
 
+    def _log_refusals(self) -> None:
+        refusal = ffi.new("struct barfs_refusal *")
+        while lib.barfs_gate_next_refusal(self._gate, refusal):
+            if refusal.table == ffi.NULL:
+                log.warning("%d more requests were refused", refusal.more)
+                continue
+            device, table = self._tables[int(ffi.cast("uintptr_t", refusal.table))]
+            what = f"{_WHAT[refusal.what]} of "
+            if refusal.what == lib.BARFS_OPEN:
+                what += f"{table.name}: {os.strerror(refusal.error)}"
+            else:
+                what += str(error_from(refusal.error, table.name, refusal.offset, refusal.count))
+            more = f", and {refusal.more} more" if refusal.more else ""
+            log.warning("%s: %s%s", device, what, more)
+
     def _run_lane(self, lane: Any) -> None:
         # The frame of a thread that does not come back keeps `self`, and so the tables it uses.
         lib.barfs_lane_run(lane)
@@ -108,14 +127,14 @@ class Gate:
 class DeviceGate:
     """The part of a gate that answers for one device."""
 
-    def __init__(self, gate: Gate, regions: dict[int, tuple[Table, bool, bool]]) -> None:
+    def __init__(self, gate: Gate, name: str, regions: dict[int, tuple[Table, bool, bool]]) -> None:
         self._gate = gate
         self._lanes: Any = lib.barfs_gate_add_device(gate._gate)
         if self._lanes == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
         self._nodes = list(regions)
         for node, (table, readable, writable) in regions.items():
-            gate._tables.append(table)
+            gate._tables[int(ffi.cast("uintptr_t", table._table))] = name, table
             permission = (lib.BARFS_MAY_READ if readable else 0) | (
                 lib.BARFS_MAY_WRITE if writable else 0
             )

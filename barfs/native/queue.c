@@ -19,7 +19,7 @@ static const int64_t TICK_NS = 100000000;
 /* How long after its deadline a request that runs is given up: it may just be about to notice. */
 static const int64_t SLACK_NS = 200000000;
 
-static int init_condition(pthread_cond_t *condition)
+int barfs_init_condition(pthread_cond_t *condition)
 {
     pthread_condattr_t attributes;
     int error = pthread_condattr_init(&attributes);
@@ -41,9 +41,9 @@ int barfs_queue_init(struct barfs_queue *queue, barfs_answer_fn *answer, void *c
     queue->context = context;
     error = -pthread_mutex_init(&queue->lock, NULL);
     if (!error)
-        error = init_condition(&queue->watch);
+        error = barfs_init_condition(&queue->watch);
     if (!error)
-        error = init_condition(&queue->spawn);
+        error = barfs_init_condition(&queue->spawn);
     return error;
 }
 
@@ -103,7 +103,7 @@ int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue)
     memset(lanes, 0, sizeof *lanes);
     lanes->idle.idle = true;
     for (size_t i = 0; i < count; i++) {
-        int error = init_condition(&each[i]->wake);
+        int error = barfs_init_condition(&each[i]->wake);
 
         if (error) {
             while (i-- > 0)

@@ -88,6 +88,9 @@ struct barfs_queue {
     struct barfs_lane *lanes, *wanting;
 };
 
+/* A condition whose deadlines are of CLOCK_MONOTONIC.  0, or -errno. */
+BARFS_HIDDEN int barfs_init_condition(pthread_cond_t *condition);
+
 BARFS_HIDDEN int barfs_queue_init(struct barfs_queue *queue, barfs_answer_fn *answer, void *context);
 
 /* Free what is left.  No thread is inside any function of the queue. */

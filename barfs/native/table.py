@@ -24,14 +24,15 @@ log = logging.getLogger(__name__)
 
 Readable = bytes | bytearray | memoryview
 Writable = bytearray | memoryview
+Range = tuple[int, int]
 
 _READ, _WRITE = lib.BARFS_READ, lib.BARFS_WRITE
 
 _load_narrow = lib.barfs_load_narrow
 _faulthandler_enabled = faulthandler.is_enabled
 
-# No more than this is allocated for a request that a port refuses anyway.
-_PORT_REFUSES = 8
+# No more than this is allocated for a request that a port or the guard refuses anyway.
+_REFUSED_ANYWAY = 16
 
 _BYTES = ffi.typeof("char[]")
 _POINTER_64 = ffi.typeof("uint64_t *")
@@ -51,12 +52,13 @@ class Table:
     """The accesses of one region of `size` bytes; `segments` cover it in order.
 
     `width` is how longer or misaligned requests are cut (1, 2, 4, 8); `port`: the rules of an
-    I/O-port BAR; `name` goes into errors; `timeout`: seconds that a request may take. Raises
-    ValueError for segments that make no table.
+    I/O-port BAR; `guard_reads`, `guard_writes`: a request that is not one aligned access of 1, 2, 4
+    or 8 bytes is InvalidAccess; `name` goes into errors; `timeout`: seconds that a request may
+    take. Raises ValueError for segments that make no table.
 
     Any number of threads may use it at once. Every method raises the `AccessError` that fits:
     BusFault, DeviceGone (also once the occupancy is closed), AccessTimeout, InvalidAccess,
-    AccessDenied, BeyondEnd, Interrupted.
+    AccessDenied, PolicyDenied, BeyondEnd, Interrupted.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class Table:
         segments: Sequence[Segment],
         *,
         port: bool = False,
+        guard_reads: bool = False,
+        guard_writes: bool = False,
         name: str = "region",
         timeout: float | None = None,
     ) -> None:
@@ -78,7 +82,7 @@ class Table:
         self.width = width
         self.segments = tuple(segments)
         self.occupancy = occupancy
-        self._port = port
+        self._single = port or guard_reads
         self._calls = any(isinstance(segment.target, Call) for segment in segments)
         self._kept: list[Any] = []  # what the C structures point to
         rows = ffi.new("struct barfs_segment[]", [self._row(segment) for segment in segments])
@@ -88,7 +92,9 @@ class Table:
                 "occupancy": occupancy._occupancy,
                 "size": size,
                 "width": width,
-                "flags": lib.BARFS_PORT if port else 0,
+                "flags": (lib.BARFS_PORT if port else 0)
+                | (lib.BARFS_GUARD_READS if guard_reads else 0)
+                | (lib.BARFS_GUARD_WRITES if guard_writes else 0),
                 "timeout_ns": 0 if timeout is None else max(1, int(timeout * 1e9)),
                 "segment_count": len(self.segments),
                 "segments": rows,
@@ -99,6 +105,17 @@ class Table:
     def __repr__(self) -> str:
         return f"<Table of {self.name}, {self.size:#x} bytes in {len(self.segments)} segments>"
 
+    def deny(self, reads: Sequence[Range], writes: Sequence[Range]) -> None:
+        """Let no access touch a byte of these ranges (start, end; in order, without overlap).
+
+        For the owner, before anybody else has the table. An access that would is `PolicyDenied`,
+        and where it is not the first of its request, the request ends before it.
+        """
+        for direction, ranges in ((_READ, reads), (_WRITE, writes)):
+            rows = ffi.new("struct barfs_range[]", list(ranges))
+            self._kept.append(rows)
+            self._table.denied[direction] = {"count": len(ranges), "ranges": rows}
+
     def read(self, offset: int, count: int, *, control: Control | None = None) -> bytes:
         """Read up to `count` bytes, cut into accesses.
 
@@ -106,7 +123,7 @@ class Table:
         """
         if count < 0:
             raise ValueError(f"a read of {count} bytes")
-        most = _PORT_REFUSES if self._port else self.size - offset
+        most = _REFUSED_ANYWAY if self._single else self.size - offset
         if count > most:
             count = max(0, most)
         buffer = _new_uncleared(_BYTES, count)

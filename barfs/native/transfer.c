@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * From the outside in: barfs_transfer() and barfs_load()/barfs_store() admit a request (enter, clip,
- * limit); guarded() sets the one sigsetjmp(); walk() goes from segment to segment; one function per
+ * From the outside in: barfs_transfer() and barfs_load()/barfs_store() admit a request (admission.h)
+ * and enter; guarded() sets the one sigsetjmp(); walk() goes from segment to segment; one function per
  * kind does the accesses of a segment.
  */
 #define _GNU_SOURCE
 #include "transfer.h"
+#include "admission.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -127,16 +128,6 @@ static int look(struct barfs_control *control, int64_t *now)
 
 /* ---- Widths ------------------------------------------------------------------------------------- */
 
-static inline bool is_width(uint64_t count)
-{
-    return count == 1 || count == 2 || count == 4 || count == 8;
-}
-
-static inline uint64_t smaller(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* The widest access at `position` that is naturally aligned, ends by `end`, and is at most `cap`. */
 static inline uint32_t widest(uint64_t position, uint64_t end, uint64_t cap)
 {
@@ -213,7 +204,7 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
  * to one access as soon as one was not. */
 static int walk_memory(struct request *request, const struct barfs_segment *segment, uint64_t end)
 {
-    uint64_t cap = smaller(request->limit, segment->max_width);
+    uint64_t cap = barfs_smaller(request->limit, segment->max_width);
     uint64_t batch = request->control->deadline_ns == 0 ? BATCH_WITHOUT_CLOCK : 1;
     int64_t before = 0;
 
@@ -229,11 +220,11 @@ static int walk_memory(struct request *request, const struct barfs_segment *segm
         if (error != 0)
             return error;
         if (now != 0 && before != 0)
-            batch = now - before < LONG_ACCESSES_NS ? smaller(batch * 2, MOST_BETWEEN_LOOKS) : 1;
+            batch = now - before < LONG_ACCESSES_NS ? barfs_smaller(batch * 2, MOST_BETWEEN_LOOKS) : 1;
         before = now;
         width = widest(position, end, cap);
         access_memory(request, segment->base + (position - segment->start), width,
-                      width == cap ? smaller(batch, (end - position) / width) : 1);
+                      width == cap ? barfs_smaller(batch, (end - position) / width) : 1);
     }
 }
 
@@ -280,7 +271,7 @@ typedef int access_fn(struct request *, const struct barfs_segment *, uint64_t p
 static int walk_singly(struct request *request, const struct barfs_segment *segment, uint64_t end,
                        access_fn *access)
 {
-    uint64_t cap = smaller(request->limit, segment->max_width);
+    uint64_t cap = barfs_smaller(request->limit, segment->max_width);
 
     for (;;) {
         uint64_t position = request->offset + request->done;
@@ -326,9 +317,9 @@ struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t 
 
     if (offset >= table->size)
         return cost;
-    end = offset + smaller(count, table->size - offset);
+    end = offset + barfs_smaller(count, table->size - offset);
     for (segment = segment_at(table, offset); offset < end; segment++) {
-        uint64_t part_end = smaller(segment->end, end);
+        uint64_t part_end = barfs_smaller(segment->end, end);
 
         if (segment->kind == BARFS_FD)
             cost.fd_bytes += part_end - offset;
@@ -346,7 +337,7 @@ static NOINLINE int walk(struct request *request)
     uint64_t request_end = request->offset + request->count;
 
     for (; request->done < request->count; segment++) {
-        uint64_t end = smaller(segment->end, request_end);
+        uint64_t end = barfs_smaller(segment->end, request_end);
         int error;
 
         if (!(segment->permission & 1u << request->direction))
@@ -398,32 +389,12 @@ static int64_t perform(const struct barfs_table *table, uint64_t offset, void *b
     return request.done > 0 ? (int64_t)request.done : error;
 }
 
-static int64_t admit(const struct barfs_table *table, uint64_t offset, void *buffer, uint64_t count,
-                     int direction, struct barfs_control *control)
-{
-    bool beyond = offset >= table->size;
-    bool single;
-
-    if (table->flags & BARFS_PORT) {
-        /* Before clipping: a port access that crosses the end is wrong, not short. */
-        if (!is_width(count) || count > 4 || offset % count != 0 || beyond ||
-            count > table->size - offset)
-            return -EINVAL;
-    }
-    if (count == 0)
-        return 0;
-    if (beyond)
-        return direction == BARFS_READ ? 0 : -EFBIG;
-    count = smaller(count, table->size - offset);
-    single = is_width(count) && offset % count == 0;
-    return perform(table, offset, buffer, count, single ? count : table->width, direction, control);
-}
-
 int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer, uint64_t count,
                        int direction, struct barfs_control *control)
 {
     struct barfs_control timeout = {.deadline_ns = 0};
-    int64_t result;
+    struct barfs_admission admitted = barfs_admit(table, offset, count, direction);
+    int64_t result = admitted.refused;
 
     if (control == NULL) {
         if (table->timeout_ns != 0)
@@ -432,7 +403,8 @@ int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *b
     }
     if (!barfs_occupancy_enter(table->occupancy))
         return -ENODEV;
-    result = admit(table, offset, buffer, count, direction, control);
+    if (admitted.count != 0)
+        result = perform(table, offset, buffer, admitted.count, admitted.limit, direction, control);
     barfs_occupancy_leave(table->occupancy);
     return result;
 }
@@ -447,7 +419,7 @@ static int64_t single(const struct barfs_table *table, uint64_t offset, void *bu
     const struct barfs_segment *segment;
     int64_t result = -EINVAL;
 
-    if (!is_width(width) || offset % width != 0 || offset >= table->size ||
+    if (!barfs_is_width(width) || offset % width != 0 || offset >= table->size ||
         width > table->size - offset || (width > 4 && table->flags & BARFS_PORT))
         return -EINVAL;
     if (!barfs_occupancy_enter(table->occupancy))
@@ -455,6 +427,8 @@ static int64_t single(const struct barfs_table *table, uint64_t offset, void *bu
     segment = segment_at(table, offset);
     if (!(segment->permission & 1u << direction))
         result = -EACCES;
+    else if (barfs_denied(table, offset, width, direction))
+        result = -EPERM;
     else if (width <= segment->max_width && width <= segment->end - offset)
         result = perform(table, offset, buffer, width, width, direction, &unlimited);
     barfs_occupancy_leave(table->occupancy);

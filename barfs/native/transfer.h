@@ -38,6 +38,8 @@ enum barfs_kind {
 
 enum barfs_table_flags {
     BARFS_PORT = 1, /* an I/O-port BAR: one aligned access of 1, 2 or 4 bytes inside, or -EINVAL */
+    BARFS_GUARD_READS = 2, /* a request that is not one aligned access of 1, 2, 4 or 8: -EINVAL */
+    BARFS_GUARD_WRITES = 4,
 };
 
 /* One access of a BARFS_CALL segment: `data` holds, or receives, `width` bytes in the device's order.
@@ -62,6 +64,16 @@ struct barfs_occupancy {
     atomic_uint state;
 };
 
+struct barfs_range {
+    uint64_t start, end; /* offsets in the region, half-open */
+};
+
+/* In order, without overlap. */
+struct barfs_ranges {
+    uint64_t count;
+    const struct barfs_range *ranges;
+};
+
 struct barfs_table {
     struct barfs_occupancy *occupancy;
     uint64_t size;  /* of the region, below 2^63 */
@@ -70,6 +82,7 @@ struct barfs_table {
     int64_t timeout_ns; /* of a request without a control of its own; 0: none */
     uint64_t segment_count;
     const struct barfs_segment *segments; /* cover [0, size) in order, without gap or overlap */
+    struct barfs_ranges denied[2];        /* by direction: no access touches any byte of these */
 };
 
 /* What may end a transfer early.  `stop` and the deadline are looked at before every
@@ -84,7 +97,7 @@ struct barfs_control {
  *   -EFBIG      a write at or past the end       -EACCES     the segment's permission lacks it
  *   -EIO        the device did not take it       -ENODEV     the occupancy is closed
  *   -EINTR      control->stop                    -ETIMEDOUT  control->deadline_ns
- *   -EINVAL     BARFS_PORT rules
+ *   -EINVAL     BARFS_PORT and BARFS_GUARD rules   -EPERM    the first access touches a denied byte
  * and what pread()/pwrite() (ENODEV, ETIMEDOUT, EACCES; anything else is EIO) or the call answered.
  * Without a `control`, the table's timeout counts from now. */
 BARFS_HIDDEN int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer,

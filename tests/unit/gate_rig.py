@@ -155,7 +155,8 @@ def gated(timeout: float = 60.0) -> Iterator[Kernel]:
     ours.setsockopt(SOL_SOCKET, SO_SNDBUF, 4 << 20)
     theirs.setsockopt(SOL_SOCKET, SO_SNDBUF, 4 << 20)
     device = gate.add_device(
-        {REGION: (region, True, True), READ_ONLY: (region, True, False), SLOW: (slow, True, True)}
+        "0000:01:00.0",
+        {REGION: (region, True, True), READ_ONLY: (region, True, False), SLOW: (slow, True, True)},
     )
     ended = threading.Event()
     gate.start(ended.set)

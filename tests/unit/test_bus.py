@@ -49,7 +49,7 @@ class StubGate:
     def __init__(self) -> None:
         self.devices = 0
 
-    def add_device(self, _regions: dict[int, Any]) -> "StubGate":
+    def add_device(self, _name: str, _regions: dict[int, Any]) -> "StubGate":
         self.devices += 1
         return self
 

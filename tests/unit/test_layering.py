@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).parents[2] / "barfs"
 ROOMS = (
     "errors",
     "pci",
+    "ranges",
+    "policy",
     "uapi",
     "layout",
     "native",

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barfs.errors import CapabilityError, UsageError
-from barfs.layout import Layout, LayoutError, MsixPlace, Policy, Segment, dump_json, plan
+from barfs.layout import Choices, Layout, LayoutError, MsixPlace, Segment, dump_json, plan
 from barfs.pci import MsixCapability
+from barfs.policy import Restriction
 from barfs.uapi import RegionInfo, SparseArea
 
 PAGE = 4096
@@ -44,7 +45,7 @@ def regions(draw: st.DrawFn, sound: bool = True) -> RegionInfo:
 
 
 policies = st.builds(
-    Policy,
+    Choices,
     width=st.sampled_from((1, 2, 4, 8)),
     mapping=st.booleans(),
     msix=st.sampled_from(("map", "carve")),
@@ -56,12 +57,12 @@ places = st.none() | st.builds(
 
 
 def make(
-    info: RegionInfo, policy: Policy | None = None, msix: MsixPlace | None = None, **kwargs: bool
+    info: RegionInfo, choices: Choices | None = None, msix: MsixPlace | None = None, **kwargs: bool
 ) -> Layout:
     return plan(
         info,
         device="0000:01:00.0",
-        policy=policy or Policy(),
+        choices=choices or Choices(),
         page_size=PAGE,
         gap_width=4,
         msix=msix,
@@ -85,9 +86,9 @@ def sparse(*areas: tuple[int, int], size: int = 0x10000) -> RegionInfo:
 
 @given(regions(sound=False), policies, places)
 def test_segments_cover_the_region_exactly(
-    info: RegionInfo, policy: Policy, msix: MsixPlace | None
+    info: RegionInfo, choices: Choices, msix: MsixPlace | None
 ) -> None:
-    layout = make(info, policy, msix)
+    layout = make(info, choices, msix)
     position = 0
     for segment in layout.segments:
         assert segment.start == position < segment.end
@@ -97,7 +98,7 @@ def test_segments_cover_the_region_exactly(
 
 @given(regions(), policies, places)
 def test_windows_stay_inside_what_the_driver_allows(
-    info: RegionInfo, policy: Policy, msix: MsixPlace | None
+    info: RegionInfo, choices: Choices, msix: MsixPlace | None
 ) -> None:
     allowed = {
         page
@@ -107,9 +108,9 @@ def test_windows_stay_inside_what_the_driver_allows(
     covered = bytearray(info.size)
     for area in info.areas or ():
         covered[area.offset : area.offset + area.size] = b"\1" * area.size
-    for window in make(info, policy, msix).windows:
+    for window in make(info, choices, msix).windows:
         assert info.mappable
-        assert policy.mapping
+        assert choices.mapping
         assert window.start % PAGE == 0
         assert window.end % PAGE == 0 or window.end == info.size
         if info.areas is not None:
@@ -118,23 +119,23 @@ def test_windows_stay_inside_what_the_driver_allows(
 
 
 @given(regions(), policies)
-def test_no_whole_allowed_page_is_wasted(info: RegionInfo, policy: Policy) -> None:
-    if info.areas is None or not info.mappable or not policy.mapping or not info.flags & 3:
+def test_no_whole_allowed_page_is_wasted(info: RegionInfo, choices: Choices) -> None:
+    if info.areas is None or not info.mappable or not choices.mapping or not info.flags & 3:
         return
-    if policy.read_only and not info.readable:
+    if choices.read_only and not info.readable:
         return
     covered = bytearray(info.size)
     for area in info.areas:
         covered[area.offset : area.offset + area.size] = b"\1" * area.size
-    windows = make(info, policy).windows
+    windows = make(info, choices).windows
     for start in range(0, info.size - PAGE + 1, PAGE):
         mapped = any(window.start <= start and start + PAGE <= window.end for window in windows)
         assert mapped == all(covered[start : start + PAGE])
 
 
 @given(regions(sound=False), policies, places)
-def test_text_round_trip(info: RegionInfo, policy: Policy, msix: MsixPlace | None) -> None:
-    layout = make(info, policy, msix)
+def test_text_round_trip(info: RegionInfo, choices: Choices, msix: MsixPlace | None) -> None:
+    layout = make(info, choices, msix)
     assert Layout.from_text(layout.to_text()) == layout
 
 
@@ -143,7 +144,7 @@ def test_carving_takes_every_page_of_the_table(info: RegionInfo, msix: MsixPlace
     table = msix.table if msix else None
     if table is None:
         return
-    for window in make(info, Policy(msix="carve"), msix).windows:
+    for window in make(info, Choices(msix="carve"), msix).windows:
         first, last = table[0] // PAGE, (table[0] + table[1] - 1) // PAGE
         assert window.end <= first * PAGE or window.start >= (last + 1) * PAGE
 
@@ -267,17 +268,17 @@ def test_msix_is_mapped_only_where_the_kernel_says_so() -> None:
     assert rows(make(info, msix=place)) == carved
     mappable = RegionInfo(0, READ_WRITE_MMAP, 0x4000, 0, msix_mappable=True)
     assert rows(make(mappable, msix=place)) == [(0, 0x4000, "mmap", "-")]
-    assert rows(make(mappable, Policy(msix="carve"), place)) == carved
+    assert rows(make(mappable, Choices(msix="carve"), place)) == carved
 
 
 def test_msix_table_that_straddles_pages_is_carved_by_its_edges() -> None:
     info = RegionInfo(0, READ_WRITE_MMAP, 0x8000, 0, msix_mappable=True)
-    layout = make(info, Policy(msix="carve"), MsixPlace(table=(0x1FF0, 0x20)))
+    layout = make(info, Choices(msix="carve"), MsixPlace(table=(0x1FF0, 0x20)))
     assert (0x1000, 0x3000, "pread", "msix-table") in rows(layout)
 
 
 def test_mapping_off_keeps_the_other_reasons() -> None:
-    assert rows(make(sparse((0x1000, 0x2000), size=0x4000), Policy(mapping=False))) == [
+    assert rows(make(sparse((0x1000, 0x2000), size=0x4000), Choices(mapping=False))) == [
         (0, 0x1000, "pread", "not-in-sparse-area"),
         (0x1000, 0x2000, "pread", "mapping-off"),
         (0x2000, 0x4000, "pread", "not-in-sparse-area"),
@@ -285,22 +286,22 @@ def test_mapping_off_keeps_the_other_reasons() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "policy", "perm"),
+    ("flags", "choices", "perm"),
     [
-        (READ | WRITE | MMAP, Policy(), "rw"),
-        (READ | WRITE | MMAP, Policy(read_only=True), "r-"),
-        (READ | MMAP, Policy(), "r-"),
-        (WRITE, Policy(), "-w"),
+        (READ | WRITE | MMAP, Choices(), "rw"),
+        (READ | WRITE | MMAP, Choices(read_only=True), "r-"),
+        (READ | MMAP, Choices(), "r-"),
+        (WRITE, Choices(), "-w"),
     ],
 )
-def test_permissions_in_force(flags: int, policy: Policy, perm: str) -> None:
-    layout = make(RegionInfo(0, flags, 0x1000, 0), policy)
+def test_permissions_in_force(flags: int, choices: Choices, perm: str) -> None:
+    layout = make(RegionInfo(0, flags, 0x1000, 0), choices)
     assert {segment.perm for segment in layout.segments} == {perm}
     assert (layout.readable, layout.writable) == ("r" in perm, "w" in perm)
 
 
 def test_no_permission_is_no_access() -> None:
-    layout = make(RegionInfo(0, WRITE | MMAP, 0x1000, 0), Policy(read_only=True))
+    layout = make(RegionInfo(0, WRITE | MMAP, 0x1000, 0), Choices(read_only=True))
     assert [(row.access, row.perm) for row in layout.segments] == [("none", "--")]
 
 
@@ -315,7 +316,7 @@ def test_widest_access_of_gaps(index: int, port: bool, width: int) -> None:
     layout = plan(
         RegionInfo(index, READ | WRITE, 0x100, 0),
         device="x",
-        policy=Policy(),
+        choices=Choices(),
         page_size=PAGE,
         gap_width=8,
         port=port,
@@ -333,9 +334,30 @@ def test_failed_window_becomes_pread_with_its_errno() -> None:
     ]
 
 
+def test_a_policy_in_force() -> None:
+    layout = make(sparse((0, 0x1000), (0x2000, 0x3000), size=0x4000)).restricted(
+        [Restriction(0x800, 0x1800, "ro"), Restriction(0x2000, 0x2010, "none")]
+    )
+    assert [(s.start, s.access, s.perm, s.width, s.reason) for s in layout.segments] == [
+        (0, "mmap", "rw", 8, "-"),
+        (0x800, "mmap", "r-", 8, "policy"),
+        (0x1000, "pread", "r-", 4, "policy"),
+        (0x1800, "pread", "rw", 4, "not-in-sparse-area"),
+        (0x2000, "none", "--", 8, "policy"),
+        (0x2010, "mmap", "rw", 8, "-"),
+        (0x3000, "pread", "rw", 4, "not-in-sparse-area"),
+    ]
+    assert Layout.from_text(layout.to_text()) == layout
+
+
+def test_a_policy_that_takes_nothing_away_is_not_the_reason() -> None:
+    layout = make(sparse((0, 0x1000), size=0x1000), Choices(read_only=True))
+    assert layout.restricted([Restriction(0, 0x800, "ro")]) == layout
+
+
 def test_a_width_of_3_is_refused() -> None:
     with pytest.raises(UsageError, match="1, 2, 4 or 8"):
-        Policy(width=3)
+        Choices(width=3)
 
 
 def test_a_region_of_size_0_has_no_layout() -> None:

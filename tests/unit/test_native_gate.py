@@ -216,10 +216,11 @@ def test_a_closed_occupancy(kernel: Kernel) -> None:
 
 
 def test_a_node_id_is_given_once(kernel: Kernel) -> None:
+    ((_name, table), *_others) = kernel.gate._tables.values()
     with pytest.raises(FileExistsError):
-        kernel.gate.add_device({REGION: (kernel.gate._tables[0], True, True)})
+        kernel.gate.add_device("again", {REGION: (table, True, True)})
     with pytest.raises(OSError, match="No space") as caught:
-        kernel.gate.add_device({1 << 40: (kernel.gate._tables[0], True, True)})
+        kernel.gate.add_device("again", {1 << 40: (table, True, True)})
     assert caught.value.errno == errno.ENOSPC
 
 

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What of a request may be done, before anything is: pure arithmetic over a table (transfer.h).
+ *
+ * Rule 1: a request is clipped to the end of the region, then to what is not denied.  A denied byte is
+ *         never touched, not by a part of an access either: what would touch one is left out whole.
+ * Rule 2: denied ranges do not change how the rest is accessed: an access is as wide beside one as it
+ *         would be without.
+ */
+#ifndef BARFS_ADMISSION_H
+#define BARFS_ADMISSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "transfer.h"
+
+struct barfs_admission {
+    uint64_t count;  /* bytes to transfer; 0: none, and `refused` is the answer */
+    uint64_t limit;  /* of the width of an access */
+    int64_t refused; /* 0, or -errno */
+};
+
+BARFS_HIDDEN struct barfs_admission barfs_admit(const struct barfs_table *table, uint64_t offset,
+                                                uint64_t count, int direction);
+
+/* Whether any byte of the range, which is inside the region, is denied. */
+BARFS_HIDDEN bool barfs_denied(const struct barfs_table *table, uint64_t offset, uint64_t count,
+                               int direction);
+
+static inline bool barfs_is_width(uint64_t count)
+{
+    return count == 1 || count == 2 || count == 4 || count == 8;
+}
+
+static inline uint64_t barfs_smaller(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+#endif

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""What a user lets through: rules for ranges of registers, from a TOML file.
+
+    # What no rule covers is "rw"; where several do, the last one decides.
+    [[rule]]
+    device = "0000:01:00.0"     # an address, or a name as given to barfs mount; default "*"
+    region = "bar0"             # default "*"
+    range  = "0x100-0x13f"      # or "0x100+0x40"; default: the whole region
+    access = "ro"               # "rw", "ro" or "none"
+
+`device` and `region` may hold shell wildcards.
+
+Rule 1: pure, but for reading the file. `barfs.native` enforces, `barfs.layout` shows.
+Rule 2: a rule that cannot mean anything for the device that it names is an error: a register that a
+        typing mistake left open is worse than no mount.
+"""
+
+import fnmatch
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Literal
+
+from barfs.errors import UsageError
+from barfs.ranges import parse_range
+
+Permission = Literal["rw", "ro", "none"]
+
+_PERMISSIONS: dict[str, Permission] = {"rw": "rw", "ro": "ro", "none": "none"}
+_FIELDS = {"device", "region", "range", "access"}
+_WILDCARDS = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class Restriction:
+    """A range of a region, in bytes, `end` exclusive, that may not be written or not be touched."""
+
+    start: int
+    end: int
+    permission: Literal["ro", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One `[[rule]]`; `span` is a range of bytes, `end` exclusive, or None for the whole region."""
+
+    permission: Permission
+    device: str = "*"
+    region: str = "*"
+    span: tuple[int, int] | None = None
+
+    def names_device(self, names: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(name, self.device) for name in names)
+
+    def covers(self, start: int) -> bool:
+        return self.span is None or self.span[0] <= start < self.span[1]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPolicy:
+    """Rules in their order; none of them: everything is permitted."""
+
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "AccessPolicy":
+        """Read a file. Raises UsageError that names the file and what is wrong in it."""
+        try:
+            with open(path, "rb") as file:
+                return cls.from_toml(tomllib.load(file))
+        except OSError as error:
+            raise UsageError(f"policy {path}: {error.strerror}") from error
+        except (UsageError, ValueError) as error:  # of TOML, or of UTF-8
+            raise UsageError(f"policy {path}: {error}") from None
+
+    @classmethod
+    def from_toml(cls, table: Mapping[str, Any]) -> "AccessPolicy":
+        """The policy of a parsed file. Raises UsageError."""
+        rows = table.get("rule")
+        if set(table) - {"rule"} or not isinstance(rows, list):
+            raise UsageError("it holds tables [[rule]] and nothing else")
+        return cls(tuple(_read_rule(f"rule {number}", row) for number, row in enumerate(rows, 1)))
+
+    def restrictions(self, names: Sequence[str], sizes: Mapping[str, int]) -> "Restrictions":
+        """What is not permitted in each region of a device that is known by `names`.
+
+        `sizes` are the sizes of its regions, in bytes. Raises UsageError for a rule that names
+        a region that the device does not have, or a range that leaves its region.
+        """
+        rules = [rule for rule in self.rules if rule.names_device(names)]
+        for rule in rules:
+            _check(rule, names, sizes)
+        return {
+            region: found
+            for region, size in sizes.items()
+            if (found := _overlay(_rules_of(region, rules), size))
+        }
+
+
+EVERYTHING = AccessPolicy()
+
+Restrictions = dict[str, tuple[Restriction, ...]]
+"""By region, in order, without overlap."""
+
+
+def _read_rule(where: str, row: Any) -> Rule:
+    if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
+        raise UsageError(f"{where}: all values are strings")
+    if unknown := set(row) - _FIELDS:
+        raise UsageError(
+            f"{where}: unknown {', '.join(sorted(unknown))}; there are {', '.join(sorted(_FIELDS))}"
+        )
+    permission = _PERMISSIONS.get(row.get("access", ""))
+    if permission is None:
+        raise UsageError(f'{where}: access is "rw", "ro" or "none"')
+    try:
+        span = parse_range(row["range"]) if "range" in row else None
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    return Rule(permission, row.get("device", "*"), row.get("region", "*"), span)
+
+
+def _rules_of(region: str, rules: Sequence[Rule]) -> list[Rule]:
+    return [rule for rule in rules if fnmatch.fnmatchcase(region, rule.region)]
+
+
+def _check(rule: Rule, names: Sequence[str], sizes: Mapping[str, int]) -> None:
+    if _WILDCARDS & set(rule.device):
+        return
+    regions = [region for region in sizes if fnmatch.fnmatchcase(region, rule.region)]
+    if not regions:
+        raise UsageError(f"policy: {names[0]} has no {rule.region}; it has {', '.join(sizes)}")
+    if rule.span is None or any(rule.span[1] <= sizes[region] for region in regions):
+        return
+    raise UsageError(
+        f"policy: the range {rule.span[0]:#x}-{rule.span[1] - 1:#x} leaves {regions[0]} of "
+        f"{names[0]}, which has {sizes[regions[0]]:#x} bytes"
+    )
+
+
+def _overlay(rules: Sequence[Rule], size: int) -> tuple[Restriction, ...]:
+    """What the rules leave restricted of `size` bytes, as few ranges as possible."""
+    edges = {0, size} | {edge for rule in rules for edge in rule.span or () if edge < size}
+    found: list[Restriction] = []
+    starts = sorted(edges)
+    for start, end in itertools.pairwise(starts):
+        decisive = next((rule for rule in reversed(rules) if rule.covers(start)), None)
+        if decisive is None or decisive.permission == "rw":
+            continue
+        last = found[-1] if found else None
+        if last and (last.end, last.permission) == (start, decisive.permission):
+            found[-1] = Restriction(last.start, end, last.permission)
+        else:
+            found.append(Restriction(start, end, decisive.permission))
+    return tuple(found)

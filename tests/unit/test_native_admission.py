@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+"""What a policy denies and the guard refuses is never touched, and changes nothing beside it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from barfs import native
+from barfs.errors import BeyondEnd, InvalidAccess, PolicyDenied
+from tests.unit.engine_bench import Access, Recorder, call_table
+
+SIZE = 64
+
+
+@st.composite
+def denied_ranges(draw: st.DrawFn) -> list[tuple[int, int]]:
+    edges = sorted(draw(st.sets(st.integers(0, SIZE), max_size=8)))
+    return list(zip(edges[::2], edges[1::2], strict=False))
+
+
+def bench(
+    width: int = 4, max_width: int = 8, denied: list[tuple[int, int]] | None = None
+) -> tuple[native.Table, Recorder]:
+    recorder = Recorder(bytearray(range(SIZE)))
+    table = call_table(recorder, width=width, max_width=max_width)
+    if denied is not None:
+        table.deny(denied, [])
+    return table, recorder
+
+
+@given(
+    denied_ranges(),
+    st.sampled_from([1, 2, 4, 8]),
+    st.sampled_from([1, 2, 4, 8]),
+    st.integers(0, SIZE - 1),
+    st.integers(1, SIZE),
+)
+def test_requests_end_before_what_is_denied(
+    denied: list[tuple[int, int]], width: int, max_width: int, offset: int, count: int
+) -> None:
+    table, recorder = bench(width, max_width, denied)
+    free, unrestricted = bench(width, max_width)
+    expected = free.read(offset, count)
+    try:
+        data = table.read(offset, count)
+    except PolicyDenied:
+        data = b""
+    touched = {byte for access in recorder.accesses for byte in range(access.offset, access.end)}
+    assert not any(start <= byte < end for byte in touched for start, end in denied)
+    assert recorder.accesses == unrestricted.accesses[: len(recorder.accesses)]
+    assert data == expected[: len(data)]
+    first = min((max(start, offset) for start, end in denied if end > offset), default=SIZE)
+    own = count in (1, 2, 4, 8) and offset % count == 0
+    assert len(data) > min(first, offset + len(expected)) - offset - (count if own else width)
+
+
+def test_an_access_is_denied_whole() -> None:
+    table, recorder = bench(denied=[(4, 5)])
+    for offset, count in ((0, 8), (4, 4), (4, 1)):
+        with pytest.raises(PolicyDenied, match=r"bar0\+.*the policy does not permit it"):
+            table.read(offset, count)
+    with pytest.raises(PolicyDenied):
+        table.load(0, 8)
+    assert table.load(5, 1) == 5
+    assert table.load(0, 4) == 0x03020100
+    assert recorder.accesses == [Access(5, 1), Access(0, 4)]
+
+
+def test_reading_and_writing_are_denied_apart() -> None:
+    table, recorder = bench()
+    table.deny([(0, 4)], [(0, 8)])
+    with pytest.raises(PolicyDenied):
+        table.store(4, 4, 1)
+    with pytest.raises(PolicyDenied):
+        table.write(0, b"1234")
+    assert table.read(4, 4) == bytes(range(4, 8))
+    assert table.write(8, b"1234") == 4
+    assert recorder.accesses == [Access(4, 4), Access(8, 4)]
+
+
+@pytest.mark.parametrize(("offset", "count"), [(0, 3), (0, 16), (2, 4), (4, 8), (1, 2), (60, 5)])
+def test_the_guard_refuses_what_is_not_one_access(offset: int, count: int) -> None:
+    recorder = Recorder(bytearray(SIZE))
+    segment = native.Segment(0, SIZE, True, True, 8, recorder.target())
+    table = native.Table(
+        native.Occupancy(), SIZE, 4, [segment], guard_reads=True, guard_writes=True
+    )
+    with pytest.raises(InvalidAccess):
+        table.read(offset, count)
+    with pytest.raises(InvalidAccess):
+        table.write(offset, bytes(count))
+    assert recorder.accesses == []
+
+
+def test_the_guard_lets_single_accesses_through() -> None:
+    recorder = Recorder(bytearray(SIZE))
+    segment = native.Segment(0, SIZE, True, True, 8, recorder.target())
+    table = native.Table(native.Occupancy(), SIZE, 4, [segment], guard_reads=True)
+    for width in (1, 2, 4, 8):
+        assert len(table.read(8, width)) == width
+    assert table.read(SIZE, 4) == b""
+    assert table.write(0, bytes(16)) == 16  # guard_writes is its own
+    assert recorder.accesses[:4] == [Access(8, width) for width in (1, 2, 4, 8)]
+    with pytest.raises(BeyondEnd):
+        table.write(SIZE, bytes(4))

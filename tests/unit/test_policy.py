@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""Rules from a file: what they leave, and the mistakes that are told instead of ignored."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from barfs.errors import UsageError
+from barfs.policy import AccessPolicy, Restriction
+
+NAMES = ("0000:01:00.0", "0000:01:00.0")
+SIZES = {"bar0": 0x1000, "bar2": 0x100, "config": 0x1000}
+
+
+def policy(text: str) -> AccessPolicy:
+    return AccessPolicy.from_toml(tomllib.loads(text))
+
+
+def left(text: str) -> dict[str, list[tuple[int, int, str]]]:
+    found = policy(text).restrictions(NAMES, SIZES)
+    return {
+        region: [(part.start, part.end, part.permission) for part in parts]
+        for region, parts in found.items()
+    }
+
+
+def test_no_rule_is_no_restriction() -> None:
+    assert AccessPolicy().restrictions(NAMES, SIZES) == {}
+
+
+def test_a_range_and_what_is_around_it() -> None:
+    text = '[[rule]]\nregion = "bar0"\nrange = "0x100-0x13f"\naccess = "ro"\n'
+    assert left(text) == {"bar0": [(0x100, 0x140, "ro")]}
+
+
+def test_the_last_rule_decides() -> None:
+    text = """
+        [[rule]]
+        access = "none"
+        [[rule]]
+        region = "bar*"
+        range = "0x10+0x20"
+        access = "rw"
+        [[rule]]
+        region = "bar0"
+        range = "0x18+8"
+        access = "ro"
+    """
+    assert left(text) == {
+        "bar0": [(0, 0x10, "none"), (0x18, 0x20, "ro"), (0x30, 0x1000, "none")],
+        "bar2": [(0, 0x10, "none"), (0x30, 0x100, "none")],
+        "config": [(0, 0x1000, "none")],
+    }
+
+
+def test_neighbours_are_one_range() -> None:
+    text = "".join(
+        f'[[rule]]\nregion = "bar2"\nrange = "{at}+4"\naccess = "ro"\n' for at in (8, 0, 4)
+    )
+    assert left(text) == {"bar2": [(0, 12, "ro")]}
+
+
+def test_a_device_is_known_by_its_address_and_its_name() -> None:
+    rule = '[[rule]]\ndevice = "vfio-user:/run/*"\nregion = "bar0"\naccess = "none"\n'
+    assert left(rule) == {}
+    found = policy(rule).restrictions(["ffff:00:00.0", "vfio-user:/run/x.sock"], SIZES)
+    assert found == {"bar0": (Restriction(0, 0x1000, "none"),)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ('region = "bar5"\naccess = "ro"', "has no bar5; it has bar0, bar2, config"),
+        ('region = "bar2"\nrange = "0xf0+0x20"\naccess = "ro"', "0xf0-0x10f leaves bar2 of"),
+    ],
+)
+def test_rules_that_miss_the_device_that_they_name(rule: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        left(f'[[rule]]\ndevice = "0000:01:00.0"\n{rule}\n')
+    assert left(f'[[rule]]\ndevice = "0000:02:00.0"\n{rule}\n') == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "tables \\[\\[rule\\]\\] and nothing else"),
+        ("rule = 1", "tables \\[\\[rule\\]\\] and nothing else"),
+        ('[[rule]]\naccess="ro"\n[other]\n', "nothing else"),
+        ("[[rule]]\n", 'rule 1: access is "rw", "ro" or "none"'),
+        ('[[rule]]\naccess = "r"\n', 'rule 1: access is "rw", "ro" or "none"'),
+        ('[[rule]]\naccess = "ro"\nbar = "bar0"\n', "rule 1: unknown bar; there are access"),
+        ('[[rule]]\naccess = "ro"\nrange = 4\n', "rule 1: all values are strings"),
+        ('[[rule]]\naccess = "ro"\nrange = "4"\n', "rule 1: '4' is no range"),
+        ('[[rule]]\naccess = "ro"\nrange = "8-4"\n', "rule 1: '8-4' is an empty range"),
+        ("[[rule", "Expected"),
+        ("\xff", "utf-8|Invalid"),
+    ],
+)
+def test_files_that_are_no_policy(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=message) as caught:
+        AccessPolicy.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        AccessPolicy.load(tmp_path / "missing.toml")
