@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { NODES = 4, REGION = 8192, REQUESTS = 3000, ROUNDS = 4, MOST_THREADS = 2 * NODES };
+enum { NODES = 4, REGION = 8192, REQUESTS = 3000, ROUNDS = 4, LOOPS = 6, MOST_THREADS = 2 * NODES };
 
 #define REQUIRE(condition)                                                                          \
     do {                                                                                            \
@@ -163,10 +163,20 @@ static void send_request(uint64_t unique, unsigned *seed)
     REQUIRE(send(kernel, message, header->len, 0) > 0);
 }
 
+static void *refusal_loop(void *unused)
+{
+    struct barfs_refusal refusal;
+
+    while (barfs_gate_next_refusal(gate, &refusal))
+        REQUIRE(refusal.table ? refusal.error > 0 : refusal.more > 0);
+    return unused;
+}
+
 static void run(unsigned round)
 {
-    void *(*const loops[])(void *) = {read_loop, reply_loop, notify_loop, watch_loop, spawn_loop};
-    pthread_t threads[5], peer, collector;
+    void *(*const loops[LOOPS])(void *) = {read_loop,  reply_loop, notify_loop,
+                                           watch_loop, spawn_loop, refusal_loop};
+    pthread_t threads[LOOPS], peer, collector;
     struct barfs_occupancy occupancies[NODES] = {0};
     struct barfs_table tables[NODES];
     struct barfs_segment segments[NODES];
@@ -207,7 +217,7 @@ static void run(unsigned round)
     }
     REQUIRE(pthread_create(&collector, NULL, collect, NULL) == 0);
     REQUIRE(pthread_create(&peer, NULL, libfuse_loop, NULL) == 0);
-    for (unsigned i = 0; i < 5; i++)
+    for (unsigned i = 0; i < LOOPS; i++)
         REQUIRE(pthread_create(&threads[i], NULL, loops[i], NULL) == 0);
     for (uint64_t unique = 1; unique <= REQUESTS; unique++) {
         send_request(unique, &seed);
@@ -225,7 +235,7 @@ static void run(unsigned round)
     }
     REQUIRE(barfs_gate_stop(gate, 10000000000));
     barfs_gate_abandon(gate);
-    for (unsigned i = 0; i < 5; i++)
+    for (unsigned i = 0; i < LOOPS; i++)
         pthread_join(threads[i], NULL);
     pthread_join(peer, NULL);
     shutdown(kernel, SHUT_RDWR);
