@@ -19,6 +19,7 @@ from typing import NoReturn, TextIO
 
 from barfs.attach import DeviceName, attach, open_device
 from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind
+from barfs.cli_registers import add_md, add_mw, add_poll, add_rmw
 from barfs.daemon import log_to_stderr, run_in_background
 from barfs.device import Options
 from barfs.errors import BarfsError, UsageError
@@ -222,8 +223,7 @@ def _layouts(name: DeviceName) -> dict[str, Layout]:
     directory = find_device(name.source)
     if directory is None:
         with open_device(name, Options()) as device:
-            if name.kind == "pci":
-                print(f"opened {name.source}: the kernel may reset it", file=sys.stderr)
+            print(name.opened, file=sys.stderr)
             return {region: device[region].layout for region in device}
     try:
         files = sorted(directory.glob("*.layout"), key=lambda file: region_index(file.stem))
@@ -313,6 +313,10 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "layout": (_add_layout, "show which parts of a device's regions are windows and gaps"),
     "demo": (_add_demo, "mount the built-in software device"),
     "serve": (_add_serve, "run a software device that vfio-user clients can use"),
+    "md": (add_md, "display registers"),
+    "mw": (add_mw, "write registers"),
+    "rmw": (add_rmw, "read a register, and write it with some bits changed"),
+    "poll": (add_poll, "read a register until some of its bits have a value"),
     "list": (add_list, "show the machine's PCI devices and what stands between them and a mount"),
     "bind": (add_bind, "give devices to a VFIO driver, and their nodes to a user"),
     "unbind": (add_unbind, "give devices back to the drivers that they had"),
