@@ -68,6 +68,7 @@ def open(
     vfio: VfioPath = "auto",
     guard: bool = False,
     policy: str | _PathLike[str] | None = None,
+    trace: str | _PathLike[str] | None = None,
 ) -> Device:
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
 
@@ -77,5 +78,5 @@ def open(
     rest.
     """
     rules = _EVERYTHING if policy is None else _AccessPolicy.load(policy)
-    options = Options(mapping, width, msix, read_only, timeout, vfio, guard, rules)
+    options = Options(mapping, width, msix, read_only, timeout, vfio, guard, rules, trace)
     return _open_device(_DeviceName.parse(device), options)

@@ -20,6 +20,7 @@ from typing import NoReturn, TextIO
 from barfs.attach import DeviceName, attach, open_device
 from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind
 from barfs.cli_registers import add_md, add_mw, add_poll, add_rmw
+from barfs.cli_trace import add_trace
 from barfs.daemon import log_to_stderr, run_in_background
 from barfs.device import Options
 from barfs.errors import BarfsError, UsageError
@@ -54,6 +55,7 @@ options for -o:
                             the way into kernel VFIO (default auto: cdev, or else the group)
   guard                     refuse a request that is not one aligned access of 1, 2, 4 or 8 bytes
   policy=FILE               ranges that may not be written, or not be touched (TOML)
+  trace=FILE                a line for each access; barfs trace follows it
   timeout=SECONDS           how long one request may take (default 5)
   allow_other               let other users in (needs user_allow_other in /etc/fuse.conf)
   uid=, gid=, umask=        owner and permissions of the files (default: you, 0600)
@@ -317,6 +319,7 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "mw": (add_mw, "write registers"),
     "rmw": (add_rmw, "read a register, and write it with some bits changed"),
     "poll": (add_poll, "read a register until some of its bits have a value"),
+    "trace": (add_trace, "follow the accesses of a mount"),
     "list": (add_list, "show the machine's PCI devices and what stands between them and a mount"),
     "bind": (add_bind, "give devices to a VFIO driver, and their nodes to a user"),
     "unbind": (add_unbind, "give devices back to the drivers that they had"),

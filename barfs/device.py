@@ -15,6 +15,7 @@ import select
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from types import TracebackType
 from typing import Literal, Self
 
@@ -53,7 +54,8 @@ class Options:
     request may take. `guard`: a request that is not one aligned access of 1, 2, 4 or 8 bytes is
     refused (but reads of configuration space are not: they have no side effects, and pciutils reads
     it whole). `policy`: the ranges that may not be written or touched. `vfio`: the way into kernel
-    VFIO; `noiommu` leaves DMA unconfined. Raises UsageError for values that are none of these.
+    VFIO; `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access. Raises
+    UsageError for values that are none of these.
     """
 
     mapping: MappingMode = "separate"
@@ -64,6 +66,7 @@ class Options:
     vfio: VfioPath = "auto"
     guard: bool = False
     policy: AccessPolicy = EVERYTHING
+    trace: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.mapping not in ("separate", "contiguous", "off"):
@@ -196,7 +199,10 @@ class Device:
         self.regions: dict[str, Region] = {}
         self._backend = backend
         self._closing = threading.Lock()
+        self._trace: native.Trace | None = None
         try:
+            if self.options.trace is not None:
+                self._trace = native.Trace(self.options.trace, str(self.bdf))
             self.attributes = self._discover()
         except BaseException:
             self.close()
@@ -264,6 +270,9 @@ class Device:
             for region in self.regions.values():
                 region.unmap()
             self._backend.close()
+            if self._trace is not None:
+                self._trace.close()
+                self._trace = None
         return True
 
     def _discover(self) -> dict[str, str]:
@@ -339,6 +348,7 @@ class Device:
             guard_writes=self.options.guard,
             name=layout.region,
             timeout=self.options.timeout,
+            trace=self._trace,
         )
         region = Region(layout, table, list(mapper.mappings.values()), mapper.reservation)
         self.regions[layout.region] = region

@@ -6,6 +6,7 @@ Rule 2: words that mount(8) and fstab hand to every file system are accepted and
 """
 
 import grp
+import os
 import pwd
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -51,11 +52,12 @@ _VALUES: dict[str, tuple[Callable[[str], Any], str]] = {
     "vfio": (str, "auto, cdev, group or noiommu"),
     "timeout": (_seconds, "a positive number of seconds"),
     "policy": (AccessPolicy.load, "a file of rules"),
+    "trace": (os.path.abspath, "a file for a line for each access"),
     "uid": (_user, "a user's name or number"),
     "gid": (_group, "a group's name or number"),
     "umask": (_umask, "an octal number like 027"),
 }
-_OF_DEVICES = ("width", "mapping", "msix", "timeout", "vfio", "guard", "policy")
+_OF_DEVICES = ("width", "mapping", "msix", "timeout", "vfio", "guard", "policy", "trace")
 _OF_MOUNTS = ("allow_other", "uid", "gid", "umask")
 
 

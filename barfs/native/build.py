@@ -36,6 +36,8 @@ struct barfs_segment {
     void *context;
 };
 struct barfs_occupancy { ...; };
+#define BARFS_MOST_TRACE_NAME ...
+struct barfs_trace { int fd; char name[...]; ...; };
 struct barfs_range { uint64_t start, end; };
 struct barfs_ranges { uint64_t count; const struct barfs_range *ranges; };
 struct barfs_table {
@@ -46,6 +48,7 @@ struct barfs_table {
     uint64_t segment_count;
     const struct barfs_segment *segments;
     struct barfs_ranges denied[2];
+    struct barfs_trace *trace;
 };
 struct barfs_control { int64_t deadline_ns; ...; };
 

@@ -39,6 +39,7 @@ ROOMS = (
     "cli_devices",
     "registers",
     "cli_registers",
+    "cli_trace",
     "cli",
     "__main__",
 )
@@ -89,7 +90,7 @@ def test_imports_run_upwards(module: Path) -> None:
         ("trio", {"fs", "bus", "hotplug", "mount", "uevents"}),
         ("cffi", {"native"}),
         ("fcntl", {"kernel", "vfio_user"}),
-        ("argparse", {"cli", "cli_devices", "cli_registers"}),
+        ("argparse", {"cli", "cli_devices", "cli_registers", "cli_trace"}),
     ],
 )
 def test_outside_packages_stay_in_their_rooms(package: str, rooms: set[str]) -> None:
