@@ -17,12 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from barfs.attach import DeviceName, attach, open_device
+from barfs.attach import DeviceName, attach
 from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind
+from barfs.cli_dump import add_diff, add_dump
 from barfs.cli_registers import add_md, add_mw, add_poll, add_rmw
 from barfs.cli_trace import add_trace
 from barfs.daemon import log_to_stderr, run_in_background
-from barfs.device import Options
+from barfs.dump import Dump
 from barfs.errors import BarfsError, UsageError
 from barfs.fusermount import (
     GRACE,
@@ -30,15 +31,17 @@ from barfs.fusermount import (
     MountInfo,
     barfs_mounts,
     check_mountpoint,
-    find_device,
     unmount,
 )
-from barfs.layout import Layout, dump_json
+from barfs.layout import dump_json
 from barfs.options import parse_options
 from barfs.pci import region_index
+from barfs.replica import facts_of
+from barfs.snapshot import source_of
 from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.description import load
 from barfs.vfio_user.device import SoftwareDevice
+from barfs.vfio_user.facts import DeviceFacts
 from barfs.vfio_user.server import serve as serve_device
 
 EXIT_FAILED = 1
@@ -208,7 +211,8 @@ def _layout(choice: argparse.Namespace) -> int:
     name = DeviceName.parse(choice.device)
     if choice.region is not None:
         region_index(choice.region)
-    layouts = _layouts(name)
+    with source_of(name, lambda line: print(line, file=sys.stderr)) as source:
+        layouts = source.layouts
     if choice.region is not None:
         if choice.region not in layouts:
             raise UsageError(f"{name.source} has no {choice.region}; it has {', '.join(layouts)}")
@@ -218,20 +222,6 @@ def _layout(choice: argparse.Namespace) -> int:
     else:
         sys.stdout.write("\n".join(layout.to_text() for layout in layouts.values()))
     return 0
-
-
-def _layouts(name: DeviceName) -> dict[str, Layout]:
-    """From the mount that holds the device, or else from the device, opened for it."""
-    directory = find_device(name.source)
-    if directory is None:
-        with open_device(name, Options()) as device:
-            print(name.opened, file=sys.stderr)
-            return {region: device[region].layout for region in device}
-    try:
-        files = sorted(directory.glob("*.layout"), key=lambda file: region_index(file.stem))
-        return {file.stem: Layout.from_text(file.read_text()) for file in files}
-    except OSError as error:
-        raise MountError(f"{directory} is mounted but cannot be read: {error.strerror}") from error
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -269,6 +259,9 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the device (default: the demo device)",
     )
+    parser.add_argument(
+        "--from", dest="dump", metavar="FILE", type=Path, help="a device as barfs dump saved it"
+    )
     parser.set_defaults(run=_serve)
 
 
@@ -280,7 +273,7 @@ def _default_socket() -> Path:
 
 def _serve(choice: argparse.Namespace) -> int:
     socket = choice.socket or _default_socket()
-    facts = None if choice.description is None else load(choice.description)
+    facts = _facts(choice)
     with contextlib.ExitStack() as stack:
         record = None
         if choice.log == "-":
@@ -292,6 +285,16 @@ def _serve(choice: argparse.Namespace) -> int:
         message = f"listening; mount it: barfs mount vfio-user:{socket} MOUNTPOINT"
         serve_device(device, str(socket), lambda: print(message, flush=True))
     return 0
+
+
+def _facts(choice: argparse.Namespace) -> DeviceFacts | None:
+    """The device to serve; None: the demo device."""
+    if choice.description is not None and choice.dump is not None:
+        raise UsageError("it is barfs serve DESCRIPTION.toml, or barfs serve --from FILE")
+    if choice.dump is not None:
+        with Dump(choice.dump) as dump:
+            return facts_of(dump)
+    return None if choice.description is None else load(choice.description)
 
 
 def _open_log(path: str) -> TextIO:
@@ -319,6 +322,8 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "mw": (add_mw, "write registers"),
     "rmw": (add_rmw, "read a register, and write it with some bits changed"),
     "poll": (add_poll, "read a register until some of its bits have a value"),
+    "dump": (add_dump, "save what a device's regions hold"),
+    "diff": (add_diff, "show the registers that differ between two dumps"),
     "trace": (add_trace, "follow the accesses of a mount"),
     "list": (add_list, "show the machine's PCI devices and what stands between them and a mount"),
     "bind": (add_bind, "give devices to a VFIO driver, and their nodes to a user"),
