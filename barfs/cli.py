@@ -19,7 +19,7 @@ from typing import NoReturn, TextIO
 
 from barfs.attach import DeviceName, attach, open_device
 from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind
-from barfs.daemon import log_to_stderr, run_in_background
+from barfs.daemon import run_in_background
 from barfs.device import Options
 from barfs.errors import BarfsError, UsageError
 from barfs.fusermount import (
@@ -32,6 +32,7 @@ from barfs.fusermount import (
     unmount,
 )
 from barfs.layout import Layout, dump_json
+from barfs.logs import log_to_stderr, print_error
 from barfs.options import parse_options
 from barfs.pci import region_index
 from barfs.vfio_user.demo import demo_device
@@ -96,7 +97,7 @@ def _exit_code(run: Callable[[], int]) -> int:
     try:
         return run()
     except BarfsError as error:
-        print(f"barfs: {error}", file=sys.stderr)
+        print_error(error)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 

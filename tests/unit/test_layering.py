@@ -34,6 +34,7 @@ ROOMS = (
     "attach",
     "hotplug",
     "mount",
+    "logs",
     "daemon",
     "__init__",
     "cli_devices",
