@@ -35,6 +35,7 @@ from barfs.layout import Layout, dump_json
 from barfs.logs import log_to_stderr, print_error
 from barfs.options import parse_options
 from barfs.pci import region_index
+from barfs.service import ServiceManager
 from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.description import load
 from barfs.vfio_user.device import SoftwareDevice
@@ -147,6 +148,7 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     from barfs.hotplug import follow, open_all
     from barfs.mount import serve
 
+    manager = ServiceManager()
     options, mount_options = parse_options(choice.options)
     if choice.all == bool(choice.devices):
         raise UsageError("it is barfs mount DEVICE... MOUNTPOINT, or barfs mount --all MOUNTPOINT")
@@ -155,12 +157,17 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     open_devices = partial(open_all, options) if choice.all else partial(attach, names, options)
     follower = partial(follow, options=options) if choice.all else None
 
-    def run(ready: Callable[[], None]) -> int:
-        serve(open_devices, mountpoint, mount_options, ready, follower)
+    def run(ready: Callable[[], None], ending: Callable[[], None] = lambda: None) -> int:
+        serve(open_devices, mountpoint, mount_options, ready, follower, ending)
         return 0
 
+    def ready_in_foreground() -> None:
+        announce()
+        what = ", ".join(name.source for name in names) or "all devices of VFIO drivers"
+        manager.ready(f"{what} on {mountpoint}")
+
     if choice.foreground:
-        return run(announce)
+        return run(ready_in_foreground, manager.stopping)
     return run_in_background(lambda ready: _exit_code(lambda: run(ready)))
 
 

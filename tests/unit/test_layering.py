@@ -36,6 +36,7 @@ ROOMS = (
     "mount",
     "logs",
     "daemon",
+    "service",
     "__init__",
     "cli_devices",
     "cli",
