@@ -32,7 +32,7 @@ from barfs.fusermount import (
     unmount,
 )
 from barfs.layout import Layout, dump_json
-from barfs.logs import log_to_stderr, print_error
+from barfs.logs import log_to_stderr, tell_error
 from barfs.options import parse_options
 from barfs.pci import region_index
 from barfs.service import ServiceManager
@@ -98,7 +98,7 @@ def _exit_code(run: Callable[[], int]) -> int:
     try:
         return run()
     except BarfsError as error:
-        print_error(error)
+        tell_error(error)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 

@@ -33,8 +33,12 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     install(handler, level)
 
 
-def print_error(message: object) -> None:
-    """Tell why a command failed, in one line on standard error."""
+def tell_error(message: object) -> None:
+    """Why a command failed: in one line on standard error, or where the log has gone since."""
+    root = logging.getLogger()
+    if not any(getattr(handler, "stream", None) is sys.stderr for handler in root.handlers):
+        root.error("%s", message)
+        return
     prefix = _priority("ERROR") if _stderr_is_journal() else ""
     print(f"{prefix}barfs: {message}", file=sys.stderr)
 

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,37 @@ def test_without_any_place_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(logs, "_log_folders", lambda: iter([folder / "file"]))
     with pytest.raises(BarfsError, match="no log can be written in"):
         logs.background_handler()
+
+
+DAEMON = """
+import sys
+from pathlib import Path
+from barfs import logs
+from barfs.cli import _exit_code
+from barfs.daemon import run_in_background
+from barfs.errors import BarfsError
+
+def run(ready):
+    print("early", file=sys.stderr)
+    ready()
+    raise BarfsError("late")
+
+logs._SYSLOG = Path(sys.argv[1])
+logs.log_to_stderr()
+sys.exit(run_in_background(lambda ready: _exit_code(lambda: run(ready))))
+"""
+
+
+def test_a_daemon_speaks_to_its_caller_and_then_to_syslog(folder: Path) -> None:
+    with listen(folder) as syslog:
+        command = [sys.executable, "-c", DAEMON, str(folder / "log")]
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=DEADLINE, check=False
+        )
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "early\n")
+        message = syslog.recv(1000)
+        assert message.startswith(b"<27>barfs[")
+        assert message.endswith(b"]: late")
 
 
 def failed_mount(folder: Path, stream: str | None) -> list[str]:
