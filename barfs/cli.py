@@ -19,7 +19,7 @@ from typing import NoReturn, TextIO
 
 from barfs.attach import DeviceName, attach, open_device
 from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind
-from barfs.daemon import log_to_stderr, run_in_background
+from barfs.daemon import run_in_background
 from barfs.device import Options
 from barfs.errors import BarfsError, UsageError
 from barfs.fusermount import (
@@ -32,8 +32,10 @@ from barfs.fusermount import (
     unmount,
 )
 from barfs.layout import Layout, dump_json
+from barfs.logs import log_to_stderr, tell_error
 from barfs.options import parse_options
 from barfs.pci import region_index
+from barfs.service import ServiceManager
 from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.description import load
 from barfs.vfio_user.device import SoftwareDevice
@@ -96,7 +98,7 @@ def _exit_code(run: Callable[[], int]) -> int:
     try:
         return run()
     except BarfsError as error:
-        print(f"barfs: {error}", file=sys.stderr)
+        tell_error(error)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 
@@ -146,6 +148,7 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     from barfs.hotplug import follow, open_all
     from barfs.mount import serve
 
+    manager = ServiceManager()
     options, mount_options = parse_options(choice.options)
     if choice.all == bool(choice.devices):
         raise UsageError("it is barfs mount DEVICE... MOUNTPOINT, or barfs mount --all MOUNTPOINT")
@@ -154,12 +157,17 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     open_devices = partial(open_all, options) if choice.all else partial(attach, names, options)
     follower = partial(follow, options=options) if choice.all else None
 
-    def run(ready: Callable[[], None]) -> int:
-        serve(open_devices, mountpoint, mount_options, ready, follower)
+    def run(ready: Callable[[], None], ending: Callable[[], None] = lambda: None) -> int:
+        serve(open_devices, mountpoint, mount_options, ready, follower, ending)
         return 0
 
+    def ready_in_foreground() -> None:
+        announce()
+        what = ", ".join(name.source for name in names) or "all devices of VFIO drivers"
+        manager.ready(f"{what} on {mountpoint}")
+
     if choice.foreground:
-        return run(announce)
+        return run(ready_in_foreground, manager.stopping)
     return run_in_background(lambda ready: _exit_code(lambda: run(ready)))
 
 
