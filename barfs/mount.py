@@ -79,8 +79,8 @@ def serve(
     """Mount devices on `mountpoint`, call `ready` once the mount answers, serve until the end.
 
     `ending` is called when it takes no more requests. `follow` runs meanwhile, and may let more
-    devices join. Returns when the mount is gone and the
-    devices are closed. Raises MountError, and what `open_devices` raises.
+    devices join. Returns when the mount is gone and the devices are closed. Raises MountError, and
+    what `open_devices` raises.
     """
     signals = _Signals()
     with signals.handled(), contextlib.ExitStack() as stack:
