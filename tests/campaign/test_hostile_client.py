@@ -122,7 +122,7 @@ def assert_thrown_out(sock: socket.socket) -> None:
 def test_random_commands(campaign: Campaign, target: Target) -> None:
     source = random.Random(11)
     good = [m.encode_command(5, command) for command in COMMANDS]
-    clients, sent, started = campaign.size(300, 20_000), 0, time.perf_counter()
+    clients, sent, started = campaign.size(300, 100_000), 0, time.perf_counter()
     for _client in range(clients):
         with connection(target.path) as sock:
             if source.random() < 0.9:
@@ -263,7 +263,7 @@ def test_mappings_of_everything(target: Target) -> None:
 
 
 def test_a_storm_of_connections(campaign: Campaign, target: Target) -> None:
-    count, started = campaign.size(500, 20_000), time.perf_counter()
+    count, started = campaign.size(500, 50_000), time.perf_counter()
     version = m.encode_command(1, m.Version())
     for number in range(count):
         with connection(target.path) as sock:
