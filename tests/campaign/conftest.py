@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuse.conftest import assert_nothing_left
+from tests.fuse.conftest import public as public
 
 _FIGURES = pytest.StashKey[list[tuple[str, str]]]()
 
