@@ -22,7 +22,7 @@ from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind
 from barfs.cli_dump import add_diff, add_dump
 from barfs.cli_registers import add_md, add_mw, add_poll, add_rmw
 from barfs.cli_trace import add_trace
-from barfs.daemon import log_to_stderr, run_in_background
+from barfs.daemon import run_in_background
 from barfs.dump import Dump
 from barfs.errors import BarfsError, UsageError
 from barfs.fusermount import (
@@ -34,9 +34,11 @@ from barfs.fusermount import (
     unmount,
 )
 from barfs.layout import dump_json
+from barfs.logs import log_to_stderr, tell_error
 from barfs.options import parse_options
 from barfs.pci import region_index
 from barfs.replica import facts_of
+from barfs.service import ServiceManager
 from barfs.snapshot import source_of
 from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.description import load
@@ -102,7 +104,7 @@ def _exit_code(run: Callable[[], int]) -> int:
     try:
         return run()
     except BarfsError as error:
-        print(f"barfs: {error}", file=sys.stderr)
+        tell_error(error)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 
@@ -152,6 +154,7 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     from barfs.hotplug import follow, open_all
     from barfs.mount import serve
 
+    manager = ServiceManager()
     options, mount_options = parse_options(choice.options)
     if choice.all == bool(choice.devices):
         raise UsageError("it is barfs mount DEVICE... MOUNTPOINT, or barfs mount --all MOUNTPOINT")
@@ -160,12 +163,17 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     open_devices = partial(open_all, options) if choice.all else partial(attach, names, options)
     follower = partial(follow, options=options) if choice.all else None
 
-    def run(ready: Callable[[], None]) -> int:
-        serve(open_devices, mountpoint, mount_options, ready, follower)
+    def run(ready: Callable[[], None], ending: Callable[[], None] = lambda: None) -> int:
+        serve(open_devices, mountpoint, mount_options, ready, follower, ending)
         return 0
 
+    def ready_in_foreground() -> None:
+        announce()
+        what = ", ".join(name.source for name in names) or "all devices of VFIO drivers"
+        manager.ready(f"{what} on {mountpoint}")
+
     if choice.foreground:
-        return run(announce)
+        return run(ready_in_foreground, manager.stopping)
     return run_in_background(lambda ready: _exit_code(lambda: run(ready)))
 
 

@@ -1,83 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""Going into the background, and where the log goes.
+"""Going into the background.
 
 Rule 1: the command returns 0 only once its daemon is ready, and otherwise with the daemon's own
         exit code, after the daemon's own message.
 Rule 2: the daemon keeps no descriptor of its caller, so that pipes on the command end with it.
-Rule 3: log lines never vanish: to standard error in the foreground, to syslog (which journald
-        reads) in the background, to a file where there is no syslog.
+Rule 3: from then on, and not before, its log goes where `barfs.logs` says.
 """
 
 import contextlib
 import logging
-import logging.handlers
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-from barfs.errors import BarfsError
+from barfs.logs import background_handler, install
 
-_SYSLOG = Path("/dev/log")
 _READY = b"1"
-
-
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Send the log to standard error, a line a message."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("barfs: %(levelname)s: %(message)s"))
-    _install(handler, level)
-
-
-def _install(handler: logging.Handler, level: int) -> None:
-    root = logging.getLogger()
-    for old in root.handlers[:]:
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(level)
-
-
-def _log_folders() -> Iterator[Path]:
-    """Where a log file may stand, the best place first; a user need not have a home."""
-    if os.geteuid() == 0:
-        yield Path("/var/log")
-    elif state := os.environ.get("XDG_STATE_HOME"):
-        yield Path(state)
-    else:
-        with contextlib.suppress(RuntimeError):
-            yield Path.home() / ".local/state"
-    yield Path(tempfile.gettempdir()) / f"barfs-{os.geteuid()}"
-
-
-def _open_log(folder: Path) -> logging.Handler:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.geteuid():
-        raise PermissionError(f"{folder} is another user's")
-    return logging.FileHandler(folder / "barfs.log")
-
-
-def _background_handler() -> logging.Handler:
-    """Raises BarfsError where there is neither a syslog nor a place for a file."""
-    handler: logging.Handler
-    if _SYSLOG.exists():
-        with contextlib.suppress(OSError):
-            handler = logging.handlers.SysLogHandler(str(_SYSLOG))
-            handler.setFormatter(logging.Formatter("barfs[%(process)d]: %(message)s"))
-            return handler
-    folders = list(_log_folders())
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            handler = _open_log(folder)
-            handler.setFormatter(
-                logging.Formatter("%(asctime)s barfs[%(process)d]: %(levelname)s: %(message)s")
-            )
-            return handler
-    raise BarfsError(
-        f"no log can be written in {' or '.join(map(str, folders))}; "
-        "set XDG_STATE_HOME to a directory of yours, or stay in the foreground with -f"
-    )
 
 
 def _inherited() -> list[int]:
@@ -98,7 +37,7 @@ def run_in_background(run: Callable[[Callable[[], None]], int], level: int = log
     before. The child never returns. Raises BarfsError where the log has no place.
     """
     inherited = _inherited()
-    handler = _background_handler()
+    handler = background_handler()
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
@@ -125,7 +64,7 @@ def _run_child(
     os.chdir("/")
 
     def ready() -> None:
-        _install(handler, level)
+        install(handler, level)
         sys.stdout.flush()
         sys.stderr.flush()
         null = os.open(os.devnull, os.O_RDWR)

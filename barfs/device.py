@@ -382,7 +382,13 @@ class _Mapper:
         self.failed: dict[int, str] = {}
         self.reservation: native.Reservation | None = None
         if contiguous and layout.windows:
-            self.reservation = native.Reservation(layout.size)
+            try:
+                self.reservation = native.Reservation(layout.size)
+            except OSError as error:
+                name = errno.errorcode.get(error.errno or 0, "EIO")
+                log.warning("%s: %#x bytes for its windows: %s", layout.region, layout.size, name)
+                self.failed = dict.fromkeys((window.start for window in layout.windows), name)
+                return
         for window in layout.windows:
             try:
                 self.mappings[window.start] = self._map(window, info, fd)

@@ -118,11 +118,12 @@ class Filesystem(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """Sizes and times are accepted and change nothing, as in sysfs; modes and owners stay."""
+        """Times, and sizes where writing is possible, are accepted and change nothing, as in sysfs;
+        modes and owners stay."""
         if fields.update_mode or fields.update_uid or fields.update_gid:
             raise FUSEError(errno.EPERM)
         node = self._node(inode)
-        if fields.update_size and not isinstance(node, RegionFile):
+        if fields.update_size and not (isinstance(node, RegionFile) and node.region.writable):
             raise FUSEError(errno.EACCES)
         return self._attributes(node)
 

@@ -122,17 +122,17 @@ def check_mountpoint(mountpoint: Path) -> Path:
     """
     fusermount()
     mountpoint = Path(os.path.abspath(mountpoint))
+    if mountpoint.resolve() in barfs_mounts():
+        if not _is_dead(mountpoint):
+            raise MountError(f"{mountpoint} is a mount of barfs already; barfs umount {mountpoint}")
+        unmount(mountpoint, lazy=True)
+        return check_mountpoint(mountpoint)
     try:
         status = mountpoint.stat()
     except FileNotFoundError:
         raise MountError(f"{mountpoint} does not exist; make it: mkdir -p {mountpoint}") from None
     except OSError as error:
-        if error.errno != errno.ENOTCONN or mountpoint not in barfs_mounts():
-            raise MountError(f"{mountpoint}: {error.strerror}") from error
-        unmount(mountpoint, lazy=True)
-        return check_mountpoint(mountpoint)
-    if mountpoint.resolve() in barfs_mounts():
-        raise MountError(f"{mountpoint} is a mount of barfs already; barfs umount {mountpoint}")
+        raise MountError(f"{mountpoint}: {error.strerror}") from error
     if not mountpoint.is_dir():
         raise MountError(f"{mountpoint} is not a directory")
     if os.getuid() not in (0, status.st_uid):
@@ -143,6 +143,23 @@ def check_mountpoint(mountpoint: Path) -> Path:
     except PermissionError as error:
         raise MountError(f"{mountpoint}: {error.strerror}") from error
     return mountpoint.resolve()
+
+
+def _is_dead(mountpoint: Path) -> bool:
+    """Whether the process behind a mount is gone. One that only does not answer is alive."""
+    errors: list[int | None] = []
+
+    def ask() -> None:
+        try:
+            # Unlike a stat(2), which the kernel may answer by itself, long after the process's end.
+            os.statvfs(mountpoint)
+        except OSError as error:
+            errors.append(error.errno)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_TIME)
+    return errors == [errno.ENOTCONN]
 
 
 class FuseMount:

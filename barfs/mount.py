@@ -74,11 +74,13 @@ def serve(
     options: MountOptions,
     ready: Callable[[], None],
     follow: Callable[[Bus], Awaitable[None]] | None = None,
+    ending: Callable[[], None] = lambda: None,
 ) -> None:
     """Mount devices on `mountpoint`, call `ready` once the mount answers, serve until the end.
 
-    `follow` runs meanwhile, and may let more devices join. Returns when the mount is gone and the
-    devices are closed. Raises MountError, and what `open_devices` raises.
+    `ending` is called when it takes no more requests. `follow` runs meanwhile, and may let more
+    devices join. Returns when the mount is gone and the devices are closed. Raises MountError, and
+    what `open_devices` raises.
     """
     signals = _Signals()
     with signals.handled(), contextlib.ExitStack() as stack:
@@ -101,7 +103,8 @@ def serve(
             stack.callback(bus.close)
             bus.add(devices)
             signals.serving = True
-            _run(filesystem, gate, partial(_session, gate, mountpoint, bus, follow, ready, signals))
+            session = partial(_session, gate, mountpoint, bus, follow, ready, ending, signals)
+            _run(filesystem, gate, session)
 
 
 def _run(filesystem: Filesystem, gate: native.Gate, session: Callable[[], Awaitable[bool]]) -> None:
@@ -123,6 +126,7 @@ async def _session(
     bus: Bus,
     follow: Callable[[Bus], Awaitable[None]] | None,
     ready: Callable[[], None],
+    ending: Callable[[], None],
     signals: _Signals,
 ) -> bool:
     """Serve until the end; returns whether every access has come back."""
@@ -140,7 +144,10 @@ async def _session(
         gate.start(end)
         if follow is not None:
             nursery.start_soon(follow, bus)
-        await pyfuse3.main()
+        try:
+            await pyfuse3.main()
+        finally:
+            ending()
         stopped = await trio.to_thread.run_sync(gate.stop, GRACE, abandon_on_cancel=True)
         nursery.cancel_scope.cancel()
     return stopped

@@ -9,13 +9,15 @@ Rule 2: a request is sent once. When its reply is late, the request is given up 
 Rule 3: a peer that breaks the protocol is not spoken to again: the one who noticed gets the
         `PeerError`, everybody after that a `ChannelClosed`.
 Rule 4: every descriptor that arrives is handed out or closed. Where none is expected, no room is
-        given for them, and the kernel closes them itself.
+        given for them, and the kernel closes them itself. Nobody waits for a close: that of a FUSE
+        file asks its server, and is not over before that answers (fs/fuse/file.c, fuse_flush).
 
 An access costs two system calls (send, and a recv that waits by the socket's own time limit) and
 two structs; everything unusual leaves the short way in `access` for the general one.
 """
 
 import contextlib
+import fcntl
 import os
 import select
 import socket
@@ -295,7 +297,33 @@ def _milliseconds(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0) * 1000
 
 
+def is_memory(fd: int) -> bool:
+    """Whether `fd` is of tmpfs or hugetlbfs, which alone have seals. Asks no file system.
+
+    `fstatfs` and `fstat` would: a FUSE file's server can leave them unanswered.
+    (mm/memfd.c, memfd_file_seals_ptr)
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return False
+    return True
+
+
 def close_all(fds: Iterable[int]) -> None:
-    """Close descriptors that nobody wants."""
+    """Close descriptors that nobody wants; what is no memory in a thread, which may never end."""
+    strange = []
+    for fd in fds:
+        if is_memory(fd):
+            os.close(fd)
+        else:
+            strange.append(fd)
+    if strange:
+        threading.Thread(
+            target=_close_each, args=(strange,), name="barfs-close", daemon=True
+        ).start()
+
+
+def _close_each(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)

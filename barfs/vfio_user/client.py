@@ -10,7 +10,6 @@ Rule 3: a peer that is gone stays gone: nothing is opened again, because a new s
 """
 
 import errno
-import fcntl
 import logging
 import os
 import select
@@ -48,6 +47,7 @@ from barfs.vfio_user.channel import (
     ChannelClosed,
     ReplyTimeout,
     close_all,
+    is_memory,
 )
 from barfs.vfio_user.wire import ACCESS_MESSAGE, REGION_ACCESS, Message, Number
 
@@ -279,13 +279,10 @@ class VfioUserClient:
 def _refusal(fd: int, end: int) -> str:
     """Why `fd` must not be mapped up to `end`, empty where it may be.
 
-    Only shmem and hugetlbfs have seals, and asking for them never asks the file system. `fstatfs`
-    and `fstat` would: a FUSE file's server can leave them, and every later fault, unanswered.
-    (mm/memfd.c, memfd_file_seals_ptr)
+    Only of memory is anything more asked: the server of a FUSE file could leave that, and every
+    later fault, unanswered.
     """
-    try:
-        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError:
+    if not is_memory(fd):
         return "it is neither tmpfs nor hugetlbfs"
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):

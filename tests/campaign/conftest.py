@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How large a campaign is, and where its figures go."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuse.conftest import assert_nothing_left
+from tests.fuse.conftest import public as public
 
 _FIGURES = pytest.StashKey[list[tuple[str, str]]]()
 
@@ -24,6 +26,12 @@ class Campaign:
     def report(self, promise: str, figure: str) -> None:
         """Print `figure` at the end of the run, behind the few words that name the promise."""
         self.figures.append((promise, figure))
+
+
+def rss(pid: int | str = "self") -> int:
+    """How much memory a process has in use, in bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
 
 
 @pytest.fixture

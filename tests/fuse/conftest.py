@@ -2,6 +2,7 @@
 """Whatever a test does, nothing of it stays on the machine."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,3 +41,13 @@ def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     folder: Path = request.getfixturevalue("tmp_path")
     yield
     assert_nothing_left(folder)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that other users can reach."""
+    with tempfile.TemporaryDirectory(prefix="barfs-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+        assert_nothing_left(folder)

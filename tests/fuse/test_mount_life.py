@@ -194,6 +194,21 @@ def test_a_mount_right_after_kill_9(tmp_path: Path) -> None:
         assert read(path / "bus/ffff:00:00.0/bar0") == b"barf"
 
 
+def test_a_mount_where_a_dead_one_still_is(tmp_path: Path) -> None:
+    """Its helper died as well, and the kernel still knows the attributes of its root."""
+    path = tmp_path / "mnt"
+    with contextlib.ExitStack() as stack:
+        _, pid = stack.enter_context(daemon("mount", "demo", str(path)))
+        (helper,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        os.stat(path)
+        os.kill(int(helper), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not running(pid), "the kill")
+        assert is_mounted(path)
+        stack.enter_context(daemon("mount", "demo", str(path)))
+        assert read(path / "bus/ffff:00:00.0/bar0") == b"barf"
+
+
 def test_a_server_can_be_mounted_again(tmp_path: Path) -> None:
     with served(tmp_path) as device:
         with mounted(tmp_path, device.name) as mount:

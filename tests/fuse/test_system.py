@@ -6,14 +6,12 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from barfs.fusermount import mounted_devices
-from tests.fuse.conftest import assert_nothing_left
 from tests.support import BARFS, is_mounted, require, require_fuse
 
 NOBODY = 65534
@@ -91,16 +89,6 @@ def test_a_missing_fusermount3(tmp_path: Path, command: Path, subcommand: str) -
     assert result.stderr == "barfs: fusermount3 is not installed; apt install fuse3\n"
 
 
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that other users can reach."""
-    with tempfile.TemporaryDirectory(prefix="barfs-test-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        yield folder
-        assert_nothing_left(folder)
-
-
 def barfs_as_nobody(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
     """As a user with no home, no log folder, and no rights."""
     return run(*AS_NOBODY, *BARFS, *arguments, HOME="/nonexistent", TMPDIR="/tmp", **env)
@@ -163,17 +151,6 @@ def test_looking_at_the_machine_without_rights() -> None:
     assert (result.returncode, result.stderr) == (1 if failed else 0, "")
     for line in result.stdout.splitlines():
         assert line[:6] in ("ok    ", "FAIL  ", "note  ")
-
-
-@pytest.mark.usefixtures("_other_user")
-def test_a_mount_point_of_somebody_else(public: Path) -> None:
-    path = public / "mnt"
-    path.mkdir(mode=0o755)
-    result = barfs_as_nobody("mount", "demo", path)
-    assert result.returncode == 1
-    message = f"barfs: {path} does not belong to you; choose a directory of your own\n"
-    assert result.stderr == message
-    assert not is_mounted(path)
 
 
 @pytest.mark.usefixtures("_other_user")

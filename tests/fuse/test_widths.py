@@ -90,29 +90,6 @@ def _only_its_own_accesses(request: pytest.FixtureRequest) -> None:
             request.getfixturevalue(name).accesses()
 
 
-@pytest.mark.parametrize("count", WIDTHS)
-def test_an_aligned_request_is_one_access_of_its_width(each: Watched, count: int) -> None:
-    data = bytes(range(0x11, 0x11 + count))
-    for offset in (GAP, GAP + count, GAP + 7 * count):
-        with opened(each.region()) as fd:
-            assert os.pwrite(fd, data, offset) == count
-            assert os.pread(fd, count, offset) == data
-        assert each.accesses() == [(way, "bar0", offset, count) for way in "wr"]
-
-
-@pytest.mark.parametrize(
-    ("start", "count"),
-    [(0, 3), (0, 16), (0, 64), (0, 4096), (1, 1), (1, 2), (1, 8), (2, 4), (3, 21), (4, 8), (7, 2)],
-)
-def test_other_requests_are_cut_at_the_width(each: Watched, start: int, count: int) -> None:
-    offset = GAP + start
-    with opened(each.region()) as fd:
-        assert os.pwrite(fd, bytes(count), offset) == count
-        assert each.accesses() == each.expected("w", offset, count)
-        assert os.pread(fd, count, offset) == bytes(count)
-        assert each.accesses() == each.expected("r", offset, count)
-
-
 @pytest.mark.parametrize("name", ["rom", "config"])
 @pytest.mark.parametrize(("offset", "count"), [(0, 8), (0, 4), (2, 2), (1, 1), (2, 8), (8, 32)])
 def test_no_more_than_4_bytes_at_once(each: Watched, name: str, offset: int, count: int) -> None:
@@ -121,27 +98,6 @@ def test_no_more_than_4_bytes_at_once(each: Watched, name: str, offset: int, cou
     found = each.accesses()
     assert found == each.expected("r", offset, count, name)
     assert max(width for *_, width in found) <= 4
-
-
-@pytest.mark.parametrize(
-    ("offset", "count"),
-    [(0xFF8, 0x1010), (0xFFD, 8), (0x1FFE, 4), (0x2FF0, 0x1020), (0x5FFC, 8), (0x6FFF, 9)],
-)
-def test_a_request_across_windows_and_gaps(each: Watched, offset: int, count: int) -> None:
-    with opened(each.region()) as fd:
-        data = os.pread(fd, count, offset)
-    assert len(data) == count
-    windows = [range(0x1000, 0x2000), range(0x3000, 0x4000), range(0x6000, 0x7000)]
-    found = each.accesses()
-    assert found
-    assert found == [
-        access
-        for access in each.expected("r", offset, count)
-        if not any(access[2] in window for window in windows)
-    ]
-    with opened(each.region()) as fd:
-        parts = [os.pread(fd, min(16, count - at), offset + at) for at in range(0, count, 16)]
-    assert data == b"".join(parts)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,8 @@ def running(path: Path, device: SoftwareDevice) -> Iterator[Server]:
 @contextlib.contextmanager
 def connection(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(30)
+        # Python's own timeout would not wait for room in the backlog.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 30, 0))
         sock.connect(str(path))
+        sock.settimeout(30)
         yield sock

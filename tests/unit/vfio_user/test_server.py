@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from barfs.pci import Bdf
 from barfs.uapi import decode_region_info
@@ -151,20 +149,6 @@ def test_reset_restores_memory(raw: RawClient) -> None:
     assert raw.read(0, 0x200C, 4) == b"\1\0\0\0"
 
 
-def test_one_client_at_a_time(path: Path) -> None:
-    with connection(path) as first, connection(path) as second:
-        raw = RawClient(first)
-        waiting = RawClient(second, negotiate=False)
-        waiting.send(wire.Number.VERSION, m.Version().body())
-        raw.sock.sendall(wire.HEADER.pack(1, wire.Number.DEVICE_GET_INFO, 32, 0, 0))
-        second.settimeout(0.05)
-        with pytest.raises(TimeoutError):
-            waiting.receive()
-        second.settimeout(30)
-        first.close()
-        assert waiting.receive().command == wire.Number.VERSION
-
-
 def region(name: str, value: int) -> bytes:
     fields = {"argsz": 32, "index": 0, name: value}
     return struct.pack("=IIIIQQ", fields["argsz"], 0, fields["index"], 0, 0, 0)
@@ -259,62 +243,10 @@ def test_a_stream_without_messages_is_ended_and_the_next_client_served(
         assert RawClient(sock).read(0, 0, 4) == b"barf"
 
 
-def test_descriptors_of_a_client_are_not_kept(raw: RawClient) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    map_all = m.encode_command(77, m.DmaMap(3, 0, 0, 0x1000))
-    for _message in range(20):
-        socket.send_fds(raw.sock, [map_all], [0, 1, 2])
-        assert not raw.receive().is_error
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_a_client_that_reads_no_replies_harms_only_itself(path: Path) -> None:
-    with connection(path) as sock:
-        RawClient(sock)
-        sock.setblocking(False)
-        request = m.encode_command(1, m.RegionRead(2, 0, 0x100000))
-        with contextlib.suppress(BlockingIOError):
-            while sock.send(request):
-                pass
-    with connection(path) as sock:
-        assert RawClient(sock).read(0, 0, 4) == b"barf"
-
-
 def test_a_large_transfer_goes_in_one_message(raw: RawClient) -> None:
     data = os.urandom(1 << 20)
     raw.get(m.RegionWrite(2, 0, data))
     assert raw.read(2, 0, 1 << 20) == data
-
-
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    st.lists(
-        st.one_of(
-            st.binary(max_size=64),
-            st.tuples(st.integers(0, 20), st.integers(0, 0x3F), st.binary(max_size=64)).map(
-                lambda x: wire.encode(5, x[0], x[2], flags=x[1])
-            ),
-            st.sampled_from(BAD_REQUESTS).map(lambda x: wire.encode(5, *x)),
-            # The register at 0x2c makes the device wait, which is not the matter here.
-            st.builds(
-                lambda *x: m.encode_command(5, m.RegionRead(*x)),
-                st.integers(0, 9),
-                st.sampled_from([0, 4, 0xFFC, 0x1000, 0xFFFF, 1 << 63]),
-                st.integers(0, 32),
-            ),
-        ),
-        max_size=8,
-    )
-)
-def test_no_junk_ends_the_server(path: Path, junk: list[bytes]) -> None:
-    with connection(path) as sock, contextlib.suppress(OSError):
-        RawClient(sock)
-        for one in junk:
-            sock.sendall(one)
-    with connection(path) as sock:
-        assert RawClient(sock).read(7, 0, 4) == b"\x34\x12\x5f\xba"
 
 
 class Broken:

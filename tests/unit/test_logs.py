@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""No log line vanishes, whatever becomes of syslog."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from barfs import logs
+from barfs.errors import BarfsError
+from tests.support import BARFS, DEADLINE
+from tests.unit.sockets import fill
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the syslog's socket `log` and the file `barfs.log` stand."""
+    monkeypatch.setattr(logs, "_SYSLOG", tmp_path / "log")
+    monkeypatch.setattr(logs, "_log_folders", lambda: iter([tmp_path]))
+    return tmp_path
+
+
+@pytest.fixture
+def log(folder: Path) -> Iterator[logging.Logger]:
+    """A logger with the handler of the background; syslog listens when it is first used."""
+    logger = logging.Logger("test")
+    yield logger
+    for handler in logger.handlers:
+        handler.close()
+
+
+def listen(folder: Path) -> socket.socket:
+    (folder / "log").unlink(missing_ok=True)
+    syslog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    syslog.bind(str(folder / "log"))
+    syslog.settimeout(DEADLINE)
+    return syslog
+
+
+def in_file(folder: Path) -> str:
+    return (folder / "barfs.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"), [(logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3)]
+)
+def test_a_line_comes_to_syslog_as_it_is(
+    folder: Path, log: logging.Logger, level: int, priority: int
+) -> None:
+    with listen(folder) as syslog:
+        log.addHandler(logs.background_handler())
+        log.log(level, "hear, %s\0", "hear")
+        daemon = 3 << 3
+        assert syslog.recv(100).decode() == f"<{daemon | priority}>barfs[{os.getpid()}]: hear, hear"
+
+
+def test_a_syslog_that_goes_away_and_comes_back(folder: Path, log: logging.Logger) -> None:
+    with listen(folder) as syslog:
+        log.addHandler(logs.background_handler())
+        log.warning("first")
+        assert syslog.recv(100).endswith(b": first")
+    log.warning("while nobody listens")
+    (folder / "log").unlink()
+    log.warning("while there is none")
+    with listen(folder) as syslog:
+        log.warning("again")
+        assert syslog.recv(100).endswith(b": again")
+    text = in_file(folder)
+    assert "WARNING: while nobody listens\n" in text
+    assert "WARNING: while there is none\n" in text
+    assert "first" not in text
+    assert "again" not in text
+
+
+def test_a_dead_socket_is_no_syslog(folder: Path, log: logging.Logger) -> None:
+    listen(folder).close()
+    log.addHandler(logs.background_handler())
+    log.warning("here")
+    assert "WARNING: here\n" in in_file(folder)
+
+
+def test_a_syslog_that_does_not_read_holds_nothing_up(folder: Path, log: logging.Logger) -> None:
+    with listen(folder), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as crowd:
+        log.addHandler(logs.background_handler())
+        fill(crowd, str(folder / "log"))
+        start = time.monotonic()
+        log.warning("late")
+        assert time.monotonic() - start < 5
+    assert "WARNING: late\n" in in_file(folder)
+
+
+def test_a_long_line_is_cut(folder: Path, log: logging.Logger) -> None:
+    with listen(folder) as syslog:
+        log.addHandler(logs.background_handler())
+        log.warning("long %s", "\N{LATIN SMALL LETTER E WITH ACUTE}" * 1_000_000)
+        received = syslog.recv(1 << 20)
+    assert 1000 < len(received) <= 8192
+    assert not (folder / "barfs.log").exists()
+
+
+def test_without_any_place_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "file").touch()
+    monkeypatch.setattr(logs, "_log_folders", lambda: iter([folder / "file"]))
+    with pytest.raises(BarfsError, match="no log can be written in"):
+        logs.background_handler()
+
+
+DAEMON = """
+import sys
+from pathlib import Path
+from barfs import logs
+from barfs.cli import _exit_code
+from barfs.daemon import run_in_background
+from barfs.errors import BarfsError
+
+def run(ready):
+    print("early", file=sys.stderr)
+    ready()
+    raise BarfsError("late")
+
+logs._SYSLOG = Path(sys.argv[1])
+logs.log_to_stderr()
+sys.exit(run_in_background(lambda ready: _exit_code(lambda: run(ready))))
+"""
+
+
+def test_a_daemon_speaks_to_its_caller_and_then_to_syslog(folder: Path) -> None:
+    with listen(folder) as syslog:
+        command = [sys.executable, "-c", DAEMON, str(folder / "log")]
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=DEADLINE, check=False
+        )
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "early\n")
+        message = syslog.recv(1000)
+        assert message.startswith(b"<27>barfs[")
+        assert message.endswith(b"]: late")
+
+
+def failed_mount(folder: Path, stream: str | None) -> list[str]:
+    """Standard error of a mount of nothing, in a file that JOURNAL_STREAM names, or not."""
+    file = folder / "errors"
+    with file.open("w") as errors:
+        status = os.fstat(errors.fileno())
+        named = stream or f"{status.st_dev}:{status.st_ino}"
+        subprocess.run(
+            [*BARFS, "mount", "-f", f"vfio-user:{folder}/none", str(folder)],
+            stderr=errors,
+            env={**os.environ, "JOURNAL_STREAM": named},
+            check=False,
+            timeout=DEADLINE,
+        )
+    return file.read_text().splitlines()
+
+
+def test_errors_have_a_priority_in_the_journal_only(tmp_path: Path) -> None:
+    (line,) = failed_mount(tmp_path, None)
+    assert line.startswith("<3>barfs: ")
+    (line,) = failed_mount(tmp_path, "1:1")
+    assert line.startswith("barfs: ")
+
+
+def test_each_line_has_a_priority_in_the_journal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    monkeypatch.setattr(logging, "root", logging.RootLogger(logging.WARNING))
+    logs.log_to_stderr()
+    logging.root.warning("one\ntwo")
+    assert capfd.readouterr().err == "<4>barfs: WARNING: one\n<4>two\n"

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""scripts/systemd/barfs@.service under a real systemd.
+
+It is PID 1 of a PID namespace of its own, since virtme's init is the guest's, with a mount
+namespace for its `/proc`. That one stands for the machine here: what the tests see through
+`Machine.root` is what everybody outside the unit sees.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import BARFS, DEADLINE, require, served, wait_until
+
+from .guest import SCRATCH, VFIO_PCI, bind, find_all
+from .mounts import read, word
+
+UNIT = Path(__file__).parents[2] / "scripts/systemd/barfs@.service"
+SYSTEMD = Path("/lib/systemd/systemd")
+IDENTITY = word(0x010000ED)
+OTHERS = (
+    *("sysinit.target", "basic.target", "shutdown.target"),
+    *("systemd-journald.service", "systemd-journald.socket", "systemd-journald-dev-log.socket"),
+)
+TARGET = "[Unit]\nRequires=systemd-journald.socket systemd-journald-dev-log.socket\n"
+START = """
+mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t tmpfs tmpfs /var/log
+exec "$0" --system --unit=test.target --show-status=no
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A running systemd: its PID out here, the folder of its units, that of their `.conf`."""
+
+    pid: int
+    units: Path
+    settings: Path
+
+    @property
+    def root(self) -> Path:
+        """The root directory as PID 1 sees it."""
+        return Path(f"/proc/{self.pid}/root")
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        inside = ["nsenter", "--target", str(self.pid), "--mount", "--pid", *command]
+        return subprocess.run(inside, capture_output=True, text=True, check=False, timeout=DEADLINE)
+
+    def property(self, unit: str, name: str) -> str:
+        return self.run("systemctl", "show", "--property", name, "--value", unit).stdout.strip()
+
+    def processes(self, unit: str) -> list[int]:
+        """PIDs out here, the oldest first."""
+        group = self.property(unit, "ControlGroup")
+        procs = self.root / f"sys/fs/cgroup{group}/cgroup.procs"
+        return sorted(map(int, procs.read_text().split()))
+
+    def opens(self, unit: str, device: Path) -> bool:
+        """Whether root may open a device node from within the unit's control group."""
+        group = self.property(unit, "ControlGroup")
+        join = f"echo $$ >/sys/fs/cgroup{group}/cgroup.procs || exit 0"
+        return self.run("sh", "-c", f"{join}; : <{device}").returncode == 0
+
+    def mounts(self) -> list[Path]:
+        """Where barfs has mounted, and nobody took it down."""
+        lines = Path(f"/proc/{self.pid}/mountinfo").read_text().splitlines()
+        found = [line.split()[4] for line in lines if " - fuse.barfs " in line]
+        return [Path(path.replace("\\134", "\\")) for path in found]
+
+    def identity(self, mountpoint: Path, bdf: str) -> bytes:
+        return read(self.root / f"{str(mountpoint)[1:]}/bus/{bdf}/bar0", 0, 4)
+
+    def add(self, unit: str, setting: str) -> None:
+        """As `systemctl edit` does."""
+        folder = self.units / f"{unit}.d"
+        folder.mkdir()
+        (folder / "override.conf").write_text(f"[Service]\n{setting}\n")
+        assert self.run("systemctl", "daemon-reload").returncode == 0
+
+    def start(self, unit: str) -> None:
+        result = self.run("systemctl", "start", unit)
+        log = self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}").stdout
+        assert result.returncode == 0, result.stderr + log
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    for program in (str(SYSTEMD), "nsenter", "unshare"):
+        require("systemd", shutil.which(program) is not None, f"{program} is missing; apt install")
+    units, settings = SCRATCH / "units", SCRATCH / "settings"
+    units.mkdir()
+    settings.mkdir()
+    for name in OTHERS:
+        shutil.copy(SYSTEMD.parent / "system" / name, units)
+    (units / "test.target").write_text(TARGET)
+    text = UNIT.read_text().replace("/usr/bin/barfs", " ".join(BARFS))
+    (units / UNIT.name).write_text(text.replace("/etc/barfs/", f"{settings}/"))
+    command = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--mount-proc"]
+    with subprocess.Popen(
+        [*command, "sh", "-c", START, str(SYSTEMD)],
+        env={"PATH": os.environ["PATH"], "container": "barfs", "SYSTEMD_UNIT_PATH": str(units)},
+    ) as outside:
+        children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children")
+        try:
+            wait_until(lambda: bool(children.read_text()), "PID 1")
+            found = Machine(int(children.read_text()), units, settings)
+            wait_until(
+                lambda: found.property("test.target", "ActiveState") == "active", "systemd's start"
+            )
+            yield found
+        finally:
+            outside.kill()  # and with it, its child; and with that one, all of them
+
+
+@contextlib.contextmanager
+def started(machine: Machine, unit: str) -> Iterator[None]:
+    machine.start(unit)
+    try:
+        yield
+    finally:
+        assert machine.run("systemctl", "stop", unit).returncode == 0
+    assert machine.property(unit, "Result") == "success"
+
+
+def test_the_mount_is_there_for_everybody_while_the_service_runs(machine: Machine) -> None:
+    bdf = find_all("edu")[0]
+    unit, path = f"barfs@{bdf}.service", Path("/run/barfs", bdf)
+    with started(machine, unit):
+        assert machine.identity(path, bdf) == IDENTITY
+        assert machine.mounts() == [path]
+        assert machine.property(unit, "StatusText") == f"{bdf} on {path}"
+        daemon = machine.processes(unit)[0]
+        assert machine.opens(unit, Path("/dev/fuse"))
+        assert not machine.opens(unit, Path("/dev/kmsg"))
+        assert os.readlink(f"/proc/{daemon}/ns/mnt") == os.readlink(f"/proc/{machine.pid}/ns/mnt")
+    assert machine.mounts() == []
+    bind(bdf, None)  # which waits for as long as somebody has it
+    bind(bdf, VFIO_PCI)
+
+
+def test_a_killed_mount_comes_back(machine: Machine) -> None:
+    bdf = find_all("edu")[0]
+    unit, path = f"barfs@{bdf}.service", Path("/run/barfs", bdf)
+    with started(machine, unit):
+        os.kill(machine.processes(unit)[0], signal.SIGKILL)
+        wait_until(
+            lambda: (
+                machine.property(unit, "NRestarts") == "1"
+                and machine.property(unit, "ActiveState") == "active"
+            ),
+            "the restart",
+        )
+        assert machine.identity(path, bdf) == IDENTITY
+        assert machine.mounts() == [path]
+
+
+def test_settings_and_a_stale_mount(machine: Machine, tmp_path: Path) -> None:
+    """With the helper killed too, nobody but the unit can clear the mount away."""
+    first, second = find_all("edu")[:2]
+    unit, path = "barfs@both.service", tmp_path / "mnt"
+    (machine.settings / "both.conf").write_text(
+        f"DEVICES={first} {second}\nOPTIONS=ro,width=8\nMOUNTPOINT={path}\n"
+    )
+    machine.add(unit, "Restart=no")
+    machine.start(unit)
+    assert machine.identity(path, second) == IDENTITY
+    layout = machine.root / f"{str(path)[1:]}/bus/{first}/bar0.layout"
+    assert "\nwidth  8\n" in layout.read_text()
+    assert layout.stat().st_mode & 0o222 == 0
+    daemon, helper = machine.processes(unit)
+    os.kill(helper, signal.SIGKILL)
+    os.kill(daemon, signal.SIGKILL)
+    wait_until(lambda: machine.property(unit, "ActiveState") == "failed", "the service's end")
+    assert machine.mounts() == []
+
+
+def test_a_failure_is_told_in_the_journal_and_leaves_others_alone(machine: Machine) -> None:
+    """Its mount point is another's: that one's mount does not suffer."""
+    first, second = find_all("edu")[:2]
+    path, unit = Path("/run/barfs", first), f"barfs@{second}.service"
+    (machine.settings / f"{second}.conf").write_text(f"MOUNTPOINT={path}\n")
+    machine.add(unit, "Restart=no")
+    with started(machine, f"barfs@{first}.service"):
+        assert machine.run("systemctl", "start", unit).returncode != 0
+        journal = ["journalctl", "--no-pager", "--output=cat", f"--unit={unit}", "--priority=err"]
+        line = f"barfs: {path} is a mount of barfs already; barfs umount {path}"
+        wait_until(lambda: line in machine.run(*journal).stdout.splitlines(), "the journal")
+        assert machine.mounts() == [path]
+        assert machine.identity(path, first) == IDENTITY
+
+
+def test_all_devices_and_one_that_comes_later(machine: Machine) -> None:
+    """The kernel tells of it in the unit's own network namespace, too."""
+    later, present = find_all("edu")[:2]
+    unit, path = "barfs@all.service", Path("/run/barfs/all")
+    (machine.settings / "all.conf").write_text("DEVICES=--all\n")
+    bind(later, None)
+    try:
+        with started(machine, unit):
+            assert machine.identity(path, present) == IDENTITY
+            bus = machine.root / f"{str(path)[1:]}/bus"
+            assert later not in os.listdir(bus)
+            bind(later, VFIO_PCI)
+            wait_until(lambda: later in os.listdir(bus), "the device")
+            assert machine.identity(path, later) == IDENTITY
+    finally:
+        bind(later, VFIO_PCI)
+
+
+def test_any_device_is_an_instance_when_escaped(machine: Machine, tmp_path: Path) -> None:
+    """And may do what the unit's head says that an override allows."""
+    with served(tmp_path) as device:
+        instance = machine.run("systemd-escape", device.name).stdout.strip()
+        unit = f"barfs@{instance}.service"
+        machine.add(unit, "SystemCallFilter=sched_setscheduler")
+        with started(machine, unit):
+            path = Path("/run/barfs", instance)
+            assert machine.mounts() == [path]
+            bar0 = machine.root / f"{str(path)[1:]}/bus/ffff:00:00.0/bar0"
+            assert read(bar0, 0, 0x1000)[:4] == b"barf"
+            threads = map(int, os.listdir(f"/proc/{machine.processes(unit)[0]}/task"))
+            assert os.SCHED_IDLE in map(os.sched_getscheduler, threads)
