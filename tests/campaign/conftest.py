@@ -2,14 +2,19 @@
 """How large a campaign is, and where its figures go."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.campaign.rig import Client
 from tests.fuse.conftest import assert_nothing_left
 from tests.fuse.conftest import public as public
+from tests.support import require
+from tests.unit.test_native_c import STRICT
 
 _FIGURES = pytest.StashKey[list[tuple[str, str]]]()
 
@@ -38,6 +43,15 @@ def rss(pid: int | str = "self") -> int:
 def campaign(request: pytest.FixtureRequest) -> Campaign:
     figures = request.config.stash.setdefault(_FIGURES, [])
     return Campaign(request.config.getoption("--campaign") == "full", figures)
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
+    require("cc", shutil.which("cc") is not None, "cc is not installed")
+    program = tmp_path_factory.mktemp("client") / "client"
+    source = Path(__file__).with_name("client.c")
+    subprocess.run(["cc", *STRICT, "-O2", str(source), "-o", str(program)], check=True)
+    return Client(program)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""What the campaigns work with: software devices in this process, and a client in C."""
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from barfs.vfio_user.device import SoftwareDevice
+from tests.support import DEADLINE, ended
+from tests.unit.vfio_user.raw import running
+
+BAR2 = 2
+WINDOW, GAP, DELAY, FAULT = 0x1000, 0x4000, 0x2C, 0x28
+"""Places in bar0 of the demo device."""
+
+
+@contextlib.contextmanager
+def software(folder: Path, device: SoftwareDevice, name: str = "software") -> Iterator[str]:
+    """Serve a device from a thread of this process; gives the name to mount it by."""
+    socket = folder / f"{name}.sock"
+    with contextlib.closing(device), running(socket, device):
+        yield f"vfio-user:{socket}"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where the memory of a region is: `start..end` of a descriptor."""
+
+    fd: int
+    start: int
+    end: int
+
+    @classmethod
+    def of(cls, device: SoftwareDevice, region: int) -> "Memory":
+        fd, info = device.region_fd(region), device.region_info(region)
+        assert fd is not None
+        return cls(fd, info.offset, info.offset + info.size)
+
+
+@dataclass(frozen=True)
+class Client:
+    """`client.c`, whose modes stand at its top."""
+
+    program: Path
+
+    def start(self, *arguments: object, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(self.program), *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=pass_fds,
+        )
+
+    def finish(self, process: subprocess.Popen[str], timeout: float = DEADLINE) -> dict[str, Any]:
+        """What a client found out."""
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
+        assert process.returncode == 0, f"{process.args!r}: {process.returncode}"
+        found: dict[str, Any] = json.loads(output)
+        return found
+
+    def run(
+        self, *arguments: object, pass_fds: tuple[int, ...] = (), timeout: float = DEADLINE
+    ) -> dict[str, Any]:
+        return self.finish(self.start(*arguments, pass_fds=pass_fds), timeout)
+
+    @contextlib.contextmanager
+    def working(self, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+        """A client that is killed in the end if it still works."""
+        with self.start(*arguments) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+                ended(process)
