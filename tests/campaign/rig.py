@@ -3,12 +3,15 @@
 
 import contextlib
 import json
+import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.device import SoftwareDevice
 from tests.support import DEADLINE, ended
 from tests.unit.vfio_user.raw import running
@@ -82,3 +85,76 @@ class Client:
             finally:
                 process.kill()
                 ended(process)
+
+
+MUTE = 0x8000
+"""Where in bar0 of the demo device a `Mute` fits."""
+
+
+class Mute:
+    """Registers that answer nothing while they are told to be silent. What was asked meanwhile is
+    answered late, and with a value that is none of theirs."""
+
+    SIZE = 0x1000
+    LATE = 0xBAD0BAD0
+
+    def __init__(self, stopping: threading.Event) -> None:
+        self._stopping = stopping
+        self._speaking = threading.Event()
+        self._speaking.set()
+        self.asked = threading.Event()
+        self.late = 0
+        self.written: list[tuple[int, int]] = []
+
+    @staticmethod
+    def value(offset: int) -> int:
+        return 0x51000000 + offset
+
+    def silence(self) -> None:
+        self.asked.clear()
+        self._speaking.clear()
+
+    def speak(self) -> None:
+        self._speaking.set()
+
+    def read(self, offset: int, width: int) -> int:
+        if self._speaking.is_set():
+            return self.value(offset)
+        self.asked.set()
+        while not self._speaking.wait(0.1) and not self._stopping.is_set():
+            continue
+        self.late += 1
+        return self.LATE & ((1 << 8 * width) - 1)
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        self.written.append((offset, value))
+
+    def reset(self) -> None:
+        pass
+
+
+def mute_device() -> tuple[SoftwareDevice, Mute]:
+    """A demo device with a `Mute` in it."""
+    device = demo_device()
+    register = Mute(device.stopping)
+    device.attach(0, MUTE, MUTE + Mute.SIZE, register)
+    return device, register
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a process holds: descriptors, threads, bytes of memory."""
+
+    fds: int
+    threads: int
+    rss: int
+
+    @classmethod
+    def by(cls, pid: int) -> "Held":
+        process = Path(f"/proc/{pid}")
+        pages = int((process / "statm").read_text().split()[1])
+        return cls(
+            len(os.listdir(process / "fd")),
+            len(os.listdir(process / "task")),
+            pages * os.sysconf("SC_PAGESIZE"),
+        )
