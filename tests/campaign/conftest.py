@@ -22,6 +22,7 @@ _FIGURES = pytest.StashKey[list[tuple[str, str]]]()
 @dataclass(frozen=True)
 class Campaign:
     full: bool
+    soak_minutes: int
     figures: list[tuple[str, str]]
 
     def size(self, short: int, full: int) -> int:
@@ -42,7 +43,11 @@ def rss(pid: int | str = "self") -> int:
 @pytest.fixture
 def campaign(request: pytest.FixtureRequest) -> Campaign:
     figures = request.config.stash.setdefault(_FIGURES, [])
-    return Campaign(request.config.getoption("--campaign") == "full", figures)
+    return Campaign(
+        request.config.getoption("--campaign") == "full",
+        request.config.getoption("--soak-minutes"),
+        figures,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,14 @@ class Client:
                 ended(process)
 
 
+def is_in_request(task: Path) -> bool:
+    """Whether a thread (`/proc/PID/task/TID`) waits for a mount's answer."""
+    try:
+        return (task / "wchan").read_text() == "request_wait_answer"
+    except OSError:  # it has ended
+        return False
+
+
 MUTE = 0x8000
 """Where in bar0 of the demo device a `Mute` fits."""
 

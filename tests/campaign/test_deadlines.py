@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from tests.campaign.conftest import Campaign
-from tests.campaign.rig import MUTE, WINDOW, Client, Mute, mute_device, software
+from tests.campaign.rig import MUTE, WINDOW, Client, Mute, is_in_request, mute_device, software
 from tests.support import mounted, wait_until
 
 TIMEOUT = 1.0
@@ -37,6 +37,7 @@ def test_no_request_outlives_its_deadline(
                 client.working("reader", 100, 0.9 * TIMEOUT, 1, other, 0, WINDOW) as busy,
                 client.working("reader", 1000, 0.9 * TIMEOUT, 1, mute, WINDOW) as window,
             ):
+                assert (mute.with_name("bar0.layout")).read_text()
                 results = client.finish(waiting)["results"]
                 beside = client.finish(busy), client.finish(window)
             assert [error for error, _value, _seconds in results] == [errno.ETIMEDOUT] * REQUESTS
@@ -70,9 +71,8 @@ def ask_behind_late_replies(path: Path, register: Mute) -> None:
         threads = [threading.Thread(target=ask, args=(place,)) for place in places]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            waits = Path(f"/proc/self/task/{thread.native_id}/wchan")
-            wait_until(lambda waits=waits: waits.read_text() == "request_wait_answer", "the reads")  # type: ignore[misc]
+        tasks = [Path(f"/proc/self/task/{thread.native_id}") for thread in threads]
+        wait_until(lambda: all(map(is_in_request, tasks)), "the reads")
         register.speak()
         for thread in threads:
             thread.join()

@@ -37,7 +37,7 @@ def test_use_leaves_nothing_behind(tmp_path: Path, campaign: Campaign, client: C
                 client.run("mixed", operations // 2, *places, timeout=600)
             return sum(open_each(folder, opens) for folder in folders)
 
-        use(10_000, 50)
+        use(40_000, 50)  # after which nothing grows any more
         before = Held.by(mount.process.pid)
         opened = use(operations, opens)
         # The close of a file is told to the mount when it is over.
