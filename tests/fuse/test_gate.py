@@ -358,3 +358,12 @@ def test_a_long_transfer_delays_no_short_one(tmp_path: Path) -> None:
                 brief(lambda: (found.device / "vendor").read_text())
             assert process.poll() is None, "the long one was over before"
             assert process.stdout is not None
+
+
+def test_a_long_transfer_holds_no_lock_at_the_machine_s_mercy(demo: Rig) -> None:
+    """Its thread shares the interpreter's lock and the device's with those of short requests. Under
+    SCHED_IDLE, a busy machine kept it from running, and them, for seconds."""
+    assert len(read_at(demo.device / "bar0", 0x4000, 0x4000)) == 0x4000
+    tasks = os.listdir(f"/proc/{demo.mount.process.pid}/task")
+    policies = {os.sched_getscheduler(int(task)) for task in tasks}
+    assert policies == {os.SCHED_OTHER, os.SCHED_BATCH}
