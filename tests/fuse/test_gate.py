@@ -366,4 +366,5 @@ def test_a_long_transfer_holds_no_lock_at_the_machine_s_mercy(demo: Rig) -> None
     assert len(read_at(demo.device / "bar0", 0x4000, 0x4000)) == 0x4000
     tasks = os.listdir(f"/proc/{demo.mount.process.pid}/task")
     policies = {os.sched_getscheduler(int(task)) for task in tasks}
-    assert policies == {os.SCHED_OTHER, os.SCHED_BATCH}
+    assert os.SCHED_BATCH in policies, "the long transfer's"
+    assert os.SCHED_IDLE not in policies
