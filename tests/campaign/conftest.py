@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """How large a campaign is, and where its figures go."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -32,12 +31,6 @@ class Campaign:
     def report(self, promise: str, figure: str) -> None:
         """Print `figure` at the end of the run, behind the few words that name the promise."""
         self.figures.append((promise, figure))
-
-
-def rss(pid: int | str = "self") -> int:
-    """How much memory a process has in use, in bytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGESIZE")
 
 
 @pytest.fixture

@@ -149,6 +149,12 @@ def mute_device() -> tuple[SoftwareDevice, Mute]:
     return device, register
 
 
+def rss(pid: int | str = "self") -> int:
+    """How much memory a process has in use, in bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
 @dataclass(frozen=True)
 class Held:
     """What a process holds: descriptors, threads, bytes of memory."""
@@ -160,9 +166,8 @@ class Held:
     @classmethod
     def by(cls, pid: int) -> "Held":
         process = Path(f"/proc/{pid}")
-        pages = int((process / "statm").read_text().split()[1])
         return cls(
             len(os.listdir(process / "fd")),
             len(os.listdir(process / "task")),
-            pages * os.sysconf("SC_PAGESIZE"),
+            rss(pid),
         )
