@@ -65,7 +65,7 @@ struct barfs_lane {
     pthread_cond_t wake;
     struct barfs_request *first, *last;
     struct barfs_lane *next, *next_wanting;
-    bool has_thread, idle;
+    bool has_thread, patient;
     atomic_bool stopping; /* written with the lock held */
 };
 
@@ -73,7 +73,8 @@ struct barfs_lane {
 struct barfs_lanes {
     struct barfs_lane quick; /* short requests that call */
     struct barfs_lane slow;  /* long transfers */
-    struct barfs_lane idle;  /* long transfers that call: thousands of messages, each worth a switch */
+    /* long transfers that call: thousands of messages, each worth a switch */
+    struct barfs_lane patient;
 };
 
 struct barfs_queue {
