@@ -127,6 +127,7 @@ class Filesystem(pyfuse3.Operations):
             raise FUSEError(errno.EACCES)
         return self._attributes(node)
 
+    @_guarded
     async def _refuse(self, *_arguments: object) -> NoReturn:
         """The tree is the devices'; nobody makes, moves or removes anything in it."""
         raise FUSEError(errno.EPERM)

@@ -7,7 +7,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,15 +88,21 @@ def is_mounted(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def mounted(folder: Path, *devices: str, options: str = "") -> Iterator[Mounted]:
-    """Mount devices below `folder`; unmounted and ended afterwards, whatever happens."""
+def mounted(
+    folder: Path, *devices: str, options: str = "", command: Sequence[str] = BARFS
+) -> Iterator[Mounted]:
+    """Mount devices below `folder`; unmounted and ended afterwards, whatever happens.
+
+    `command` is what stands for `barfs`. No traceback may be left in the log.
+    """
     require_fuse()
     path = folder / "mnt"
     path.mkdir(exist_ok=True)
     log = folder / "mount.log"
-    with log.open("w") as stream:
+    log.unlink(missing_ok=True)
+    with log.open("a") as stream:  # so that a test may empty it
         process = subprocess.Popen(
-            [*BARFS, "mount", "-f", *(["-o", options] if options else []), *devices, str(path)],
+            [*command, "mount", "-f", *(["-o", options] if options else []), *devices, str(path)],
             stderr=stream,
             stdin=subprocess.DEVNULL,
             text=True,

@@ -223,7 +223,7 @@ static struct barfs_lane *choose_lane(const struct barfs_node *node, const struc
 
     cost = barfs_transfer_cost(request->table, request->offset, request->count);
     if (cost.calls)
-        return request->count > MOST_QUICK_BYTES ? &lanes->idle : &lanes->quick;
+        return request->count > MOST_QUICK_BYTES ? &lanes->patient : &lanes->quick;
     if (request->count > MOST_BYTES_HERE || cost.fd_bytes > MOST_FD_BYTES_HERE)
         return &lanes->slow;
     return NULL;

@@ -97,11 +97,11 @@ void barfs_queue_destroy(struct barfs_queue *queue)
 
 int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue)
 {
-    struct barfs_lane *const each[] = {&lanes->quick, &lanes->slow, &lanes->idle};
+    struct barfs_lane *const each[] = {&lanes->quick, &lanes->slow, &lanes->patient};
     const size_t count = sizeof each / sizeof *each;
 
     memset(lanes, 0, sizeof *lanes);
-    lanes->idle.idle = true;
+    lanes->patient.patient = true;
     for (size_t i = 0; i < count; i++) {
         int error = barfs_init_condition(&each[i]->wake);
 
@@ -151,7 +151,7 @@ void barfs_lanes_stop(struct barfs_lanes *lanes)
     pthread_mutex_lock(&lanes->quick.queue->lock);
     stop_lane(&lanes->quick);
     stop_lane(&lanes->slow);
-    stop_lane(&lanes->idle);
+    stop_lane(&lanes->patient);
     pthread_mutex_unlock(&lanes->quick.queue->lock);
 }
 
@@ -244,11 +244,13 @@ void barfs_lane_run(struct barfs_lane *lane)
 {
     struct barfs_queue *queue = lane->queue;
 
-    if (lane->idle) {
+    if (lane->patient) {
         const struct sched_param none = {0};
 
-        /* Allowed to everybody. Where it is not, long transfers cost the short ones some time. */
-        pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
+        /* Its messages preempt nobody as they come back. Not SCHED_IDLE: on a busy machine, who has
+         * the interpreter's lock, or the device's, could wait for seconds to give it away. Allowed
+         * to everybody; where it is not, long transfers cost the short ones some time. */
+        pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
     }
     pthread_mutex_lock(&queue->lock);
     for (;;) {

@@ -8,8 +8,8 @@
  * Rule 2: a device has three lanes, each with a thread of its own: for short requests whose accesses
  *         are calls, for long transfers, and for long transfers that call.  Nothing that one device
  *         does delays another, and a long transfer delays a short one by no more than an access.  The
- *         third runs only when the CPU has nothing better to do (SCHED_IDLE): it goes to sleep and is
- *         woken for each of its accesses, and would come before a short request every time.
+ *         third is SCHED_BATCH: it goes to sleep and is woken for each of its accesses, and would come
+ *         before a short request every time.
  * Rule 3: the deadline counts from arrival.  A transfer looks at it between accesses; the watch
  *         answers for one that hangs inside an access, and for those that wait behind it.
  *
@@ -65,7 +65,7 @@ struct barfs_lane {
     pthread_cond_t wake;
     struct barfs_request *first, *last;
     struct barfs_lane *next, *next_wanting;
-    bool has_thread, idle;
+    bool has_thread, patient;
     atomic_bool stopping; /* written with the lock held */
 };
 
@@ -73,7 +73,8 @@ struct barfs_lane {
 struct barfs_lanes {
     struct barfs_lane quick; /* short requests that call */
     struct barfs_lane slow;  /* long transfers */
-    struct barfs_lane idle;  /* long transfers that call: thousands of messages, each worth a switch */
+    /* long transfers that call: thousands of messages, each worth a switch */
+    struct barfs_lane patient;
 };
 
 struct barfs_queue {

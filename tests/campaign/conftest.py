@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: MIT
 """How large a campaign is, and where its figures go."""
 
-import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.campaign.rig import Client
 from tests.fuse.conftest import assert_nothing_left
 from tests.fuse.conftest import public as public
+from tests.support import require
+from tests.unit.test_native_c import STRICT
 
 _FIGURES = pytest.StashKey[list[tuple[str, str]]]()
 
@@ -17,6 +21,7 @@ _FIGURES = pytest.StashKey[list[tuple[str, str]]]()
 @dataclass(frozen=True)
 class Campaign:
     full: bool
+    soak_minutes: int
     figures: list[tuple[str, str]]
 
     def size(self, short: int, full: int) -> int:
@@ -28,16 +33,23 @@ class Campaign:
         self.figures.append((promise, figure))
 
 
-def rss(pid: int | str = "self") -> int:
-    """How much memory a process has in use, in bytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGESIZE")
-
-
 @pytest.fixture
 def campaign(request: pytest.FixtureRequest) -> Campaign:
     figures = request.config.stash.setdefault(_FIGURES, [])
-    return Campaign(request.config.getoption("--campaign") == "full", figures)
+    return Campaign(
+        request.config.getoption("--campaign") == "full",
+        request.config.getoption("--soak-minutes"),
+        figures,
+    )
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
+    require("cc", shutil.which("cc") is not None, "cc is not installed")
+    program = tmp_path_factory.mktemp("client") / "client"
+    source = Path(__file__).with_name("client.c")
+    subprocess.run(["cc", *STRICT, "-O2", str(source), "-o", str(program)], check=True)
+    return Client(program)
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,9 @@ from barfs.vfio_user import wire
 from tests.support import Served, served, wait_until
 from tests.unit.vfio_user.raw import RawClient, connection
 
-from .conftest import Campaign, rss
+from .conftest import Campaign
 from .mutations import mutate
+from .rig import rss
 
 RAM = Path(__file__).with_name("ram.toml")
 MOST = 1 << 20

@@ -34,9 +34,10 @@ from tests.unit.vfio_user.peer import (
     recv_exactly,
 )
 
-from .conftest import Campaign, rss
+from .conftest import Campaign
 from .exchanges import EXCHANGES, PAGE, Exchange, assert_closed, open_files, perform
 from .mutations import mutate
+from .rig import rss
 
 
 def verdict(exchange: Exchange, stream: bytes) -> str:

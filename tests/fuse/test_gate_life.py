@@ -213,56 +213,6 @@ def test_a_peer_that_is_killed(tmp_path: Path) -> None:
             assert file.read(4) == b"barf"
 
 
-AGAIN = """
-import os, sys, threading, time
-from pathlib import Path
-from barfs.attach import DeviceName, attach
-from barfs.device import Options
-from barfs.fusermount import unmount
-from barfs.mount import MountOptions, serve
-
-mountpoint, rounds = Path(sys.argv[1]), int(sys.argv[2])
-
-def held():
-    return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
-
-def use(mountpoint):
-    (region,) = mountpoint.glob("bus/*/bar0")
-    fd = os.open(region, os.O_RDONLY)
-    assert os.pread(fd, 4, 0) == b"barf"
-    assert os.pread(fd, 4, 0x1000) == b"barf"
-    assert len(os.pread(fd, 0x3000, 0)) == 0x3000
-    os.close(fd)
-    unmount(mountpoint)
-
-def ready():
-    user.start()
-
-before = held()
-for number in range(rounds):
-    user = threading.Thread(target=use, args=(mountpoint,))
-    serve(lambda: attach([DeviceName.parse("demo")], Options()), mountpoint, MountOptions(), ready)
-    user.join()
-# The software devices end by themselves; trio keeps one thread for what comes next.
-end = time.monotonic() + 10
-while held()[0] > before[0] + 1 or held()[1] > before[1]:
-    assert time.monotonic() < end, (before, held())
-    time.sleep(0.01)
-assert not os.listdir(mountpoint)
-"""
-
-
-def test_fifty_mounts_in_one_process(tmp_path: Path) -> None:
-    """Each works, and none leaves a thread or a descriptor behind."""
-    path = tmp_path / "mnt"
-    path.mkdir()
-    try:
-        run_python(AGAIN, path, "50")
-    finally:
-        with contextlib.suppress(MountError):
-            unmount(path, lazy=True)
-
-
 def costs(pid: int) -> tuple[int, int]:
     """Ticks of CPU that a process has used, and how often its threads were woken."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

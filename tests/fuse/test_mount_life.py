@@ -16,7 +16,6 @@ import pytest
 from barfs.fusermount import GRACE, MountInfo
 from tests.support import (
     BARFS,
-    Mounted,
     barfs,
     ended,
     is_mounted,
@@ -131,25 +130,6 @@ def test_a_signal_ends_an_idle_mount(tmp_path: Path, number: signal.Signals) -> 
         assert time.monotonic() - start < GRACE / 2
 
 
-def test_a_signal_ends_a_mount_whose_device_hangs(tmp_path: Path) -> None:
-    """Within the grace period; all three at once, since it takes that long."""
-    with contextlib.ExitStack() as stack:
-        ending: list[tuple[Mounted, Reader]] = []
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            folder = tmp_path / number.name
-            folder.mkdir()
-            mount = stack.enter_context(mounted(folder, "demo", options="timeout=60"))
-            ending.append((mount, read_slowly(mount.device() / "bar0", 60_000)))
-            mount.process.send_signal(number)
-        start = time.monotonic()
-        for mount, reader in ending:
-            assert ended(mount.process, GRACE + 2) == 0
-            reader.join(2)
-            assert not reader.is_alive()
-            assert reader.error is not None
-        assert time.monotonic() - start < GRACE + 2
-
-
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     with mounted(tmp_path, "demo", options="timeout=60") as mount:
         reader = read_slowly(mount.device() / "bar0", 60_000)
@@ -170,28 +150,6 @@ def test_a_signal_lets_a_request_finish(tmp_path: Path) -> None:
         reader.join(5)
         assert reader.error is None
         assert ended(mount.process) == 0
-
-
-def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "mnt"
-    for _round in range(2):
-        with daemon("mount", "demo", str(path)) as (_, pid):
-            os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not is_mounted(path), "the helper to unmount", 5)
-    with daemon("mount", "demo", str(path)):
-        assert read(path / "bus/ffff:00:00.0/bar0") == b"barf"
-
-
-def test_a_mount_right_after_kill_9(tmp_path: Path) -> None:
-    """The helper of the dead mount must not take the new one down."""
-    path = tmp_path / "mnt"
-    with contextlib.ExitStack() as stack:
-        for _round in range(2):
-            _, pid = stack.enter_context(daemon("mount", "demo", str(path)))
-            os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: not running(pid), "the kill")  # type: ignore[misc]
-        stack.enter_context(daemon("mount", "demo", str(path)))
-        assert read(path / "bus/ffff:00:00.0/bar0") == b"barf"
 
 
 def test_a_mount_where_a_dead_one_still_is(tmp_path: Path) -> None:
@@ -252,29 +210,6 @@ def test_several_devices_in_one_mount(tmp_path: Path) -> None:
         layout = barfs("layout", one.name, "bar0")
         assert layout.stdout.startswith("# barfs layout v1: bar0 of ffff:00:00.0\n")
         assert layout.stderr == ""
-
-
-def test_no_answer_in_time(tmp_path: Path) -> None:
-    with (
-        served(tmp_path) as device,
-        mounted(tmp_path, device.name, "demo", options="timeout=1") as mount,
-    ):
-        hung, other = mount.device("ffff:00:00.0"), mount.device("ffff:00:01.0")
-        device.process.send_signal(signal.SIGSTOP)
-        reader = Reader(hung / "bar0", 0)
-        start = time.monotonic()
-        assert read(other / "bar0") == b"barf"
-        assert read(other / "vendor") == b"0x12"
-        assert read(hung / "bar0", 0x1000) == b"barf", "a window, without the server"
-        assert (hung / "bar0.layout").read_text()
-        assert time.monotonic() - start < 0.9
-        reader.join(5)
-        assert reader.error == 110
-        assert 0.9 < reader.seconds < 1.5
-        device.process.send_signal(signal.SIGCONT)
-        # The late reply is thrown away; the next request tries again.
-        assert read(hung / "bar0", 0x14) == b"\xff" * 4
-        assert len(device.accesses()) >= 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

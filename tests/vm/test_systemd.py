@@ -227,4 +227,4 @@ def test_any_device_is_an_instance_when_escaped(machine: Machine, tmp_path: Path
             bar0 = machine.root / f"{str(path)[1:]}/bus/ffff:00:00.0/bar0"
             assert read(bar0, 0, 0x1000)[:4] == b"barf"
             threads = map(int, os.listdir(f"/proc/{machine.processes(unit)[0]}/task"))
-            assert os.SCHED_IDLE in map(os.sched_getscheduler, threads)
+            assert os.SCHED_BATCH in map(os.sched_getscheduler, threads)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""Makes mounts one after the other, uses each and takes it down; prints what this process held
+after the first few, and what it holds after them all.
+
+    python -m tests.campaign.mount_cycles MOUNTPOINT CYCLES
+"""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+from barfs.attach import DeviceName, attach
+from barfs.device import Options
+from barfs.fusermount import MountOptions, unmount
+from barfs.mount import serve
+from tests.campaign.rig import Held
+from tests.support import wait_until
+
+WARM_UP = 5
+
+
+def use(mountpoint: Path) -> None:
+    (region,) = mountpoint.glob("bus/*/bar0")
+    fd = os.open(region, os.O_RDONLY)
+    assert os.pread(fd, 4, 0) == b"barf"
+    assert os.pread(fd, 4, 0x1000) == b"barf"
+    assert len(os.pread(fd, 0x3000, 0)) == 0x3000
+    os.close(fd)
+    unmount(mountpoint, lazy=True)  # whoever looks into every mount may be in it
+
+
+def cycle(mountpoint: Path) -> None:
+    user = threading.Thread(target=use, args=(mountpoint,))
+    serve(
+        lambda: attach([DeviceName.parse("demo")], Options()),
+        mountpoint,
+        MountOptions(),
+        user.start,
+    )
+    user.join()
+
+
+def settled() -> Held:
+    """What is held when the software device's thread has ended; trio keeps one thread."""
+    wait_until(lambda: Held.by(os.getpid()).threads <= 2, "the threads' end", 10)
+    return Held.by(os.getpid())
+
+
+def main(mountpoint: Path, cycles: int) -> None:
+    for _cycle in range(WARM_UP):
+        cycle(mountpoint)
+    before = settled()
+    for _cycle in range(cycles):
+        cycle(mountpoint)
+    for held in (before, settled()):
+        print(held.fds, held.threads, held.rss)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
