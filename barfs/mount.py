@@ -45,11 +45,13 @@ class _Signals:
 
     def __init__(self) -> None:
         self.serving = False
+        self._received = False
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if not self.serving:
             raise SystemExit(128 + number)
+        self._received = True
         os.eventfd_write(self._fd, 1)
 
     @contextlib.contextmanager
@@ -59,7 +61,8 @@ class _Signals:
             yield
         finally:
             for number, handler in previous.items():
-                signal.signal(number, handler)
+                # The rest of a burst does not kill what has ended for its first.
+                signal.signal(number, signal.SIG_IGN if self._received else handler)
             os.close(self._fd)
 
     async def wait(self) -> None:

@@ -12,6 +12,7 @@
  */
 #define _GNU_SOURCE
 #include "transfer.h"
+#include "../require.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -22,14 +23,6 @@
 
 enum { PAGE = 4096, WINDOW = 64, END = 192, REGION = 256, MOST = 256 };
 enum { OFFSETS = 65, COUNTS = 64, TRAP_FLAG = 0x100, WRITE_FAULT = 2 };
-
-#define REQUIRE(condition)                                                                          \
-    do {                                                                                            \
-        if (!(condition)) {                                                                         \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #condition);                                 \
-            abort();                                                                                \
-        }                                                                                           \
-    } while (0)
 
 static struct access {
     uint64_t offset;

@@ -337,3 +337,15 @@ def test_a_burst_of_signals_is_one_end(tmp_path: Path) -> None:
         for _signal in range(1000):
             mount.process.terminate()
         assert ended(mount.process) == 0
+
+
+def test_signals_until_the_very_end(tmp_path: Path) -> None:
+    """The last of them finds the interpreter on its way out."""
+
+    def still_there() -> bool:
+        mount.process.terminate()
+        return mount.process.poll() is not None
+
+    with mounted(tmp_path, "demo") as mount:
+        wait_until(still_there, "the end")
+        assert mount.process.returncode == 0

@@ -5,10 +5,10 @@
  */
 #define _GNU_SOURCE
 #include "transfer.h"
+#include "../require.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,14 +16,6 @@
 
 enum { THREADS = 8, PAGE = 4096, WINDOW = 16 * PAGE, GAP = PAGE, RAM = 64 };
 enum { REGION = WINDOW + GAP + RAM };
-
-#define REQUIRE(condition)                                                                          \
-    do {                                                                                            \
-        if (!(condition)) {                                                                         \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #condition);                                 \
-            abort();                                                                                \
-        }                                                                                           \
-    } while (0)
 
 static pthread_mutex_t ram_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint8_t ram[RAM];

@@ -6,24 +6,16 @@
  */
 #define _GNU_SOURCE
 #include "gate.h"
+#include "../require.h"
 
 #include <errno.h>
 #include <linux/fuse.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 enum { NODES = 4, REGION = 8192, REQUESTS = 3000, ROUNDS = 4, LOOPS = 6, MOST_THREADS = 2 * NODES };
-
-#define REQUIRE(condition)                                                                          \
-    do {                                                                                            \
-        if (!(condition)) {                                                                         \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #condition);                                 \
-            abort();                                                                                \
-        }                                                                                           \
-    } while (0)
 
 static struct barfs_gate *gate;
 static int kernel, libfuse;
