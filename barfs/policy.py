@@ -16,8 +16,10 @@ Rule 2: a rule that cannot mean anything for the device that it names is an erro
 """
 
 import fnmatch
+import heapq
 import itertools
 import tomllib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -30,6 +32,7 @@ Permission = Literal["rw", "ro", "none"]
 
 _PERMISSIONS: dict[str, Permission] = {"rw": "rw", "ro": "ro", "none": "none"}
 _FIELDS = {"device", "region", "range", "access"}
+_LONGEST = 1 << 20
 _WILDCARDS = frozenset("*?[")
 
 
@@ -54,9 +57,6 @@ class Rule:
     def names_device(self, names: Sequence[str]) -> bool:
         return any(fnmatch.fnmatchcase(name, self.device) for name in names)
 
-    def covers(self, start: int) -> bool:
-        return self.span is None or self.span[0] <= start < self.span[1]
-
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
@@ -69,10 +69,13 @@ class AccessPolicy:
         """Read a file. Raises UsageError that names the file and what is wrong in it."""
         try:
             with open(path, "rb") as file:
-                return cls.from_toml(tomllib.load(file))
+                text = file.read(_LONGEST + 1)
+            if len(text) > _LONGEST:
+                raise UsageError(f"it is longer than {_LONGEST} bytes")
+            return cls.from_toml(tomllib.loads(text.decode()))
         except OSError as error:
             raise UsageError(f"policy {path}: {error.strerror}") from error
-        except (UsageError, ValueError) as error:  # of TOML, or of UTF-8
+        except (UsageError, ValueError, RecursionError) as error:  # of TOML, or of UTF-8
             raise UsageError(f"policy {path}: {error}") from None
 
     @classmethod
@@ -142,16 +145,24 @@ def _check(rule: Rule, names: Sequence[str], sizes: Mapping[str, int]) -> None:
 
 def _overlay(rules: Sequence[Rule], size: int) -> tuple[Restriction, ...]:
     """What the rules leave restricted of `size` bytes, as few ranges as possible."""
-    edges = {0, size} | {edge for rule in rules for edge in rule.span or () if edge < size}
+    spans = [rule.span or (0, size) for rule in rules]
+    starts = deque(
+        sorted((start, -number) for number, (start, _end) in enumerate(spans) if start < size)
+    )
+    edges = sorted({0, size} | {edge for span in spans for edge in span if edge < size})
     found: list[Restriction] = []
-    starts = sorted(edges)
-    for start, end in itertools.pairwise(starts):
-        decisive = next((rule for rule in reversed(rules) if rule.covers(start)), None)
-        if decisive is None or decisive.permission == "rw":
+    covering: list[int] = []  # a heap of the negated numbers of rules, the last one on top
+    for start, end in itertools.pairwise(edges):
+        while starts and starts[0][0] == start:
+            heapq.heappush(covering, starts.popleft()[1])
+        while covering and spans[-covering[0]][1] <= start:
+            heapq.heappop(covering)
+        permission = rules[-covering[0]].permission if covering else "rw"
+        if permission == "rw":
             continue
         last = found[-1] if found else None
-        if last and (last.end, last.permission) == (start, decisive.permission):
-            found[-1] = Restriction(last.start, end, last.permission)
+        if last and (last.end, last.permission) == (start, permission):
+            found[-1] = Restriction(last.start, end, permission)
         else:
-            found.append(Restriction(start, end, decisive.permission))
+            found.append(Restriction(start, end, permission))
     return tuple(found)

@@ -5,9 +5,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from barfs.errors import UsageError
-from barfs.policy import AccessPolicy, Restriction
+from barfs.policy import AccessPolicy, Permission, Restriction, Rule
 
 NAMES = ("0000:01:00.0", "0000:01:00.0")
 SIZES = {"bar0": 0x1000, "bar2": 0x100, "config": 0x1000}
@@ -104,6 +106,21 @@ def test_files_that_are_no_policy(tmp_path: Path, text: str, message: str) -> No
         AccessPolicy.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_an_end() -> None:
+    with pytest.raises(UsageError, match="longer than 1048576 bytes"):
+        AccessPolicy.load("/dev/zero")
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20), st.sampled_from(["rw", "ro"]))))
+def test_bytes_are_decided_one_by_one(spans: list[tuple[int, int, Permission]]) -> None:
+    rules = [Rule(access, span=(start, start + size)) for start, size, access in spans]
+    found = AccessPolicy(tuple(rules)).restrictions(["x"], {"bar0": 32}).get("bar0", ())
+    for byte in range(32):
+        deciding = [access for start, size, access in spans if start <= byte < start + size]
+        restricted = any(part.start <= byte < part.end for part in found)
+        assert restricted == (deciding[-1:] == ["ro"])
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
