@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="OPTIONS",
         action="append",
         default=[],
-        help="how the devices are mounted: the words below, separated by commas",
+        help="how the devices are mounted: words separated by commas",
     )
     lines = []
     for option in OPTIONS:
