@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The packages that are archives."""
 
+import email.utils
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import textwrap
 from pathlib import Path
 
 MAINTAINER = "The barfs authors <barfs@packages.invalid>"
@@ -52,22 +54,24 @@ def deb(root: Path, folder: Path) -> list[Path]:
             file.extractall(scratch, filter="data")
         source = Path(scratch) / archive.name.removesuffix(".tar.gz")
         shutil.copytree(source / "scripts/debian", source / "debian")
-        version = source.name.removeprefix("barfs-")
-        _write_changelog(source, version)
+        _write_changelog(source, source.name.removeprefix("barfs-"))
         # Its own tools before those of a virtual environment.
         path = "/usr/sbin:/usr/bin:/sbin:/bin"
         _run("dpkg-buildpackage", "-b", "-us", "-uc", folder=source, PATH=path)
-        return _take(Path(scratch), "*.deb", folder)
+        return _take(Path(scratch), "barfs_*.deb", folder)
 
 
 def _write_changelog(source: Path, version: str) -> None:
     """debian/changelog, from the version and what CHANGELOG.md says of it."""
-    entries = (source / "CHANGELOG.md").read_text().split(f"\n## {version}", 1)[1]
-    lines = entries.split("\n## ", 1)[0].splitlines()[1:]
-    changes = "\n".join(f"  {line}".replace("  - ", "  * ", 1) for line in lines if line)
+    text = (source / "CHANGELOG.md").read_text().partition(f"\n## {version}")[2]
+    _, *entries = text.partition("\n## ")[0].split("\n- ")
+    changes = (
+        textwrap.fill(" ".join(entry.split()), 78, initial_indent="  * ", subsequent_indent="    ")
+        for entry in entries
+    )
     head = f"barfs ({version}) unstable; urgency=medium"
-    date = subprocess.run(["date", "-R"], capture_output=True, text=True, check=True).stdout
-    (source / "debian/changelog").write_text(f"{head}\n\n{changes}\n\n -- {MAINTAINER}  {date}")
+    end = f" -- {MAINTAINER}  {email.utils.formatdate(localtime=True)}"
+    (source / "debian/changelog").write_text("\n\n".join([head, "\n".join(changes), end, ""]))
 
 
 def _take(scratch: Path, pattern: str, folder: Path) -> list[Path]:
