@@ -124,6 +124,11 @@ def use_the_demo(chroot: Chroot) -> None:
         "dd if=/tmp/mnt/bus/ffff:00:00.0/bar0 bs=4 count=1 status=none; barfs umount /tmp/mnt"
     )
     assert read == "barf"
+    mounted = chroot.run(
+        "mount -t fuse.barfs demo /tmp/mnt -o ro,noauto; "
+        "stat -c %a /tmp/mnt/bus/ffff:00:00.0/bar0; umount /tmp/mnt"
+    )
+    assert mounted == "400\n"
 
 
 def test_lintian_finds_no_error(deb: Path) -> None:
