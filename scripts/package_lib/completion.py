@@ -51,11 +51,11 @@ def _teach(parser: argparse.ArgumentParser) -> None:
         if isinstance(action.choices, dict):
             for command in action.choices.values():
                 _teach(command)
-        # Behind several DEVICEs stands the mount point, and the shells cannot tell which it is.
-        several = action.metavar == "DEVICE" and action.nargs == "*"
-        if several or action.metavar in COMPLETERS:
-            completer = _own("devices_or_directories") if several else COMPLETERS[action.metavar]
-            action.complete = completer  # type: ignore[attr-defined]
+        if action.metavar == "DEVICE" and action.nargs == "*":
+            # The mount point stands behind them, and the shells cannot tell which is the last.
+            action.complete = _own("devices_or_directories")  # type: ignore[attr-defined]
+        elif isinstance(action.metavar, str) and action.metavar in COMPLETERS:
+            action.complete = COMPLETERS[action.metavar]  # type: ignore[attr-defined]
 
 
 def write(folder: Path) -> list[Path]:
