@@ -3,8 +3,12 @@
 
     >>> import barfs
     >>> with barfs.open("demo") as device:
-    ...     hex(device["bar0"].read32(0))
-    '0x...'
+    ...     print(*device)
+    ...     bar0 = device["bar0"]
+    ...     bar0.write32(0x4, 0x0BADC0DE)
+    ...     print(hex(bar0.read32(0x4)), hex(bar0.read16(0x4)), bar0.read(0x0, 4))
+    bar0 bar2 bar4 rom config
+    0xbadc0de 0xc0de b'barf'
 
 Offsets and counts are bytes in the region; values are integers of the device's little-endian
 registers. Errors are `BarfsError` and its children.
@@ -76,6 +80,12 @@ def open(
     the kernel reset it. For the choices see `Options`; `policy` is a file (`barfs.policy`). Raises
     UsageError for a bad name or choice and DeviceError, saying what stands in the way, for the
     rest.
+
+        >>> with open("demo", read_only=True) as device:
+        ...     device["bar0"].write32(0x4, 1)
+        Traceback (most recent call last):
+            ...
+        barfs.errors.AccessDenied: bar0+0x4 (4 bytes): not permitted here
     """
     rules = _EVERYTHING if policy is None else _AccessPolicy.load(policy)
     options = Options(mapping, width, msix, read_only, timeout, vfio, guard, rules, trace)

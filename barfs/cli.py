@@ -20,6 +20,7 @@ from typing import NoReturn, TextIO
 from barfs.attach import DeviceName, attach
 from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind
 from barfs.cli_dump import add_diff, add_dump
+from barfs.cli_help import add_options, explain
 from barfs.cli_registers import add_md, add_mw, add_poll, add_rmw
 from barfs.cli_trace import add_trace
 from barfs.daemon import run_in_background
@@ -49,31 +50,6 @@ from barfs.vfio_user.server import serve as serve_device
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-_OPTIONS_HELP = """\
-options for -o:
-  ro                        nothing can be written
-  width=1|2|4|8             how longer or misaligned requests are cut (default 4)
-  mapping=separate|contiguous|off
-                            map each window, or the windows in the BAR's shape, or use pread only
-  msix=map|carve            carve takes the MSI-X table's pages out of the windows
-  vfio=auto|cdev|group|noiommu
-                            the way into kernel VFIO (default auto: cdev, or else the group)
-  guard                     refuse a request that is not one aligned access of 1, 2, 4 or 8 bytes
-  policy=FILE               ranges that may not be written, or not be touched (TOML)
-  trace=FILE                a line for each access; barfs trace follows it
-  timeout=SECONDS           how long one request may take (default 5)
-  allow_other               let other users in (needs user_allow_other in /etc/fuse.conf)
-  uid=, gid=, umask=        owner and permissions of the files (default: you, 0600)
-"""
-
-_MOUNT_EXAMPLES = """\
-examples:
-  barfs mount 0000:01:00.0 /mnt/bar
-  barfs mount -f -o ro,width=8 01:00.0 02:00.0 ~/bar
-  barfs mount vfio-user:/run/device.sock ~/bar
-  barfs mount --all /mnt/bar
-"""
-
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -84,7 +60,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
+    parser = make_parser()
     # `mount -t fuse.barfs` and fstab call `barfs DEVICE MOUNTPOINT -o ...`.
     if len(words) >= 2 and words[0] not in _COMMANDS and not words[0].startswith("-"):
         words.insert(0, "mount")
@@ -108,8 +84,13 @@ def _exit_code(run: Callable[[], int]) -> int:
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="barfs", description="The BARs of PCI devices as files, through VFIO.")
+def make_parser() -> argparse.ArgumentParser:
+    """The command line; help, manuals and completion are made from it."""
+    parser = _Parser(
+        prog="barfs",
+        description="The BARs of PCI devices as files, through VFIO.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     version = importlib.metadata.version("barfs")
     parser.add_argument("--version", action="version", version=f"barfs {version}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -122,19 +103,24 @@ def _parser() -> argparse.ArgumentParser:
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
         )
+    explain(
+        parser,
+        "barfs demo ~/bar",
+        "barfs list",
+        "barfs mount 0000:01:00.0 ~/bar",
+        "barfs umount ~/bar",
+        details="barfs COMMAND --help says more of each command. barfs DEVICE MOUNTPOINT is "
+        "barfs mount, as mount(8) and fstab call it.",
+    )
     return parser
 
 
-def _add_mount_options(parser: argparse.ArgumentParser, examples: str = "") -> None:
+def _add_foreground(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
-    parser.add_argument(
-        "-o", dest="options", metavar="OPTIONS", action="append", default=[], help="see below"
-    )
-    parser.epilog = _OPTIONS_HELP + ("\n" + examples if examples else "")
 
 
 def _add_mount(parser: argparse.ArgumentParser) -> None:
-    _add_mount_options(parser, _MOUNT_EXAMPLES)
+    _add_foreground(parser)
     parser.add_argument(
         "devices",
         metavar="DEVICE",
@@ -145,6 +131,16 @@ def _add_mount(parser: argparse.ArgumentParser) -> None:
         "--all", action="store_true", help="every device of a VFIO driver, also those to come"
     )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="an empty directory")
+    add_options(parser)
+    explain(
+        parser,
+        "barfs mount 0000:01:00.0 /mnt/bar",
+        "barfs mount -f -o ro,width=8 01:00.0 02:00.0 ~/bar",
+        "barfs mount vfio-user:/run/device.sock ~/bar",
+        "barfs mount --all -o guard /mnt/bar",
+        details="Returns once the mount answers; the mount goes on in the background. Its devices "
+        "are opened at its start and held until its end; the kernel resets them at both.",
+    )
     parser.set_defaults(run=_mount)
 
 
@@ -178,7 +174,10 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
 
 
 def _add_umount(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
+    parser.add_argument(
+        "mountpoint", metavar="MOUNTPOINT", type=Path, help="where barfs has mounted devices"
+    )
+    explain(parser, "barfs umount ~/bar")
     parser.set_defaults(run=_umount)
 
 
@@ -212,6 +211,14 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", metavar="DEVICE", help="as for barfs mount")
     parser.add_argument("region", metavar="REGION", nargs="?", help="bar0, rom, config, ...")
     parser.add_argument("--json", action="store_true", help="a JSON list, plain integers")
+    explain(
+        parser,
+        "barfs layout demo bar0",
+        "barfs layout --json 0000:01:00.0",
+        "barfs layout vfio-user:/run/device.sock",
+        details="A device in a mount of barfs is not touched for it. Another one is opened, and "
+        "the kernel may reset it.",
+    )
     parser.set_defaults(run=_layout)
 
 
@@ -233,7 +240,7 @@ def _layout(choice: argparse.Namespace) -> int:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    _add_mount_options(parser)
+    _add_foreground(parser)
     parser.add_argument(
         "mountpoint",
         metavar="MOUNTPOINT",
@@ -241,6 +248,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="default: a new directory, served in the foreground until ^C",
     )
+    add_options(parser)
+    explain(parser, "barfs demo", "barfs demo ~/bar", "barfs demo -o width=8,mapping=off ~/bar")
     parser.set_defaults(run=_demo)
 
 
@@ -269,6 +278,15 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--from", dest="dump", metavar="FILE", type=Path, help="a device as barfs dump saved it"
+    )
+    explain(
+        parser,
+        "barfs serve --socket /run/device.sock",
+        "barfs serve --socket /run/device.sock --log - device.toml",
+        "barfs serve --from card.dump",
+        details="Serves one client after the other until SIGTERM or ^C; the contents of the "
+        "device stay meanwhile. Without --socket it listens on /run/barfs.sock as root, else on "
+        "$XDG_RUNTIME_DIR/barfs.sock.",
     )
     parser.set_defaults(run=_serve)
 

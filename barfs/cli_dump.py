@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from barfs.attach import DeviceName
+from barfs.cli_help import explain
 from barfs.dump import Dump, DumpWriter, changes
 from barfs.errors import UsageError
 from barfs.pci import region_index
@@ -21,7 +22,9 @@ _BAR_LENGTH = 30
 
 def add_dump(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", metavar="DEVICE", help="as for barfs mount")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True)
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="where to save it"
+    )
     parser.add_argument(
         "--skip",
         metavar="REGION[:RANGE]",
@@ -29,11 +32,13 @@ def add_dump(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="do not read this: reading it has side effects, or takes too long",
     )
-    parser.epilog = (
-        "Through the mount that holds the device, or else the device is opened for it.\n\n"
-        "examples:\n"
-        "  barfs dump demo -o before.dump --skip bar0:0x18+4\n"
-        "  barfs dump 0000:01:00.0 -o card.dump --skip rom\n"
+    explain(
+        parser,
+        "barfs dump demo -o before.dump --skip bar0:0x18+4",
+        "barfs dump 0000:01:00.0 -o card.dump --skip rom",
+        details="Reads every byte at most once, through the mount that holds the device; otherwise "
+        "the device is opened, which is said. What cannot be read, by the policy or the device, is "
+        "left out and listed.",
     )
     parser.set_defaults(run=_dump)
 
@@ -102,10 +107,10 @@ class _Line:
 def add_diff(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", metavar="A", type=Path, help="a dump")
     parser.add_argument("after", metavar="B", type=Path, help="another one")
-    parser.epilog = (
-        "The exit code is that of diff(1): 0 no difference, 1 some, 2 trouble.\n\n"
-        "examples:\n"
-        "  barfs diff before.dump after.dump\n"
+    explain(
+        parser,
+        "barfs diff before.dump after.dump",
+        details="The exit code is that of diff(1): 0 no difference, 1 some, 2 trouble.",
     )
     parser.set_defaults(run=_diff)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from barfs.cli_help import explain
 from barfs.errors import UsageError
 from barfs.ranges import parse_number, parse_range
 from barfs.registers import (
@@ -22,12 +23,16 @@ from barfs.registers import (
 
 EXIT_FAILED = 1
 
+_EACH = (
+    "Each value is one access of its width; values are little-endian. A device that no mount of "
+    "barfs holds is opened, which is said."
+)
 _ROW = 16
 _PAUSE = 0.001
 _WIDTHS = (("b", 1), ("w", 2), ("l", 4), ("q", 8))
 
 
-def _add_common(parser: argparse.ArgumentParser, examples: str) -> None:
+def _add_common(parser: argparse.ArgumentParser, *examples: str, details: str) -> None:
     group = parser.add_mutually_exclusive_group()
     for letter, width in _WIDTHS:
         default = ", the default" if width == 4 else ""
@@ -46,7 +51,7 @@ def _add_common(parser: argparse.ArgumentParser, examples: str) -> None:
     parser.add_argument(
         "file", metavar="FILE", help="a region's file in a mount, or DEVICE:REGION (demo:bar0)"
     )
-    parser.epilog = f"examples:\n{examples}"
+    explain(parser, *examples, details=f"{details} {_EACH}")
 
 
 def _say(line: str) -> None:
@@ -79,9 +84,10 @@ def _digits(value: int, width: int) -> str:
 def add_md(parser: argparse.ArgumentParser) -> None:
     _add_common(
         parser,
-        "  barfs md /mnt/bar/bus/0000:01:00.0/bar0 0x100+0x40\n"
-        "  barfs md -q demo:bar0 0x1000-0x103f\n"
-        "  barfs md demo:bar0 0x1c[7:4]\n",
+        "barfs md /mnt/bar/bus/0000:01:00.0/bar0 0x100+0x40",
+        "barfs md -q demo:bar0 0x1000-0x103f",
+        "barfs md demo:bar0 '0x1c[7:4]'",
+        details="Prints what U-Boot's md prints: the offset, the values, and the bytes as text.",
     )
     parser.add_argument(
         "range",
@@ -145,8 +151,9 @@ def _print_bits(choice: argparse.Namespace, offset: int, bits: Bits, value: int)
 def add_mw(parser: argparse.ArgumentParser) -> None:
     _add_common(
         parser,
-        "  barfs mw /mnt/bar/bus/0000:01:00.0/bar0 0x104 0x1\n"
-        "  barfs mw -w demo:bar0 0x1100 0xcafe 0xf00d\n",
+        "barfs mw /mnt/bar/bus/0000:01:00.0/bar0 0x104 0x1",
+        "barfs mw -w demo:bar0 0x1100 0xcafe 0xf00d",
+        details="Nothing is read back.",
     )
     parser.add_argument("offset", metavar="OFFSET", help="of the first register, in bytes")
     parser.add_argument(
@@ -206,8 +213,9 @@ def _mask_and_value(choice: argparse.Namespace) -> tuple[int, int, int]:
 def add_rmw(parser: argparse.ArgumentParser) -> None:
     _add_common(
         parser,
-        "  barfs rmw /mnt/bar/bus/0000:01:00.0/bar0 0x10 0xff00 0x1200\n"
-        "  barfs rmw demo:bar0 0x1100[15:8] 0x12\n",
+        "barfs rmw /mnt/bar/bus/0000:01:00.0/bar0 0x10 0xff00 0x1200",
+        "barfs rmw demo:bar0 '0x1100[15:8]' 0x12",
+        details="One read, then one write; prints the value before and after.",
     )
     _add_mask_and_value(parser)
     parser.set_defaults(run=_rmw)
@@ -235,8 +243,9 @@ def _rmw(choice: argparse.Namespace) -> int:
 def add_poll(parser: argparse.ArgumentParser) -> None:
     _add_common(
         parser,
-        "  barfs poll /mnt/bar/bus/0000:01:00.0/bar0 0x10 0x1 0x1 --timeout 2\n"
-        "  barfs poll demo:bar0 0x8[3:0] 5\n",
+        "barfs poll /mnt/bar/bus/0000:01:00.0/bar0 0x10 0x1 0x1 --timeout 2",
+        "barfs poll demo:bar0 '0x8[3:0]' 5",
+        details="Reads about every millisecond; fails when the time is over.",
     )
     _add_mask_and_value(parser)
     parser.add_argument(

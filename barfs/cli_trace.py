@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from barfs.cli_help import explain
 from barfs.errors import UsageError
 from barfs.fusermount import MountError, MountInfo, barfs_mounts
 from barfs.ranges import parse_range
@@ -26,11 +27,11 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "range", metavar="RANGE", nargs="?", help="of offsets, as for barfs md; default: all"
     )
-    parser.epilog = (
-        "The mount was made with -o trace=FILE. Ends with the mount.\n\n"
-        "examples:\n"
-        "  barfs trace /mnt/bar\n"
-        "  barfs trace /mnt/bar/bus/0000:01:00.0/bar0 0x100-0x13f\n"
+    explain(
+        parser,
+        "barfs trace /mnt/bar",
+        "barfs trace /mnt/bar/bus/0000:01:00.0/bar0 0x100-0x13f",
+        details="The mount was made with -o trace=FILE. Ends when the mount does.",
     )
     parser.set_defaults(run=_trace)
 

@@ -56,6 +56,13 @@ class Options:
     it whole). `policy`: the ranges that may not be written or touched. `vfio`: the way into kernel
     VFIO; `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access. Raises
     UsageError for values that are none of these.
+
+        >>> Options(width=8, timeout=0.5).mapping
+        'separate'
+        >>> Options(width=3)
+        Traceback (most recent call last):
+            ...
+        barfs.errors.UsageError: width=3: the width is 1, 2, 4 or 8 bytes
     """
 
     mapping: MappingMode = "separate"
@@ -95,6 +102,20 @@ class Region:
 
     `readable`, `writable`: whether any part can be, by the device and the options; a policy does
     not change what can be opened.
+
+        >>> import barfs
+        >>> device = barfs.open("demo")
+        >>> bar0 = device["bar0"]
+        >>> bar0
+        <bar0 of ffff:00:00.0, 0x10000 bytes>
+        >>> bar0.read(0x1000, 4), bar0.write(0x1000, b"BARF"), hex(bar0.read32(0x1000))
+        (b'barf', 4, '0x46524142')
+        >>> bar0.read32(0x2)
+        Traceback (most recent call last):
+            ...
+        barfs.errors.InvalidAccess: bar0+0x2 (4 bytes): width or alignment not possible here
+        >>> device.close()
+        True
     """
 
     def __init__(
@@ -189,6 +210,15 @@ class Device:
 
     Takes over `backend` and closes it, also when the constructor fails. Raises DeviceError when
     the device cannot be described.
+
+        >>> import barfs
+        >>> with barfs.open("demo", mapping="contiguous") as device:
+        ...     print({name: hex(device[name].size) for name in device if name != "config"})
+        {'bar0': '0x10000', 'bar2': '0x100000', 'bar4': '0x40', 'rom': '0x1000'}
+        >>> device["bar1"]
+        Traceback (most recent call last):
+            ...
+        barfs.errors.UsageError: ffff:00:00.0 has no bar1; it has bar0, bar2, bar4, rom, config
     """
 
     def __init__(self, backend: Backend, options: Options | None = None) -> None:
