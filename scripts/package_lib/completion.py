@@ -33,6 +33,8 @@ def _own(name: str) -> dict[str, str]:
 
 
 COMPLETERS = {
+    "A": shtab.FILE,
+    "B": shtab.FILE,
     "BDF": _own("addresses"),
     "DESCRIPTION.toml": shtab.FILE,
     "DEVICE": _own("devices"),
@@ -41,6 +43,7 @@ COMPLETERS = {
     "MOUNTPOINT": shtab.DIRECTORY,
     "OPTIONS": _own("options"),
     "PATH": shtab.FILE,
+    "PLACE": shtab.FILE,
     "REGION": _own("regions"),
     "USER": _own("users"),
 }

@@ -7,15 +7,18 @@ A line `@name@` in such a file stands for a list that has its one place elsewher
     @options@       the words of -o, from barfs.options
     @description@   the format of a device's description, from the docstring that documents it
     @policy@        likewise the format of a policy
+    @dump@          likewise the format of a dump
 """
 
 import argparse
+import itertools
 import re
 import subprocess
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import barfs.dump
 import barfs.policy
 import barfs.vfio_user.description
 from barfs.cli import make_parser
@@ -89,9 +92,10 @@ def _documented(docstring: str | None) -> Iterator[str]:
     """What stands between the title of a docstring and its rules: text, and literal where it is
     indented."""
     body = textwrap.dedent((docstring or "").partition("\n")[2].partition("\nRule 1:")[0])
-    for paragraph in re.split(r"\n\n(?=\S)|(?<=\S)\n\n(?=\S)", body.strip("\n")):
-        indented = paragraph.startswith(" ")
-        yield literal(paragraph) if indented else plain(paragraph)
+    paragraphs = body.strip("\n").split("\n\n")
+    for indented, group in itertools.groupby(paragraphs, lambda text: text.startswith(" ")):
+        text = "\n\n".join(group)
+        yield literal(text) if indented else plain(text)
 
 
 def _fill(text: str) -> str:
@@ -99,6 +103,7 @@ def _fill(text: str) -> str:
         "@commands@": _commands(),
         "@options@": _options(),
         "@description@": _documented(barfs.vfio_user.description.__doc__),
+        "@dump@": _documented(barfs.dump.__doc__),
         "@policy@": _documented(barfs.policy.__doc__),
     }
     return "\n".join("\n\n".join(lists.get(line, [line])) for line in text.split("\n"))
