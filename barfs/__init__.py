@@ -3,8 +3,12 @@
 
     >>> import barfs
     >>> with barfs.open("demo") as device:
-    ...     hex(device["bar0"].read32(0))
-    '0x...'
+    ...     print(*device)
+    ...     bar0 = device["bar0"]
+    ...     bar0.write32(0x4, 0x0BADC0DE)
+    ...     print(hex(bar0.read32(0x4)), hex(bar0.read16(0x4)), bar0.read(0x0, 4))
+    bar0 bar2 bar4 rom config
+    0xbadc0de 0xc0de b'barf'
 
 Offsets and counts are bytes in the region; values are integers of the device's little-endian
 registers. Errors are `BarfsError` and its children.
@@ -68,6 +72,7 @@ def open(
     vfio: VfioPath = "auto",
     guard: bool = False,
     policy: str | _PathLike[str] | None = None,
+    trace: str | _PathLike[str] | None = None,
 ) -> Device:
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
 
@@ -75,7 +80,13 @@ def open(
     the kernel reset it. For the choices see `Options`; `policy` is a file (`barfs.policy`). Raises
     UsageError for a bad name or choice and DeviceError, saying what stands in the way, for the
     rest.
+
+        >>> with open("demo", read_only=True) as device:
+        ...     device["bar0"].write32(0x4, 1)
+        Traceback (most recent call last):
+            ...
+        barfs.errors.AccessDenied: bar0+0x4 (4 bytes): not permitted here
     """
     rules = _EVERYTHING if policy is None else _AccessPolicy.load(policy)
-    options = Options(mapping, width, msix, read_only, timeout, vfio, guard, rules)
+    options = Options(mapping, width, msix, read_only, timeout, vfio, guard, rules, trace)
     return _open_device(_DeviceName.parse(device), options)

@@ -36,6 +36,12 @@ class DeviceName:
     socket: str = ""
     token: UUID | None = None
 
+    @property
+    def opened(self) -> str:
+        """What to tell a user who did not ask for the device to be opened."""
+        reset = ": the kernel may reset it" if self.kind == "pci" else ""
+        return f"opened {self.source}{reset}"
+
     @classmethod
     def parse(cls, text: str) -> "DeviceName":
         """Raises UsageError for a text that names no device."""

@@ -65,7 +65,9 @@ class Bus:
 
     def _describe(self) -> None:
         sources = {str(device.bdf): device.source for device in self._gates}
-        inode = self._tree.set_info(MountInfo(os.getpid(), sources).to_text())
+        traces = [device.options.trace for device in self._gates if device.options.trace]
+        info = MountInfo(os.getpid(), sources, os.fspath(traces[0]) if traces else None)
+        inode = self._tree.set_info(info.to_text())
         if self._watching:
             # The kernel keeps sizes until it is told.
             pyfuse3.invalidate_inode(inode)

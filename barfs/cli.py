@@ -17,10 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from barfs.attach import DeviceName, attach, open_device
+from barfs.attach import DeviceName, attach
 from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind
+from barfs.cli_dump import add_diff, add_dump
+from barfs.cli_help import add_options, explain
+from barfs.cli_registers import add_md, add_mw, add_poll, add_rmw
+from barfs.cli_trace import add_trace
 from barfs.daemon import run_in_background
-from barfs.device import Options
+from barfs.dump import Dump
 from barfs.errors import BarfsError, UsageError
 from barfs.fusermount import (
     GRACE,
@@ -28,45 +32,23 @@ from barfs.fusermount import (
     MountInfo,
     barfs_mounts,
     check_mountpoint,
-    find_device,
     unmount,
 )
-from barfs.layout import Layout, dump_json
+from barfs.layout import dump_json
 from barfs.logs import log_to_stderr, tell_error
 from barfs.options import parse_options
 from barfs.pci import region_index
+from barfs.replica import facts_of
 from barfs.service import ServiceManager
+from barfs.snapshot import source_of
 from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.description import load
 from barfs.vfio_user.device import SoftwareDevice
+from barfs.vfio_user.facts import DeviceFacts
 from barfs.vfio_user.server import serve as serve_device
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-
-_OPTIONS_HELP = """\
-options for -o:
-  ro                        nothing can be written
-  width=1|2|4|8             how longer or misaligned requests are cut (default 4)
-  mapping=separate|contiguous|off
-                            map each window, or the windows in the BAR's shape, or use pread only
-  msix=map|carve            carve takes the MSI-X table's pages out of the windows
-  vfio=auto|cdev|group|noiommu
-                            the way into kernel VFIO (default auto: cdev, or else the group)
-  guard                     refuse a request that is not one aligned access of 1, 2, 4 or 8 bytes
-  policy=FILE               ranges that may not be written, or not be touched (TOML)
-  timeout=SECONDS           how long one request may take (default 5)
-  allow_other               let other users in (needs user_allow_other in /etc/fuse.conf)
-  uid=, gid=, umask=        owner and permissions of the files (default: you, 0600)
-"""
-
-_MOUNT_EXAMPLES = """\
-examples:
-  barfs mount 0000:01:00.0 /mnt/bar
-  barfs mount -f -o ro,width=8 01:00.0 02:00.0 ~/bar
-  barfs mount vfio-user:/run/device.sock ~/bar
-  barfs mount --all /mnt/bar
-"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,7 +60,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
+    parser = make_parser()
     # `mount -t fuse.barfs` and fstab call `barfs DEVICE MOUNTPOINT -o ...`.
     if len(words) >= 2 and words[0] not in _COMMANDS and not words[0].startswith("-"):
         words.insert(0, "mount")
@@ -102,8 +84,13 @@ def _exit_code(run: Callable[[], int]) -> int:
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="barfs", description="The BARs of PCI devices as files, through VFIO.")
+def make_parser() -> argparse.ArgumentParser:
+    """The command line; help, manuals and completion are made from it."""
+    parser = _Parser(
+        prog="barfs",
+        description="The BARs of PCI devices as files, through VFIO.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     version = importlib.metadata.version("barfs")
     parser.add_argument("--version", action="version", version=f"barfs {version}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -116,19 +103,24 @@ def _parser() -> argparse.ArgumentParser:
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
         )
+    explain(
+        parser,
+        "barfs demo ~/bar",
+        "barfs list",
+        "barfs mount 0000:01:00.0 ~/bar",
+        "barfs umount ~/bar",
+        details="barfs COMMAND --help says more of each command. barfs DEVICE MOUNTPOINT is "
+        "barfs mount, as mount(8) and fstab call it.",
+    )
     return parser
 
 
-def _add_mount_options(parser: argparse.ArgumentParser, examples: str = "") -> None:
+def _add_foreground(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
-    parser.add_argument(
-        "-o", dest="options", metavar="OPTIONS", action="append", default=[], help="see below"
-    )
-    parser.epilog = _OPTIONS_HELP + ("\n" + examples if examples else "")
 
 
 def _add_mount(parser: argparse.ArgumentParser) -> None:
-    _add_mount_options(parser, _MOUNT_EXAMPLES)
+    _add_foreground(parser)
     parser.add_argument(
         "devices",
         metavar="DEVICE",
@@ -139,6 +131,16 @@ def _add_mount(parser: argparse.ArgumentParser) -> None:
         "--all", action="store_true", help="every device of a VFIO driver, also those to come"
     )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="an empty directory")
+    add_options(parser)
+    explain(
+        parser,
+        "barfs mount 0000:01:00.0 /mnt/bar",
+        "barfs mount -f -o ro,width=8 01:00.0 02:00.0 ~/bar",
+        "barfs mount vfio-user:/run/device.sock ~/bar",
+        "barfs mount --all -o guard /mnt/bar",
+        details="Returns once the mount answers; the mount goes on in the background. Its devices "
+        "are opened at its start and held until its end; the kernel resets them at both.",
+    )
     parser.set_defaults(run=_mount)
 
 
@@ -172,7 +174,10 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
 
 
 def _add_umount(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
+    parser.add_argument(
+        "mountpoint", metavar="MOUNTPOINT", type=Path, help="where barfs has mounted devices"
+    )
+    explain(parser, "barfs umount ~/bar")
     parser.set_defaults(run=_umount)
 
 
@@ -206,6 +211,14 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", metavar="DEVICE", help="as for barfs mount")
     parser.add_argument("region", metavar="REGION", nargs="?", help="bar0, rom, config, ...")
     parser.add_argument("--json", action="store_true", help="a JSON list, plain integers")
+    explain(
+        parser,
+        "barfs layout demo bar0",
+        "barfs layout --json 0000:01:00.0",
+        "barfs layout vfio-user:/run/device.sock",
+        details="A device in a mount of barfs is not touched for it. Another one is opened, and "
+        "the kernel may reset it.",
+    )
     parser.set_defaults(run=_layout)
 
 
@@ -213,7 +226,8 @@ def _layout(choice: argparse.Namespace) -> int:
     name = DeviceName.parse(choice.device)
     if choice.region is not None:
         region_index(choice.region)
-    layouts = _layouts(name)
+    with source_of(name, lambda line: print(line, file=sys.stderr)) as source:
+        layouts = source.layouts
     if choice.region is not None:
         if choice.region not in layouts:
             raise UsageError(f"{name.source} has no {choice.region}; it has {', '.join(layouts)}")
@@ -225,23 +239,8 @@ def _layout(choice: argparse.Namespace) -> int:
     return 0
 
 
-def _layouts(name: DeviceName) -> dict[str, Layout]:
-    """From the mount that holds the device, or else from the device, opened for it."""
-    directory = find_device(name.source)
-    if directory is None:
-        with open_device(name, Options()) as device:
-            if name.kind == "pci":
-                print(f"opened {name.source}: the kernel may reset it", file=sys.stderr)
-            return {region: device[region].layout for region in device}
-    try:
-        files = sorted(directory.glob("*.layout"), key=lambda file: region_index(file.stem))
-        return {file.stem: Layout.from_text(file.read_text()) for file in files}
-    except OSError as error:
-        raise MountError(f"{directory} is mounted but cannot be read: {error.strerror}") from error
-
-
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    _add_mount_options(parser)
+    _add_foreground(parser)
     parser.add_argument(
         "mountpoint",
         metavar="MOUNTPOINT",
@@ -249,6 +248,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="default: a new directory, served in the foreground until ^C",
     )
+    add_options(parser)
+    explain(parser, "barfs demo", "barfs demo ~/bar", "barfs demo -o width=8,mapping=off ~/bar")
     parser.set_defaults(run=_demo)
 
 
@@ -275,6 +276,18 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the device (default: the demo device)",
     )
+    parser.add_argument(
+        "--from", dest="dump", metavar="FILE", type=Path, help="a device as barfs dump saved it"
+    )
+    explain(
+        parser,
+        "barfs serve --socket /run/device.sock",
+        "barfs serve --socket /run/device.sock --log - device.toml",
+        "barfs serve --from card.dump",
+        details="Serves one client after the other until SIGTERM or ^C; the contents of the "
+        "device stay meanwhile. Without --socket it listens on /run/barfs.sock as root, else on "
+        "$XDG_RUNTIME_DIR/barfs.sock.",
+    )
     parser.set_defaults(run=_serve)
 
 
@@ -286,7 +299,7 @@ def _default_socket() -> Path:
 
 def _serve(choice: argparse.Namespace) -> int:
     socket = choice.socket or _default_socket()
-    facts = None if choice.description is None else load(choice.description)
+    facts = _facts(choice)
     with contextlib.ExitStack() as stack:
         record = None
         if choice.log == "-":
@@ -298,6 +311,16 @@ def _serve(choice: argparse.Namespace) -> int:
         message = f"listening; mount it: barfs mount vfio-user:{socket} MOUNTPOINT"
         serve_device(device, str(socket), lambda: print(message, flush=True))
     return 0
+
+
+def _facts(choice: argparse.Namespace) -> DeviceFacts | None:
+    """The device to serve; None: the demo device."""
+    if choice.description is not None and choice.dump is not None:
+        raise UsageError("it is barfs serve DESCRIPTION.toml, or barfs serve --from FILE")
+    if choice.dump is not None:
+        with Dump(choice.dump) as dump:
+            return facts_of(dump)
+    return None if choice.description is None else load(choice.description)
 
 
 def _open_log(path: str) -> TextIO:
@@ -321,6 +344,13 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "layout": (_add_layout, "show which parts of a device's regions are windows and gaps"),
     "demo": (_add_demo, "mount the built-in software device"),
     "serve": (_add_serve, "run a software device that vfio-user clients can use"),
+    "md": (add_md, "display registers"),
+    "mw": (add_mw, "write registers"),
+    "rmw": (add_rmw, "read a register, and write it with some bits changed"),
+    "poll": (add_poll, "read a register until some of its bits have a value"),
+    "dump": (add_dump, "save what a device's regions hold"),
+    "diff": (add_diff, "show the registers that differ between two dumps"),
+    "trace": (add_trace, "follow the accesses of a mount"),
     "list": (add_list, "show the machine's PCI devices and what stands between them and a mount"),
     "bind": (add_bind, "give devices to a VFIO driver, and their nodes to a user"),
     "unbind": (add_unbind, "give devices back to the drivers that they had"),

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from barfs import listing
 from barfs.binding import VFIO_PCI, Binder, Hands, Owner, Step
+from barfs.cli_help import explain
 from barfs.doctor import Doctor
 from barfs.errors import UsageError
 from barfs.fusermount import mounted_devices
@@ -22,6 +23,13 @@ EXIT_FAILED = 1
 
 def add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="a JSON list, plain integers")
+    explain(
+        parser,
+        "barfs list",
+        "barfs list --json",
+        details="A line for each function: its ids, its driver, its IOMMU group, where barfs has "
+        "mounted it, and why it could not be mounted as it is.",
+    )
     parser.set_defaults(run=_list)
 
 
@@ -50,11 +58,21 @@ def add_bind(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="even what a file system, swap or the network is on"
     )
+    explain(
+        parser,
+        "barfs bind --user alice 0000:01:00.0",
+        "barfs bind --dry-run 01:00.0 01:00.1",
+        "barfs bind --driver nvgrace_gpu_vfio_pci --group vfio 0000:01:00.0",
+        details="Refuses bridges, devices without an IOMMU group, and devices that carry a mounted "
+        "file system, swap or the default route. The binding lasts until barfs unbind or the next "
+        "boot.",
+    )
     parser.set_defaults(run=_bind)
 
 
 def add_unbind(parser: argparse.ArgumentParser) -> None:
     _add_binding(parser)
+    explain(parser, "barfs unbind 0000:01:00.0", "barfs unbind --dry-run 01:00.0 01:00.1")
     parser.set_defaults(run=_unbind)
 
 
@@ -115,6 +133,12 @@ def _group(text: str | None) -> int | None:
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bdf", metavar="BDF", nargs="?", help="default: every device that VFIO has")
+    explain(
+        parser,
+        "barfs doctor",
+        "barfs doctor 0000:01:00.0",
+        details="A line for each finding; the exit code is 1 where one of them is a FAIL.",
+    )
     parser.set_defaults(run=_doctor)
 
 

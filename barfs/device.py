@@ -15,6 +15,7 @@ import select
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from types import TracebackType
 from typing import Literal, Self
 
@@ -53,7 +54,15 @@ class Options:
     request may take. `guard`: a request that is not one aligned access of 1, 2, 4 or 8 bytes is
     refused (but reads of configuration space are not: they have no side effects, and pciutils reads
     it whole). `policy`: the ranges that may not be written or touched. `vfio`: the way into kernel
-    VFIO; `noiommu` leaves DMA unconfined. Raises UsageError for values that are none of these.
+    VFIO; `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access. Raises
+    UsageError for values that are none of these.
+
+        >>> Options(width=8, timeout=0.5).mapping
+        'separate'
+        >>> Options(width=3)
+        Traceback (most recent call last):
+            ...
+        barfs.errors.UsageError: width=3: the width is 1, 2, 4 or 8 bytes
     """
 
     mapping: MappingMode = "separate"
@@ -64,6 +73,7 @@ class Options:
     vfio: VfioPath = "auto"
     guard: bool = False
     policy: AccessPolicy = EVERYTHING
+    trace: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.mapping not in ("separate", "contiguous", "off"):
@@ -92,6 +102,20 @@ class Region:
 
     `readable`, `writable`: whether any part can be, by the device and the options; a policy does
     not change what can be opened.
+
+        >>> import barfs
+        >>> device = barfs.open("demo")
+        >>> bar0 = device["bar0"]
+        >>> bar0
+        <bar0 of ffff:00:00.0, 0x10000 bytes>
+        >>> bar0.read(0x1000, 4), bar0.write(0x1000, b"BARF"), hex(bar0.read32(0x1000))
+        (b'barf', 4, '0x46524142')
+        >>> bar0.read32(0x2)
+        Traceback (most recent call last):
+            ...
+        barfs.errors.InvalidAccess: bar0+0x2 (4 bytes): width or alignment not possible here
+        >>> device.close()
+        True
     """
 
     def __init__(
@@ -186,6 +210,15 @@ class Device:
 
     Takes over `backend` and closes it, also when the constructor fails. Raises DeviceError when
     the device cannot be described.
+
+        >>> import barfs
+        >>> with barfs.open("demo", mapping="contiguous") as device:
+        ...     print({name: hex(device[name].size) for name in device if name != "config"})
+        {'bar0': '0x10000', 'bar2': '0x100000', 'bar4': '0x40', 'rom': '0x1000'}
+        >>> device["bar1"]
+        Traceback (most recent call last):
+            ...
+        barfs.errors.UsageError: ffff:00:00.0 has no bar1; it has bar0, bar2, bar4, rom, config
     """
 
     def __init__(self, backend: Backend, options: Options | None = None) -> None:
@@ -196,7 +229,10 @@ class Device:
         self.regions: dict[str, Region] = {}
         self._backend = backend
         self._closing = threading.Lock()
+        self._trace: native.Trace | None = None
         try:
+            if self.options.trace is not None:
+                self._trace = native.Trace(self.options.trace, str(self.bdf))
             self.attributes = self._discover()
         except BaseException:
             self.close()
@@ -264,6 +300,9 @@ class Device:
             for region in self.regions.values():
                 region.unmap()
             self._backend.close()
+            if self._trace is not None:
+                self._trace.close()
+                self._trace = None
         return True
 
     def _discover(self) -> dict[str, str]:
@@ -339,6 +378,7 @@ class Device:
             guard_writes=self.options.guard,
             name=layout.region,
             timeout=self.options.timeout,
+            trace=self._trace,
         )
         region = Region(layout, table, list(mapper.mappings.values()), mapper.reservation)
         self.regions[layout.region] = region

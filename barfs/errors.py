@@ -37,6 +37,14 @@ class AccessError(BarfsError):
 
     `region` is the region's name, `offset` the byte in the region where the first failed access
     begins, `width` its size in bytes (for a request: the count of bytes asked for).
+
+        >>> import barfs
+        >>> with barfs.open("demo") as device:
+        ...     try:
+        ...         device["rom"].write8(0, 1)
+        ...     except AccessError as error:
+        ...         print(error.region, error.offset, error.width, error)
+        rom 0 1 rom+0x0 (1 bytes): not permitted here
     """
 
     summary = "access failed"

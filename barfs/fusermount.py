@@ -11,6 +11,7 @@ the descriptor of `/dev/fuse` comes back.
 
 import array
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -247,13 +248,15 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MountInfo:
-    """What a mount says of itself in its hidden `.barfs`: its process, its devices by BDF."""
+    """What a mount says of itself in its hidden `.barfs`: its process, the sources of its devices
+    by BDF, and the file of its trace."""
 
     pid: int
     devices: dict[str, str]
+    trace: str | None = None
 
     def to_text(self) -> str:
-        return json.dumps({"pid": self.pid, "devices": self.devices}) + "\n"
+        return json.dumps(dataclasses.asdict(self)) + "\n"
 
     @classmethod
     def read(cls, mountpoint: Path) -> "MountInfo | None":
@@ -269,7 +272,7 @@ class MountInfo:
     def _ask(cls, mountpoint: Path) -> "MountInfo | None":
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             data = json.loads((mountpoint / ".barfs").read_text())
-            return cls(int(data["pid"]), dict(data["devices"]))
+            return cls(int(data["pid"]), dict(data["devices"]), data["trace"])
         return None
 
 

@@ -6,8 +6,10 @@ Rule 2: words that mount(8) and fstab hand to every file system are accepted and
 """
 
 import grp
+import os
 import pwd
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from barfs.device import Options
@@ -43,20 +45,114 @@ def _umask(text: str) -> int:
     return value
 
 
-_FLAGS = {"ro": "read_only", "allow_other": "allow_other", "guard": "guard"}
-_VALUES: dict[str, tuple[Callable[[str], Any], str]] = {
-    "width": (int, "1, 2, 4 or 8"),
-    "mapping": (str, "separate, contiguous or off"),
-    "msix": (str, "map or carve"),
-    "vfio": (str, "auto, cdev, group or noiommu"),
-    "timeout": (_seconds, "a positive number of seconds"),
-    "policy": (AccessPolicy.load, "a file of rules"),
-    "uid": (_user, "a user's name or number"),
-    "gid": (_group, "a group's name or number"),
-    "umask": (_umask, "an octal number like 027"),
-}
-_OF_DEVICES = ("width", "mapping", "msix", "timeout", "vfio", "guard", "policy")
-_OF_MOUNTS = ("allow_other", "uid", "gid", "umask")
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A word of `-o`, `name` or `name=VALUE`: what reads it, and what help and manual say of it.
+
+    `value` is what may stand there, "" for a word without one; `field` is where it goes in
+    `Options` or `MountOptions`, `expected` how an error describes what should have stood there.
+    """
+
+    name: str
+    value: str
+    text: str
+    places: tuple[type, ...] = (Options,)
+    read: Callable[[str], Any] = str
+    expected: str = ""
+    field: str = ""
+
+    @property
+    def target(self) -> str:
+        return self.field or self.name
+
+    @property
+    def usage(self) -> str:
+        return f"{self.name}={self.value}" if self.value else self.name
+
+
+_MOUNT = (MountOptions,)
+
+OPTIONS = (
+    Option("ro", "", "nothing can be written", (Options, MountOptions), field="read_only"),
+    Option(
+        "width",
+        "1|2|4|8",
+        "how longer or misaligned requests are cut (default 4)",
+        read=int,
+        expected="1, 2, 4 or 8",
+    ),
+    Option(
+        "mapping",
+        "separate|contiguous|off",
+        "map each window, or the windows in the BAR's shape, or use pread only (default separate)",
+        expected="separate, contiguous or off",
+    ),
+    Option(
+        "msix",
+        "map|carve",
+        "carve takes the pages of the MSI-X table out of the windows (default map)",
+        expected="map or carve",
+    ),
+    Option(
+        "vfio",
+        "auto|cdev|group|noiommu",
+        "the way into kernel VFIO (default auto: cdev, or else the group)",
+        expected="auto, cdev, group or noiommu",
+    ),
+    Option("guard", "", "refuse a request that is not one aligned access of 1, 2, 4 or 8 bytes"),
+    Option(
+        "policy",
+        "FILE",
+        "ranges that may not be written, or not be touched (TOML)",
+        read=AccessPolicy.load,
+        expected="a file of rules",
+    ),
+    Option(
+        "trace",
+        "FILE",
+        "a line for each access, which barfs trace follows",
+        read=os.path.abspath,
+        expected="a file",
+    ),
+    Option(
+        "timeout",
+        "SECONDS",
+        "how long one request may take (default 5)",
+        read=_seconds,
+        expected="a positive number of seconds",
+    ),
+    Option(
+        "allow_other",
+        "",
+        "let other users in (needs user_allow_other in /etc/fuse.conf)",
+        _MOUNT,
+    ),
+    Option(
+        "uid",
+        "USER",
+        "who owns the files (default: you)",
+        _MOUNT,
+        _user,
+        "a user's name or number",
+    ),
+    Option(
+        "gid",
+        "GROUP",
+        "whose group the files have (default: yours)",
+        _MOUNT,
+        _group,
+        "a group's name or number",
+    ),
+    Option(
+        "umask",
+        "OCTAL",
+        "permissions that no file has (default: region files are 0600)",
+        _MOUNT,
+        _umask,
+        "an octal number like 027",
+    ),
+)
+_BY_NAME = {option.name: option for option in OPTIONS}
 
 
 def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
@@ -74,24 +170,29 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
             continue
         if found.setdefault(name, value) != value:
             raise UsageError(f"option {name} is given twice, as {found[name]} and {value}")
-    ours = {name: found[name] for name in _OF_DEVICES if name in found}
-    theirs = {name: found[name] for name in _OF_MOUNTS if name in found}
-    read_only = "read_only" in found
-    return Options(**ours, read_only=read_only), MountOptions(**theirs, read_only=read_only)
+    ours, theirs = (
+        {
+            option.target: found[option.name]
+            for option in OPTIONS
+            if place in option.places and option.name in found
+        }
+        for place in (Options, MountOptions)
+    )
+    return Options(**ours), MountOptions(**theirs)
 
 
 def _read_word(word: str) -> tuple[str | None, Any]:
-    """One option as (field, value); (None, None) for a word that means nothing here."""
+    """One option as (name, value); (None, None) for a word that means nothing here."""
     name, equals, text = word.partition("=")
     if name.startswith("x-") or word in _FROM_MOUNT:
         return None, None
-    if name in _FLAGS and not equals:
-        return _FLAGS[name], True
-    if name not in _VALUES or not equals:
-        known = ", ".join([*_FLAGS, *(f"{value}=" for value in _VALUES)])
+    option = _BY_NAME.get(name)
+    if option is None or bool(equals) != bool(option.value):
+        known = ", ".join(f"{option.name}=" if option.value else option.name for option in OPTIONS)
         raise UsageError(f"unknown option {word!r}; the options are {known}")
-    read, expected = _VALUES[name]
+    if not option.value:
+        return name, True
     try:
-        return name, read(text)
+        return name, option.read(text)
     except (ValueError, KeyError, OverflowError):
-        raise UsageError(f"{word}: {name} is {expected}") from None
+        raise UsageError(f"{word}: {name} is {option.expected}") from None

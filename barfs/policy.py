@@ -60,7 +60,13 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """Rules in their order; none of them: everything is permitted."""
+    """Rules in their order; none of them: everything is permitted.
+
+    >>> rule = {"region": "bar0", "range": "0x100+0x40", "access": "none"}
+    >>> policy = AccessPolicy.from_toml({"rule": [rule]})
+    >>> policy.restrictions(["0000:01:00.0"], {"bar0": 0x1000, "bar2": 0x1000})
+    {'bar0': (Restriction(start=256, end=320, permission='none'),)}
+    """
 
     rules: tuple[Rule, ...] = ()
 

@@ -146,13 +146,12 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(folder: Path, description: Path | None = None, name: str = "device") -> Iterator[Served]:
+def served(folder: Path, *description: Path | str, name: str = "device") -> Iterator[Served]:
     """Run a software device, the demo device by default, in a process of its own."""
     socket = folder / f"{name}.sock"
     log = folder / f"{name}.log"
-    arguments = [str(description)] if description else []
     process = subprocess.Popen(
-        [*BARFS, "serve", "--socket", str(socket), "--log", str(log), *arguments],
+        [*BARFS, "serve", "--socket", str(socket), "--log", str(log), *map(str, description)],
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,

@@ -15,6 +15,7 @@ from barfs.native.mapping import PAGE_SIZE, Mapping, Reservation
 from barfs.native.occupancy import Control, Occupancy
 from barfs.native.segment import Call, Descriptor, Memory, Refused, Segment, Target
 from barfs.native.table import Readable, Table, Writable
+from barfs.native.trace import Trace
 
 __all__ = [
     "PAGE_SIZE",
@@ -32,6 +33,7 @@ __all__ = [
     "Segment",
     "Table",
     "Target",
+    "Trace",
     "Writable",
     "arm_guard",
     "errno_of",

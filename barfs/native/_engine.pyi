@@ -42,6 +42,7 @@ class _Lib:
     BARFS_GUARD_READS: int
     BARFS_GUARD_WRITES: int
     BARFS_OPEN: Literal[2]
+    BARFS_MOST_TRACE_NAME: int
 
     PROT_NONE: int
     PROT_READ: int

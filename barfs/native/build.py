@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Builds `barfs.native._engine` from the C beside it, by cffi's API mode.
 
+What else setuptools has to be told in Python stands at the end.
+
 Rule 1: setuptools loads this file by its path while the package is not importable yet: it imports
         nothing of barfs.
 Rule 2: what is declared here is what Python may touch; the compiler checks it against the headers.
@@ -11,6 +13,7 @@ from pathlib import Path
 from cffi import FFI
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
 
@@ -36,6 +39,8 @@ struct barfs_segment {
     void *context;
 };
 struct barfs_occupancy { ...; };
+#define BARFS_MOST_TRACE_NAME ...
+struct barfs_trace { int fd; char name[...]; ...; };
 struct barfs_range { uint64_t start, end; };
 struct barfs_ranges { uint64_t count; const struct barfs_range *ranges; };
 struct barfs_table {
@@ -46,6 +51,7 @@ struct barfs_table {
     uint64_t segment_count;
     const struct barfs_segment *segments;
     struct barfs_ranges denied[2];
+    struct barfs_trace *trace;
 };
 struct barfs_control { int64_t deadline_ns; ...; };
 
@@ -122,3 +128,15 @@ class BuildEngine(build_ext):
         ext.include_dirs = [*ext.include_dirs, str(HERE)]
         ext.extra_compile_args = [*ext.extra_compile_args, *COMPILE_FLAGS]
         super().build_extension(ext)
+
+
+class CompleteSource(sdist):
+    """sdist that has the tests and scripts with it, which setuptools leaves out by itself."""
+
+    def make_distribution(self) -> None:
+        for folder in (".ci", "scripts", "tests"):
+            self.filelist.graft(folder)
+        self.filelist.extend(["CHANGELOG.md", ".gitignore"])
+        for made in ("*.py[co]", "*.so", "*.o"):
+            self.filelist.global_exclude(made)
+        super().make_distribution()

@@ -232,7 +232,7 @@ static struct barfs_lane *choose_lane(const struct barfs_node *node, const struc
 /* A READ or WRITE of a region.  Returns whether the request was given away. */
 static bool transfer(struct barfs_gate *gate, const struct barfs_node *node, struct barfs_request *request)
 {
-    struct barfs_control none = {0};
+    struct barfs_control none = {.pid = request->control.pid};
     struct barfs_lane *lane;
     int64_t result;
 
@@ -325,6 +325,7 @@ static bool handle(struct barfs_gate *gate, struct barfs_request *request)
     const struct barfs_node *node;
 
     request->unique = header->unique;
+    request->control.pid = header->pid ? (int32_t)header->pid : BARFS_PID_UNKNOWN;
     if (header->len != request->length || request->length < needed_length(header->opcode)) {
         if (wants_answer(header->opcode))
             reply(gate, request->unique, -EIO, NULL, 0);

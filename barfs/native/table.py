@@ -19,6 +19,7 @@ from barfs.native.binding import ffi, lib
 from barfs.native.errnos import errno_of, error_from
 from barfs.native.occupancy import Control, Occupancy
 from barfs.native.segment import WIDTHS, Call, Descriptor, Memory, Segment, check_cover
+from barfs.native.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class Table:
     `width` is how longer or misaligned requests are cut (1, 2, 4, 8); `port`: the rules of an
     I/O-port BAR; `guard_reads`, `guard_writes`: a request that is not one aligned access of 1, 2, 4
     or 8 bytes is InvalidAccess; `name` goes into errors; `timeout`: seconds that a request may
-    take. Raises ValueError for segments that make no table.
+    take; `trace`: where its accesses are written down. Raises ValueError for segments that make no
+    table.
 
     Any number of threads may use it at once. Every method raises the `AccessError` that fits:
     BusFault, DeviceGone (also once the occupancy is closed), AccessTimeout, InvalidAccess,
@@ -73,6 +75,7 @@ class Table:
         guard_writes: bool = False,
         name: str = "region",
         timeout: float | None = None,
+        trace: Trace | None = None,
     ) -> None:
         if width not in WIDTHS:
             raise ValueError(f"width {width} is not 1, 2, 4 or 8")
@@ -85,6 +88,7 @@ class Table:
         self._single = port or guard_reads
         self._calls = any(isinstance(segment.target, Call) for segment in segments)
         self._kept: list[Any] = []  # what the C structures point to
+        traced = ffi.NULL if trace is None else trace.of_region(name)
         rows = ffi.new("struct barfs_segment[]", [self._row(segment) for segment in segments])
         self._table = ffi.new(
             "struct barfs_table *",
@@ -98,9 +102,10 @@ class Table:
                 "timeout_ns": 0 if timeout is None else max(1, int(timeout * 1e9)),
                 "segment_count": len(self.segments),
                 "segments": rows,
+                "trace": traced,
             },
         )
-        self._kept.append(rows)
+        self._kept += [rows, traced, trace]
 
     def __repr__(self) -> str:
         return f"<Table of {self.name}, {self.size:#x} bytes in {len(self.segments)} segments>"

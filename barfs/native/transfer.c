@@ -38,6 +38,21 @@ struct request {
     volatile uint32_t guarded_width; /* of the accesses that are under the guard now */
 };
 
+/* An access at `position` was tried, with `error` (0: it was done). */
+static void trace(const struct request *request, uint64_t position, uint32_t width, int kind, int error)
+{
+    if (request->table->trace == NULL || error == -EINTR)
+        return;
+    barfs_trace_access(request->table->trace,
+                       &(struct barfs_traced){.offset = position,
+                                              .data = request->buffer + (position - request->offset),
+                                              .width = width,
+                                              .pid = request->control->pid,
+                                              .direction = request->direction,
+                                              .kind = kind,
+                                              .error = error});
+}
+
 /* ---- Occupancy ---------------------------------------------------------------------------------- */
 
 static const unsigned CLOSED = 1u << 31;
@@ -205,7 +220,8 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
 static int walk_memory(struct request *request, const struct barfs_segment *segment, uint64_t end)
 {
     uint64_t cap = barfs_smaller(request->limit, segment->max_width);
-    uint64_t batch = request->control->deadline_ns == 0 ? BATCH_WITHOUT_CLOCK : 1;
+    uint64_t most = request->table->trace == NULL ? MOST_BETWEEN_LOOKS : 1;
+    uint64_t batch = request->control->deadline_ns == 0 ? barfs_smaller(BATCH_WITHOUT_CLOCK, most) : 1;
     int64_t before = 0;
 
     for (;;) {
@@ -220,11 +236,12 @@ static int walk_memory(struct request *request, const struct barfs_segment *segm
         if (error != 0)
             return error;
         if (now != 0 && before != 0)
-            batch = now - before < LONG_ACCESSES_NS ? barfs_smaller(batch * 2, MOST_BETWEEN_LOOKS) : 1;
+            batch = now - before < LONG_ACCESSES_NS ? barfs_smaller(batch * 2, most) : 1;
         before = now;
         width = widest(position, end, cap);
         access_memory(request, segment->base + (position - segment->start), width,
                       width == cap ? barfs_smaller(batch, (end - position) / width) : 1);
+        trace(request, position, width, BARFS_MEMORY, 0);
     }
 }
 
@@ -286,6 +303,7 @@ static int walk_singly(struct request *request, const struct barfs_segment *segm
             return error;
         width = widest(position, end, cap);
         error = access(request, segment, position, width);
+        trace(request, position, width, segment->kind, error);
         if (error != 0)
             return error < 0 ? error : -EIO;
         request->done += width;
@@ -368,6 +386,7 @@ static NOINLINE int guarded(struct request *request)
     if (sigsetjmp(request->guard.env, 0) == 0)
         return walk(request);
     request->done += barfs_guard_done(&request->guard) & ~(uint64_t)(request->guarded_width - 1);
+    trace(request, request->offset + request->done, request->guarded_width, BARFS_MEMORY, -EIO);
     return -EIO;
 }
 

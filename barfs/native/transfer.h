@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "guard.h"
+#include "trace.h"
 
 enum barfs_direction { BARFS_READ = 0, BARFS_WRITE = 1 };
 
@@ -83,6 +84,7 @@ struct barfs_table {
     uint64_t segment_count;
     const struct barfs_segment *segments; /* cover [0, size) in order, without gap or overlap */
     struct barfs_ranges denied[2];        /* by direction: no access touches any byte of these */
+    struct barfs_trace *trace;            /* NULL: off */
 };
 
 /* What may end a transfer early.  `stop` and the deadline are looked at before every
@@ -90,6 +92,7 @@ struct barfs_table {
 struct barfs_control {
     atomic_int stop;
     int64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
+    int32_t pid;         /* for the trace: whose request it is */
 };
 
 /* Transfer `count` bytes at `offset`.  Returns the bytes done (fewer at the end of the region, or when

@@ -70,7 +70,7 @@ def rig(folder: Path, *, options: str = "", text: str | None = None) -> Iterator
         description = folder / "device.toml"
         description.write_text(text)
     with (
-        served(folder, description) as server,
+        served(folder, *([description] if description else [])) as server,
         mounted(folder, server.name, "demo", options=options) as mount,
     ):
         server.accesses()

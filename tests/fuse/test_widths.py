@@ -52,7 +52,7 @@ class Watched:
 def watched(folder: Path, options: str, description: Path | None = None) -> Iterator[Watched]:
     width = next((int(o[6:]) for o in options.split(",") if o.startswith("width=")), 4)
     with (
-        served(folder, description) as server,
+        served(folder, *([description] if description else [])) as server,
         mounted(folder, server.name, options=options) as mount,
     ):
         server.accesses()

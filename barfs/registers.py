@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""One register at a time, in a mount's file or in a device that is opened for it.
+
+A FILE is a path (of a region in a mount; anything that `pread` works on will do), or
+`DEVICE:REGION` as in `0000:01:00.0:bar0`: that goes through the mount of barfs that holds the
+device, and otherwise opens it.
+
+Rule 1: `read` and `write` are one access of their width, never repeated; nothing is read back.
+Rule 2: a request that leaves the region or is misaligned is refused before the first access.
+"""
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from barfs.attach import DeviceName, open_device
+from barfs.device import Device, Options
+from barfs.errors import BarfsError, UsageError
+from barfs.fusermount import find_device
+from barfs.pci import region_index
+from barfs.ranges import parse_number
+
+
+class RegisterError(BarfsError):
+    """An access of a register that failed."""
+
+
+class Registers(Protocol):
+    """What has registers: `size` in bytes, integers of little-endian bytes."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, offset: int, width: int) -> int:
+        """One access of `width` bytes (1, 2, 4, 8). Raises BarfsError."""
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """One access, as `read`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: str
+    fd: int
+    size: int
+
+    def read(self, offset: int, width: int) -> int:
+        try:
+            data = os.pread(self.fd, width, offset)
+        except OSError as error:
+            raise self._error("read", offset, width, os.strerror(error.errno or 0)) from error
+        if len(data) != width:
+            raise self._error("read", offset, width, f"only {len(data)} bytes came")
+        return int.from_bytes(data, "little")
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        try:
+            done = os.pwrite(self.fd, value.to_bytes(width, "little"), offset)
+        except OSError as error:
+            raise self._error("write", offset, width, os.strerror(error.errno or 0)) from error
+        if done != width:
+            raise self._error("write", offset, width, f"only {done} bytes were taken")
+
+    def _error(self, what: str, offset: int, width: int, reason: str) -> RegisterError:
+        return RegisterError(f"{self.path}: {what} of {width} bytes at {offset:#x}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Region:
+    device: Device
+    name: str
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", self.device[self.name].size)
+
+    def read(self, offset: int, width: int) -> int:
+        return self.device[self.name].table.load(offset, width)
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        self.device[self.name].table.store(offset, width, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A FILE that was found: a path, or a device that nobody has mounted and its region."""
+
+    text: str
+    path: Path | None
+    device: DeviceName | None = None
+    region: str = ""
+
+    @classmethod
+    def find(cls, text: str) -> "Place":
+        """Raises UsageError for a text that is neither."""
+        if os.path.exists(text):
+            return cls(text, Path(text))
+        name, colon, region = text.rpartition(":")
+        try:
+            if not colon:
+                raise UsageError("no region")
+            region_index(region)
+            device = DeviceName.parse(name)
+        except UsageError:
+            raise UsageError(
+                f"{text}: neither a file nor DEVICE:REGION like 0000:01:00.0:bar0"
+            ) from None
+        directory = find_device(device.source)
+        if directory is None:
+            return cls(text, None, device, region)
+        if not (directory / region).exists():
+            raise UsageError(f"{device.source} has no {region}; see {directory}")
+        return cls(text, directory / region)
+
+    @contextlib.contextmanager
+    def open(self, flags: int, opened: Callable[[str], object]) -> Iterator[Registers]:
+        """Open it with `os.O_RDONLY`, `os.O_WRONLY` or `os.O_RDWR`.
+
+        `opened` is told in a line when a device had to be opened for it. Raises UsageError,
+        DeviceError, RegisterError.
+        """
+        if self.device is not None:
+            with open_device(self.device, Options()) as device:
+                opened(self.device.opened)
+                yield _Region(device, self.region)
+            return
+        assert self.path is not None
+        try:
+            fd = os.open(self.path, flags | os.O_CLOEXEC)
+        except OSError as error:
+            raise RegisterError(f"{self.path}: {error.strerror}") from error
+        try:
+            yield _File(str(self.path), fd, _size(self.path, fd))
+        finally:
+            os.close(fd)
+
+
+def _size(path: Path, fd: int) -> int:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path} is not a file of registers; name a region, like .../bar0")
+    return status.st_size
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """Bits `high` to `low` of a register, both inclusive, as in `0x10[15:8]`."""
+
+    high: int
+    low: int
+
+    @property
+    def mask(self) -> int:
+        return (1 << self.high + 1) - (1 << self.low)
+
+    def of(self, value: int) -> int:
+        return (value & self.mask) >> self.low
+
+    def __str__(self) -> str:
+        return f"[{self.high}:{self.low}]"
+
+
+_BITS = re.compile(r"(.*)\[([0-9]+)(?::([0-9]+))?\]")
+
+
+def split_bits(text: str, width: int) -> tuple[str, Bits | None]:
+    """`0x10[15:8]` as `0x10` and its bits, of a register of `width` bytes; `0x10[3]` is one bit.
+
+    Raises UsageError for bits that the register does not have.
+    """
+    match = _BITS.fullmatch(text)
+    if match is None:
+        return text, None
+    high = int(match[2])
+    bits = Bits(high, high if match[3] is None else int(match[3]))
+    if not bits.low <= bits.high < 8 * width:
+        raise UsageError(f"{text}: a register of {width} bytes has bits [{8 * width - 1}:0]")
+    return match[1], bits
+
+
+def parse_value(text: str, width: int) -> int:
+    """A value of `width` bytes; a negative one is its two's complement. Raises UsageError."""
+    value = -parse_number(text[1:]) if text.startswith("-") else parse_number(text)
+    if not -(1 << 8 * width - 1) <= value < 1 << 8 * width:
+        raise UsageError(f"{text} does not fit into {width} bytes")
+    return value & ((1 << 8 * width) - 1)
+
+
+def check_range(start: int, end: int, width: int, size: int | None) -> None:
+    """Raises UsageError unless `[start, end)` is whole, aligned registers inside `size` bytes."""
+    if start % width or (end - start) % width:
+        raise UsageError(
+            f"{start:#x}+{end - start:#x} is not made of aligned {width}-byte registers; "
+            "-b, -w, -l and -q choose 1, 2, 4 and 8 bytes"
+        )
+    if size is not None and end > size:
+        raise UsageError(
+            f"{start:#x}+{end - start:#x} leaves the region, which has {size:#x} bytes"
+        )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""A software device that begins as a dump says: what `barfs serve --from` runs.
+
+Its registers are memory: they keep what is written, and do nothing else.
+"""
+
+from collections.abc import Iterator
+
+from barfs.dump import Dump, DumpError
+from barfs.layout import REASON_BAD_AREA, REASON_BAD_CAPABILITY, REASON_NOT_IN_AREA, Layout
+from barfs.pci import BAR_COUNT, CONFIG_INDEX, ROM_INDEX, Bar, ConfigSpace, region_index
+from barfs.uapi import SparseArea
+from barfs.vfio_user.facts import Content, DescriptionError, DeviceFacts, RegionFacts
+
+_PAGE = 4096
+_MOST_CONTENTS = 1 << 28
+_NOT_MAPPABLE = (REASON_NOT_IN_AREA, REASON_BAD_AREA, REASON_BAD_CAPABILITY)
+
+
+def facts_of(dump: Dump) -> DeviceFacts:
+    """The facts of a dumped device. Raises DumpError, DescriptionError."""
+    if "config" not in dump.layouts:
+        raise DumpError("the dump has no config; a device cannot be made without")
+    config = ConfigSpace(b"".join(dump.chunks("config")))
+    bars = config.bars()
+    regions = tuple(
+        _region(dump, layout, bars.get(region_index(name))) for name, layout in dump.layouts.items()
+    )
+    msix = config.msix()
+    places = {region.index for region in regions if region.is_bar and not region.is_io}
+    if msix is not None and not {msix.table_bar, msix.pba_bar} <= places:
+        msix = None
+    return DeviceFacts(
+        vendor=config.vendor,
+        device=config.device,
+        class_code=config.class_code,
+        revision=config.revision,
+        subsystem_vendor=config.subsystem_vendor,
+        subsystem_device=config.subsystem_device,
+        regions=regions,
+        msix=msix,
+        msix_mappable=True,
+    )
+
+
+def _region(dump: Dump, layout: Layout, bar: Bar | None) -> RegionFacts:
+    index = region_index(layout.region)
+    if index >= BAR_COUNT:
+        bar = None
+    mappable = "mmap" in layout.flags
+    try:
+        return RegionFacts(
+            index=index,
+            size=layout.size,
+            readable="read" in layout.flags,
+            writable=index == CONFIG_INDEX or ("write" in layout.flags and index != ROM_INDEX),
+            mappable=mappable,
+            areas=tuple(_areas(layout)) if mappable else None,
+            is_io=bar is not None and bar.kind == "io",
+            is_64bit=bar is not None and bar.kind == "mem64",
+            prefetchable=bar is not None and bar.prefetchable,
+            contents=tuple(_contents(dump, layout.region)),
+        )
+    except DescriptionError as error:
+        raise DumpError(f"{layout.region} of the dump cannot be made: {error}") from None
+
+
+def _areas(layout: Layout) -> Iterator[SparseArea]:
+    """What the driver called mappable, whatever came of it: neighbours as one."""
+    start = None
+    for segment in layout.segments:
+        if segment.reason in _NOT_MAPPABLE:
+            if start is not None:
+                yield SparseArea(start, segment.start - start)
+            start = None
+        elif start is None:
+            start = segment.start
+    if start is not None:
+        yield SparseArea(start, layout.size - start)
+
+
+def _contents(dump: Dump, region: str) -> Iterator[Content]:
+    """The pages that are not zero."""
+    total = 0
+    for number, page in enumerate(dump.chunks(region, _PAGE)):
+        if any(page):
+            total += len(page)
+            if total > _MOST_CONTENTS:
+                raise DumpError(f"{region} of the dump has more than {_MOST_CONTENTS:#x} bytes")
+            yield Content(number * _PAGE, page)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Completion for bash, zsh and fish, by shtab from the parser.
+
+Rule 1: what an argument may be is known by its METAVAR; one that is not here completes to nothing.
+"""
+
+import argparse
+from pathlib import Path
+
+import shtab
+
+from barfs.cli import make_parser
+from barfs.options import OPTIONS, Option
+
+PLACES = {
+    "bash": "bash-completion/completions/barfs",
+    "zsh": "zsh/vendor-completions/_barfs",
+    "fish": "fish/vendor_completions.d/barfs.fish",
+}
+SHELLS = Path(__file__).parent
+
+
+def _words(option: Option) -> list[str]:
+    if not option.value:
+        return [option.name]
+    values = option.value.split("|")
+    return [f"{option.name}={value}" for value in (values if len(values) > 1 else [""])]
+
+
+def _own(name: str) -> dict[str, str]:
+    """A function of the file `completion.SHELL` beside this one."""
+    return {"bash": f"_barfs_{name}", "zsh": f"_barfs_{name}", "fish": f"(_barfs_{name})"}
+
+
+COMPLETERS = {
+    "A": shtab.FILE,
+    "B": shtab.FILE,
+    "BDF": _own("addresses"),
+    "DESCRIPTION.toml": shtab.FILE,
+    "DEVICE": _own("devices"),
+    "FILE": shtab.FILE,
+    "GROUP": _own("groups"),
+    "MOUNTPOINT": shtab.DIRECTORY,
+    "OPTIONS": _own("options"),
+    "PATH": shtab.FILE,
+    "PLACE": shtab.FILE,
+    "REGION": _own("regions"),
+    "USER": _own("users"),
+}
+
+
+def _teach(parser: argparse.ArgumentParser) -> None:
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for command in action.choices.values():
+                _teach(command)
+        if action.metavar == "DEVICE" and action.nargs == "*":
+            # The mount point stands behind them, and the shells cannot tell which is the last.
+            action.complete = _own("devices_or_directories")  # type: ignore[attr-defined]
+        elif isinstance(action.metavar, str) and action.metavar in COMPLETERS:
+            action.complete = COMPLETERS[action.metavar]  # type: ignore[attr-defined]
+
+
+def write(folder: Path) -> list[Path]:
+    """Write the completions to their places below `folder`."""
+    parser = make_parser()
+    _teach(parser)
+    words = " ".join(word for option in OPTIONS for word in _words(option))
+    written = []
+    for shell, place in PLACES.items():
+        ours = (SHELLS / f"completion.{shell}").read_text().replace("@options@", words)
+        preamble, _, end = ours.partition("# --- after shtab\n")
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(shtab.complete(parser, shell, preamble=preamble) + "\n" + end)
+        written.append(path)
+    return written

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: MIT
+"""The examples in the docstrings of what users import."""
+
+import doctest
+from types import ModuleType
+
+import pytest
+
+import barfs
+from barfs import device, errors, layout, policy
+
+
+@pytest.mark.parametrize(
+    "module", [barfs, device, errors, layout, policy], ids=lambda module: module.__name__
+)
+def test_the_examples_work(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
