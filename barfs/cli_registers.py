@@ -2,11 +2,13 @@
 """The commands for single registers: `md`, `mw`, `rmw`, `poll`."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from barfs.cli_help import explain
@@ -16,6 +18,7 @@ from barfs.registers import (
     Bits,
     Place,
     RegisterError,
+    Registers,
     check_range,
     parse_value,
     split_bits,
@@ -63,18 +66,36 @@ def _print_json(choice: argparse.Namespace, **values: Any) -> int:
     return 0
 
 
-def _rehearse(place: Place, lines: Iterable[str]) -> int:
-    """Say what would be done, once it is sure that it could be tried."""
-    if place.device is not None:
-        print(f"open {place.device.source}")
-    for line in lines:
-        print(f"{line} of {place.text}")
-    return 0
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The registers `[start, end)` of FILE, which are whole and, as far as is known, in it."""
 
+    place: Place
+    start: int
+    end: int
+    width: int
 
-def _known_size(place: Place) -> int | None:
-    """The size of a file that can be asked for it without touching a device."""
-    return None if place.path is None else os.stat(place.path).st_size
+    @classmethod
+    def find(cls, choice: argparse.Namespace, start: int, end: int) -> "_Target":
+        place = Place.find(choice.file)
+        # A file can be asked for its size without touching a device.
+        size = None if place.path is None else os.stat(place.path).st_size
+        check_range(start, end, choice.width, size)
+        return cls(place, start, end, choice.width)
+
+    @contextlib.contextmanager
+    def open(self, flags: int) -> Iterator[Registers]:
+        with self.place.open(flags, _say) as registers:
+            check_range(self.start, self.end, self.width, registers.size)
+            yield registers
+
+    def rehearse(self, lines: Iterable[str]) -> int:
+        """Say what would be done."""
+        if self.place.device is not None:
+            print(f"open {self.place.device.source}")
+        for line in lines:
+            print(f"{line} of {self.place.text}")
+        return 0
 
 
 def _digits(value: int, width: int) -> str:
@@ -104,14 +125,12 @@ def _md(choice: argparse.Namespace) -> int:
     start, end = parse_range(text, default_size=width)
     if bits and end - start != width:
         raise UsageError(f"{choice.range}: bits are of one register")
-    place = Place.find(choice.file)
+    target = _Target.find(choice, start, end)
     offsets = range(start, end, width)
-    check_range(start, end, width, _known_size(place))
     if choice.dry_run:
-        return _rehearse(place, (f"read {width} bytes at {offset:#x}" for offset in offsets))
+        return target.rehearse(f"read {width} bytes at {offset:#x}" for offset in offsets)
     found: list[int] = []
-    with place.open(os.O_RDONLY, _say) as registers:
-        check_range(start, end, width, registers.size)
+    with target.open(os.O_RDONLY) as registers:
         try:
             for offset in offsets:
                 found.append(registers.read(offset, width))
@@ -169,21 +188,18 @@ def _mw(choice: argparse.Namespace) -> int:
         raise UsageError(f"{choice.offset}: to change some bits, read first: barfs rmw")
     start = parse_number(text)
     values = [parse_value(value, width) for value in choice.values]
-    place = Place.find(choice.file)
-    writes = list(enumerate(values))
     end = start + len(values) * width
-    check_range(start, end, width, _known_size(place))
+    target = _Target.find(choice, start, end)
+    writes = list(zip(range(start, end, width), values, strict=True))
     if choice.dry_run:
-        return _rehearse(
-            place,
-            (f"write 0x{_digits(v, width)} at {start + i * width:#x}" for i, v in writes),
+        return target.rehearse(
+            f"write 0x{_digits(value, width)} at {offset:#x}" for offset, value in writes
         )
-    with place.open(os.O_WRONLY, _say) as registers:
-        check_range(start, end, width, registers.size)
-        for index, value in writes:
-            registers.write(start + index * width, width, value)
+    with target.open(os.O_WRONLY) as registers:
+        for offset, value in writes:
+            registers.write(offset, width, value)
     if choice.json:
-        written = [{"offset": start + i * width, "value": value} for i, value in writes]
+        written = [{"offset": offset, "value": value} for offset, value in writes]
         return _print_json(choice, written=written)
     return 0
 
@@ -224,13 +240,11 @@ def add_rmw(parser: argparse.ArgumentParser) -> None:
 def _rmw(choice: argparse.Namespace) -> int:
     width = choice.width
     offset, mask, value = _mask_and_value(choice)
-    place = Place.find(choice.file)
-    check_range(offset, offset + width, width, _known_size(place))
+    target = _Target.find(choice, offset, offset + width)
     if choice.dry_run:
         changed = f"write (value & ~{mask:#x}) | {value:#x} at {offset:#x}"
-        return _rehearse(place, (f"read {width} bytes at {offset:#x}", changed))
-    with place.open(os.O_RDWR, _say) as registers:
-        check_range(offset, offset + width, width, registers.size)
+        return target.rehearse([f"read {width} bytes at {offset:#x}", changed])
+    with target.open(os.O_RDWR) as registers:
         old = registers.read(offset, width)
         new = old & ~mask | value
         registers.write(offset, width, new)
@@ -259,13 +273,11 @@ def _poll(choice: argparse.Namespace) -> int:
     offset, mask, value = _mask_and_value(choice)
     if not 0 <= choice.timeout < float("inf"):
         raise UsageError(f"--timeout {choice.timeout}: it is a number of seconds")
-    place = Place.find(choice.file)
-    check_range(offset, offset + width, width, _known_size(place))
+    target = _Target.find(choice, offset, offset + width)
     if choice.dry_run:
         wanted = f"until value & {mask:#x} == {value:#x}"
-        return _rehearse(place, [f"read {width} bytes at {offset:#x}, {wanted},"])
-    with place.open(os.O_RDONLY, _say) as registers:
-        check_range(offset, offset + width, width, registers.size)
+        return target.rehearse([f"read {width} bytes at {offset:#x}, {wanted},"])
+    with target.open(os.O_RDONLY) as registers:
         end = time.monotonic() + choice.timeout
         while (found := registers.read(offset, width)) & mask != value:
             if time.monotonic() >= end:
