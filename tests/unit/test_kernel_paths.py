@@ -300,6 +300,24 @@ def test_a_device_without_these_interrupts(fake: FakeMachine, kernel: FakeVfio) 
     assert descriptors() == before
 
 
+@pytest.mark.usefixtures("kernel")
+def test_what_sysfs_has_of_a_function(fake: FakeMachine) -> None:
+    folder = fake.machine.pci_device(BDF)
+    (folder / "modalias").write_text("pci:v00001234d000011E8\n")
+    (folder / "numa_node").write_text("1\n")
+    device = KernelDevice(BDF, fake.machine)
+    try:
+        assert device.attributes() == {
+            "modalias": "pci:v00001234d000011E8\n",
+            "numa_node": "1\n",
+        }
+        assert device.links() == {"driver": "drivers/vfio-pci", "iommu_group": "iommu_groups/12"}
+        (folder / "driver").unlink()
+        assert device.links() == {"iommu_group": "iommu_groups/12"}
+    finally:
+        device.close()
+
+
 def test_a_token_in_a_devices_name() -> None:
     name = DeviceName.parse(f"01:00.0,vf_token={TOKEN}")
     assert (name.bdf, name.token, name.source) == (BDF, TOKEN, "0000:01:00.0")
