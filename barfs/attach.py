@@ -8,6 +8,7 @@ A device is named by its address (`0000:01:00.0`, `01:00.0`; for a virtual funct
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,14 +25,20 @@ from barfs.vfio_user.server import serve_in_thread
 
 _VFIO_USER = "vfio-user:"
 _SOFTWARE_DOMAIN = 0xFFFF
+_SYSFS = re.compile("^/sys/.*/")
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceName:
-    """A device as the user named it. `bdf` is None where it is still to be numbered."""
+    """A device as the user named it. `bdf` is None where it is still to be numbered.
+
+    `shown` is what a mount of it shows as its source: what the user wrote, since mount(8) compares
+    the two to tell which lines of fstab are mounted, but without a token.
+    """
 
     kind: Literal["pci", "vfio-user", "demo"]
     source: str
+    shown: str
     bdf: Bdf | None
     socket: str = ""
     token: UUID | None = None
@@ -46,27 +53,29 @@ class DeviceName:
     def parse(cls, text: str) -> "DeviceName":
         """Raises UsageError for a text that names no device."""
         if text == "demo":
-            return cls("demo", text, None)
+            return cls("demo", text, text, None)
         if not text.startswith(_VFIO_USER):
             return cls._parse_address(text)
         path, comma, choice = text.removeprefix(_VFIO_USER).partition(",bdf=")
         if not path:
             raise UsageError(f"{text!r} names no socket; write it like vfio-user:/run/device.sock")
         socket = os.path.abspath(path)
-        return cls("vfio-user", _VFIO_USER + socket, Bdf.parse(choice) if comma else None, socket)
+        source = _VFIO_USER + socket
+        bdf = Bdf.parse(choice) if comma else None
+        return cls("vfio-user", source, source + comma + choice, bdf, socket)
 
     @classmethod
     def _parse_address(cls, text: str) -> "DeviceName":
         address, comma, token = text.partition(",vf_token=")
         try:
-            bdf = Bdf.parse(address)
+            # In /sys/bus/pci/devices an address is a file's name, which mount(8) makes a path.
+            bdf = Bdf.parse(_SYSFS.sub("", address))
         except UsageError:
             raise UsageError(
                 f"{text!r} is no device; name a PCI address like 0000:01:00.0[,vf_token=UUID], "
                 "vfio-user:SOCKET[,bdf=BDF], or demo"
             ) from None
-        # The source, which others see, does not have the token.
-        return cls("pci", str(bdf), bdf, token=_token(token) if comma else None)
+        return cls("pci", str(bdf), address, bdf, token=_token(token) if comma else None)
 
 
 def _token(text: str) -> UUID:

@@ -87,7 +87,11 @@ class Backend(Protocol):
 
     def attributes(self) -> Mapping[str, str]:
         """Texts of sysfs attributes (`irq`, `resource`) that are known better here than from
-        configuration space."""
+        configuration space, or only here (`modalias`)."""
+
+    def links(self) -> Mapping[str, str]:
+        """Links that sysfs has for the function, by name, as folder and name of what they lead to:
+        `driver` is `drivers/vfio-pci`."""
 
     def signals(self) -> tuple[Signal, ...]:
         """What to wait for. The backend keeps ownership; valid until `close`."""

@@ -158,9 +158,10 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     mountpoint = check_mountpoint(choice.mountpoint)
     open_devices = partial(open_all, options) if choice.all else partial(attach, names, options)
     follower = partial(follow, options=options) if choice.all else None
+    source = names[0].shown if names else None
 
     def run(ready: Callable[[], None], ending: Callable[[], None] = lambda: None) -> int:
-        serve(open_devices, mountpoint, mount_options, ready, follower, ending)
+        serve(open_devices, mountpoint, mount_options, ready, follower, ending, source)
         return 0
 
     def ready_in_foreground() -> None:

@@ -5,6 +5,9 @@ Rule 1: the command returns 0 only once its daemon is ready, and otherwise with 
         exit code, after the daemon's own message.
 Rule 2: the daemon keeps no descriptor of its caller, so that pipes on the command end with it.
 Rule 3: from then on, and not before, its log goes where `barfs.logs` says.
+Rule 4: until then it stays in its caller's process group. By that, an automount point knows whom to
+        let through while its mount is made; whoever else touches it waits for the mount, and a
+        daemon of another group would wait for itself.
 """
 
 import contextlib
@@ -31,7 +34,7 @@ def _inherited() -> list[int]:
 
 
 def run_in_background(run: Callable[[Callable[[], None]], int], level: int = logging.INFO) -> int:
-    """Call `run(ready)` in a child process of its own session.
+    """Call `run(ready)` in a child process, which becomes a session of its own when ready.
 
     Returns 0 in the caller once the child has called `ready`, or the child's exit code if it ended
     before. The child never returns. Raises BarfsError where the log has no place.
@@ -51,7 +54,7 @@ def run_in_background(run: Callable[[Callable[[], None]], int], level: int = log
         with os.fdopen(reading, "rb") as pipe:
             if pipe.read(1) == _READY:
                 return 0
-    except KeyboardInterrupt:  # which its own session keeps from the child
+    except KeyboardInterrupt:  # which the child does not hear
         os.kill(child, signal.SIGTERM)
         raise
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -60,10 +63,13 @@ def run_in_background(run: Callable[[Callable[[], None]], int], level: int = log
 def _run_child(
     run: Callable[[Callable[[], None]], int], writing: int, handler: logging.Handler, level: int
 ) -> int:
-    os.setsid()
+    # A ^C is the caller's, for as long as both are in one process group.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     os.chdir("/")
 
     def ready() -> None:
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
         install(handler, level)
         sys.stdout.flush()
         sys.stderr.flush()

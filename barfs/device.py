@@ -234,6 +234,7 @@ class Device:
             if self.options.trace is not None:
                 self._trace = native.Trace(self.options.trace, str(self.bdf))
             self.attributes = self._discover()
+            self.links = backend.links()
         except BaseException:
             self.close()
             raise

@@ -25,7 +25,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from barfs.errors import BarfsError
+from barfs.errors import BarfsError, UsageError
+from barfs.pci import Bdf
 
 FSTYPE = "fuse.barfs"
 ALWAYS = ("default_permissions", "nosuid", "nodev", "noexec", "auto_unmount", "subtype=barfs")
@@ -109,9 +110,18 @@ def mounted_devices(proc: Path = Path("/proc")) -> dict[str, Path]:
     for entry in mounts(proc):
         if entry.fstype == FSTYPE:
             info = MountInfo.read(entry.mountpoint)
-            devices = info.devices if info else [re.sub(r"\+[0-9]+$", "", entry.source)]
+            devices = info.devices if info else [_first_device(entry.source)]
             found |= dict.fromkeys(devices, entry.mountpoint)
     return found
+
+
+def _first_device(source: str) -> str:
+    """The BDF of a mount's first device, where its source has it; else the source."""
+    text = re.sub(r"\+[0-9]+$", "", source)
+    try:
+        return str(Bdf.parse(re.sub("^/sys/.*/|^vfio-user:.*,bdf=", "", text)))
+    except UsageError:
+        return text
 
 
 def check_mountpoint(mountpoint: Path) -> Path:

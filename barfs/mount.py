@@ -78,12 +78,13 @@ def serve(
     ready: Callable[[], None],
     follow: Callable[[Bus], Awaitable[None]] | None = None,
     ending: Callable[[], None] = lambda: None,
+    source: str | None = None,
 ) -> None:
     """Mount devices on `mountpoint`, call `ready` once the mount answers, serve until the end.
 
-    `ending` is called when it takes no more requests. `follow` runs meanwhile, and may let more
-    devices join. Returns when the mount is gone and the devices are closed. Raises MountError, and
-    what `open_devices` raises.
+    `source` is what the mount shows for its first device. `ending` is called when it takes no more
+    requests. `follow` runs meanwhile, and may let more devices join. Returns when the mount is gone
+    and the devices are closed. Raises MountError, and what `open_devices` raises.
     """
     signals = _Signals()
     with signals.handled(), contextlib.ExitStack() as stack:
@@ -96,7 +97,7 @@ def serve(
             gid=os.getgid() if options.gid is None else options.gid,
         )
         # The options of a mount must fit in one page, so not all sources.
-        source = devices[0].source if devices else "all"
+        source = source or (devices[0].source if devices else "all")
         if len(devices) > 1:
             source += f"+{len(devices) - 1}"
         fuse_options = options.fuse_options()

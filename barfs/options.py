@@ -19,7 +19,9 @@ from barfs.policy import AccessPolicy
 
 _FROM_MOUNT = frozenset(
     """defaults rw auto noauto nofail _netdev user users nouser owner group dev nodev suid nosuid
-    exec noexec relatime noatime""".split()  # noqa: SIM905
+    exec noexec atime noatime diratime nodiratime relatime norelatime strictatime nostrictatime
+    lazytime nolazytime sync async dirsync mand nomand iversion noiversion silent
+    loud""".split()  # noqa: SIM905
 )
 
 
@@ -184,6 +186,8 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
 def _read_word(word: str) -> tuple[str | None, Any]:
     """One option as (name, value); (None, None) for a word that means nothing here."""
     name, equals, text = word.partition("=")
+    if word == "remount":
+        raise UsageError("a mount of barfs keeps its options; umount it, and mount it with others")
     if name.startswith("x-") or word in _FROM_MOUNT:
         return None, None
     option = _BY_NAME.get(name)

@@ -17,6 +17,10 @@ ROOT_INODE = 1
 INFO_NAME = b".barfs"
 """A file of the root that is found but not listed: which process and devices this mount is."""
 
+KERNEL_NAME = b".kernel"
+"""A directory of the root that is found but not listed: what the links of devices lead to. As in
+sysfs, what counts is the last name of the path (`basename $(readlink driver)`)."""
+
 _BLOCK = 512
 
 
@@ -91,6 +95,10 @@ class Tree:
             self._text(directory, f"{name}.layout", region.layout.to_text())
         for name, text in device.attributes.items():
             self._text(directory, name, text)
+        for name, target in device.links.items():
+            self._kernel_directory(target)
+            place = f"../../{KERNEL_NAME.decode()}/{target}"
+            self._link(directory, name.encode(), place.encode())
         return files
 
     def remove(self, device: Device) -> None:
@@ -110,7 +118,8 @@ class Tree:
 
     def listing(self, directory: Directory) -> Iterator[tuple[bytes, Node]]:
         """The names that `ls` shows."""
-        return (item for item in directory.children.items() if item[0] != INFO_NAME)
+        hidden = (INFO_NAME, KERNEL_NAME)
+        return (item for item in directory.children.items() if item[0] not in hidden)
 
     def _adopt(self, parent: Directory, name: bytes, node: Node) -> None:
         parent.children[name] = node
@@ -125,6 +134,13 @@ class Tree:
             node.parent = parent.inode
             self._adopt(parent, name, node)
         return node
+
+    def _kernel_directory(self, target: str) -> None:
+        """Make an empty directory `target` below `.kernel/`; it stays, for others with the same."""
+        directory = self.root
+        for name in (KERNEL_NAME, *(part.encode() for part in target.split("/"))):
+            child = directory.children.get(name)
+            directory = child if isinstance(child, Directory) else self._directory(directory, name)
 
     def _text(self, parent: Directory, name: str, text: str) -> int:
         content = text.encode()

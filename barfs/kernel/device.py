@@ -34,6 +34,9 @@ _DEVICE_RESET = 0x3B6F
 
 _FIRST_ARGSZ = 1024
 
+_ATTRIBUTES = ("irq", "resource", "modalias", "numa_node", "label")
+_LINKS = {"driver": "drivers", "iommu_group": "iommu_groups"}
+
 _SIGNALS: dict[int, SignalKind] = {REQUEST_INDEX: "requested", ERROR_INDEX: "error"}
 
 
@@ -134,14 +137,25 @@ class KernelDevice:
         )
 
     def attributes(self) -> Mapping[str, str]:
-        """`irq` and `resource` as sysfs has them: real addresses, which VFIO does not show."""
+        """What sysfs has and pciutils reads: real addresses, which VFIO does not show, and more."""
         texts = {}
-        for name in ("irq", "resource"):
+        for name in _ATTRIBUTES:
             try:
                 texts[name] = (self._machine.pci_device(self.bdf) / name).read_text()
             except OSError:
                 continue
         return texts
+
+    def links(self) -> Mapping[str, str]:
+        """The driver and the IOMMU group; both stay for as long as the function is open."""
+        found = {}
+        for name, folder in _LINKS.items():
+            try:
+                target = (self._machine.pci_device(self.bdf) / name).readlink().name
+            except OSError:
+                continue
+            found[name] = f"{folder}/{target}"
+        return found
 
     def reset(self) -> None:
         try:

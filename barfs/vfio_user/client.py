@@ -132,6 +132,10 @@ class VfioUserClient:
         """Nothing: all that is known of a vfio-user device stands in its configuration space."""
         return {}
 
+    def links(self) -> Mapping[str, str]:
+        """Nothing: no driver has it, and no IOMMU."""
+        return {}
+
     def read(self, region: int, offset: int, width: int) -> bytes:
         """One access. Raises AccessError, and PeerError when the reply makes no sense."""
         body = REGION_ACCESS.pack(offset, region, width)

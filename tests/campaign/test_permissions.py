@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from barfs.fusermount import unmount
-from tests.fuse.test_system import NOBODY, _other_user, barfs_as_nobody
+from tests.fuse.conftest import _other_user
+from tests.fuse.namespace import NOBODY, barfs_as_nobody
 from tests.support import barfs, is_mounted, mounted, require, require_fuse
 
 from .conftest import Campaign

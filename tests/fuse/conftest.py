@@ -2,13 +2,18 @@
 """Whatever a test does, nothing of it stays on the machine."""
 
 import os
+import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import wait_until
+from tests.support import require, require_fuse, wait_until
+
+from .namespace import NOBODY, barfs_as_nobody
 
 
 def processes(word: str) -> list[str]:
@@ -51,3 +56,27 @@ def public() -> Iterator[Path]:
         folder.chmod(0o755)
         yield folder
         assert_nothing_left(folder)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Path:
+    """A directory with nothing but the command `barfs` in it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "barfs").write_text(f'#!/bin/sh\nexec {sys.executable} -m barfs "$@"\n')
+    (folder / "barfs").chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def _other_user() -> Iterator[None]:
+    require_fuse()
+    require("fuse", os.getuid() == 0, "only root can become another user")
+    device = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    program = os.stat(shutil.which("fusermount3") or "/nonexistent").st_mode
+    setuid = bool(program & stat.S_ISUID)
+    require("fuse", device & 0o006 == 6 or setuid, "fusermount3 is not setuid root")
+    result = barfs_as_nobody("--version")
+    require("fuse", result.returncode == 0, f"uid {NOBODY} cannot run barfs: {result.stderr}")
+    yield
+    shutil.rmtree(f"/tmp/barfs-{NOBODY}", ignore_errors=True)  # the log

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from barfs.cli import main
+from barfs.fusermount import MountInfo
 from tests.fuse.conftest import processes
 from tests.support import BARFS, barfs, mounted, require_fuse, served, wait_until
 
@@ -208,17 +209,47 @@ def test_a_socket_that_never_answers(tmp_path: Path, mountpoint: Path) -> None:
             refused(result, FAILED, "there is no answer", "one client at a time")
 
 
-def test_an_interrupted_command_leaves_no_daemon(tmp_path: Path, mountpoint: Path) -> None:
+@pytest.mark.parametrize("everybody", [False, True], ids=["a signal", "a terminal's ^C"])
+def test_an_interrupted_command_leaves_no_daemon(
+    tmp_path: Path, mountpoint: Path, everybody: bool
+) -> None:
     path = tmp_path / "device.sock"
     with bound_socket(path) as sock:
         sock.listen()
         words = ["mount", "-o", "timeout=60", f"vfio-user:{path}", str(mountpoint)]
-        with subprocess.Popen([*BARFS, *words]) as process:
+        with subprocess.Popen(
+            [*BARFS, *words], start_new_session=True, stderr=subprocess.PIPE, text=True
+        ) as process:
             connection, _ = sock.accept()
             with connection:
-                process.send_signal(signal.SIGINT)
+                (os.killpg if everybody else os.kill)(process.pid, signal.SIGINT)
                 assert process.wait(10) == 130
                 wait_until(lambda: not processes(str(mountpoint)), "the daemon's end", 10)
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+
+
+def test_a_daemon_leaves_its_callers_group_when_it_is_ready(
+    tmp_path: Path, mountpoint: Path
+) -> None:
+    """Not before: by its group, an automount point knows who makes the mount."""
+    path = tmp_path / "device.sock"
+    with bound_socket(path) as sock:
+        sock.listen()
+        words = [*BARFS, "mount", "-o", "timeout=60", f"vfio-user:{path}", str(mountpoint)]
+        with subprocess.Popen(words, start_new_session=True) as process:
+            connection, _ = sock.accept()
+            with connection:
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+                assert os.getpgid(int(children)) == process.pid
+            assert process.wait(10) == 1
+    assert barfs("mount", "demo", mountpoint).returncode == 0
+    try:
+        info = MountInfo.read(mountpoint)
+        assert info is not None
+        assert os.getsid(info.pid) == info.pid
+    finally:
+        assert barfs("umount", mountpoint).returncode == 0
 
 
 def test_a_server_that_is_taken(tmp_path: Path, mountpoint: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from barfs.attach import DeviceName
 from barfs.backend import VfioPath
 from barfs.errors import DeviceError, UsageError
+from barfs.fusermount import mounted_devices
 from barfs.kernel import KernelDevice
 
 from .fake_machine import BDF, OTHER, FakeMachine
@@ -299,10 +300,59 @@ def test_a_device_without_these_interrupts(fake: FakeMachine, kernel: FakeVfio) 
     assert descriptors() == before
 
 
+@pytest.mark.usefixtures("kernel")
+def test_what_sysfs_has_of_a_function(fake: FakeMachine) -> None:
+    folder = fake.machine.pci_device(BDF)
+    (folder / "modalias").write_text("pci:v00001234d000011E8\n")
+    (folder / "numa_node").write_text("1\n")
+    device = KernelDevice(BDF, fake.machine)
+    try:
+        assert device.attributes() == {
+            "modalias": "pci:v00001234d000011E8\n",
+            "numa_node": "1\n",
+        }
+        assert device.links() == {"driver": "drivers/vfio-pci", "iommu_group": "iommu_groups/12"}
+        (folder / "driver").unlink()
+        assert device.links() == {"iommu_group": "iommu_groups/12"}
+    finally:
+        device.close()
+
+
 def test_a_token_in_a_devices_name() -> None:
     name = DeviceName.parse(f"01:00.0,vf_token={TOKEN}")
     assert (name.bdf, name.token, name.source) == (BDF, TOKEN, "0000:01:00.0")
+    assert name.shown == "01:00.0"
     with pytest.raises(UsageError, match="vf_token=1: it is a UUID"):
         DeviceName.parse("01:00.0,vf_token=1")
     with pytest.raises(UsageError, match="is no device"):
         DeviceName.parse("01:00.0,token=1")
+
+
+def test_a_path_in_sysfs_is_a_devices_name() -> None:
+    """mount(8) makes it of an address where there is a file of that name."""
+    path = "/sys/devices/pci0000:00/0000:00:1c.0/0000:01:00.0"
+    name = DeviceName.parse(path)
+    assert (name.bdf, name.source, name.shown) == (BDF, "0000:01:00.0", path)
+    for other in ("/sys/devices/pci0000:00", "/srv/0000:01:00.0"):
+        with pytest.raises(UsageError, match="is no device"):
+            DeviceName.parse(other)
+
+
+@pytest.mark.parametrize(
+    ("source", "device"),
+    [
+        ("01:00.0", "0000:01:00.0"),
+        ("0000:01:00.0+3", "0000:01:00.0"),
+        ("/sys/devices/pci0000:00/0000:01:00.0", "0000:01:00.0"),
+        ("vfio-user:/run/x.sock,bdf=01:00.0", "0000:01:00.0"),
+        ("vfio-user:/run/01:00.0", "vfio-user:/run/01:00.0"),
+        ("demo", "demo"),
+    ],
+)
+def test_a_mount_that_does_not_answer_shows_its_device(
+    tmp_path: Path, source: str, device: str
+) -> None:
+    (tmp_path / "self").mkdir()
+    line = f"9 1 0:40 / /nowhere/at/all rw - fuse.barfs {source} rw\n"
+    (tmp_path / "self/mountinfo").write_text(line)
+    assert mounted_devices(tmp_path) == {device: Path("/nowhere/at/all")}

@@ -31,6 +31,9 @@ def test_everything_at_once() -> None:
 def test_words_of_mount_and_fstab_mean_nothing() -> None:
     words = "rw,dev,suid,noauto,nofail,_netdev,x-systemd.automount,x-systemd.idle-timeout=10"
     assert parse_options([words]) == parse_options([])
+    # What mount(8) calls independent of the file system.
+    words = "async,noatime,nodiratime,sync,dirsync,lazytime,strictatime,mand,silent,loud"
+    assert parse_options([words]) == parse_options([])
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,8 @@ def test_words_of_mount_and_fstab_mean_nothing() -> None:
         ("umask=7777", "an octal number"),
         ("colour=red", "unknown option 'colour=red'; the options are ro, width=, mapping=, msix="),
         ("ro=1", "unknown option"),
+        ("rw,remount", "keeps its options; umount it, and mount it with others"),
+        ("nosymfollow", "unknown option 'nosymfollow'"),
         ("ro,rw", "contradict"),
         ("width=4,width=8", "given twice"),
         ("mapping=off,msix=carve", "no meaning"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""scripts/systemd/barfs@.service under a real systemd.
+"""scripts/systemd/barfs@.service, and fstab's `x-systemd.automount`, under a real systemd.
 
 It is PID 1 of a PID namespace of its own, since virtme's init is the guest's, with a mount
 namespace for its `/proc`. That one stands for the machine here: what the tests see through
@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ import pytest
 
 from tests.support import BARFS, DEADLINE, require, served, wait_until
 
-from .guest import SCRATCH, VFIO_PCI, bind, find_all
+from .guest import VFIO_PCI, bind, find_all
 from .mounts import read, word
 
+GENERATOR = Path("/usr/lib/systemd/system-generators/systemd-fstab-generator")
 UNIT = Path(__file__).parents[2] / "scripts/systemd/barfs@.service"
 SYSTEMD = Path("/lib/systemd/systemd")
 IDENTITY = word(0x010000ED)
@@ -92,12 +94,11 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     for program in (str(SYSTEMD), "nsenter", "unshare"):
         require("systemd", shutil.which(program) is not None, f"{program} is missing; apt install")
-    units, settings = SCRATCH / "units", SCRATCH / "settings"
-    units.mkdir()
-    settings.mkdir()
+    subprocess.run(["modprobe", "-q", "autofs4"], check=False)  # systemd looks for it once
+    units, settings = (tmp_path_factory.mktemp(name) for name in ("units", "settings"))
     for name in OTHERS:
         shutil.copy(SYSTEMD.parent / "system" / name, units)
     (units / "test.target").write_text(TARGET)
@@ -228,3 +229,90 @@ def test_any_device_is_an_instance_when_escaped(machine: Machine, tmp_path: Path
             assert read(bar0, 0, 0x1000)[:4] == b"barf"
             threads = map(int, os.listdir(f"/proc/{machine.processes(unit)[0]}/task"))
             assert os.SCHED_BATCH in map(os.sched_getscheduler, threads)
+
+
+@pytest.fixture(scope="module")
+def automounts(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """A machine on which `barfs` is a command."""
+    require("systemd", Path("/dev/autofs").exists(), "this kernel has no autofs")
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "barfs").write_text(f'#!/bin/sh\nexec {sys.executable} -m barfs "$@"\n')
+    (folder / "barfs").chmod(0o755)
+    assert machine.run("mount", "--bind", str(folder), "/usr/local/bin").returncode == 0
+    return machine
+
+
+class Line:
+    """A line of fstab, made into units and waited on."""
+
+    def __init__(self, machine: Machine, folder: Path, device: str, options: str) -> None:
+        self.machine = machine
+        self.path = folder / "mnt"
+        fstab = folder / "fstab"
+        fstab.write_text(
+            f"{device} {self.path} fuse.barfs noauto,x-systemd.automount,{options} 0 0\n"
+        )
+        subprocess.run(
+            [GENERATOR, folder, folder, folder], check=True, env={"SYSTEMD_FSTAB": str(fstab)}
+        )
+        (automount,) = folder.glob("*.automount")
+        self.unit = automount.stem
+        for kind in ("automount", "mount"):
+            shutil.copy(folder / f"{self.unit}.{kind}", machine.units)
+        assert machine.run("systemctl", "daemon-reload").returncode == 0
+        machine.start(automount.name)
+
+    def state(self) -> str:
+        return self.machine.property(f"{self.unit}.mount", "ActiveState")
+
+    def read(self, file: str) -> subprocess.CompletedProcess[str]:
+        """From inside: an automount point lets nobody in who is outside the PID namespace."""
+        return self.machine.run("od", "-An", "-tx4", "-N4", "-w4", f"{self.path}/bus/{file}")
+
+
+def test_who_looks_gets_the_device(automounts: Machine, tmp_path: Path) -> None:
+    bdf = find_all("edu")[0]
+    line = Line(automounts, tmp_path, bdf, "ro,width=8,x-systemd.idle-timeout=2")
+    assert line.state() == "inactive"
+    assert automounts.mounts() == []
+
+    found = line.read(f"{bdf}/bar0")
+    assert (found.stdout.split(), found.stderr) == (["010000ed"], "")
+    assert automounts.mounts() == [line.path]
+    assert automounts.run("findmnt", "-n", "-o", "SOURCE", "-t", "fuse.barfs").stdout == f"{bdf}\n"
+    layout = automounts.run("cat", f"{line.path}/bus/{bdf}/bar0.layout").stdout
+    assert "\nwidth  8\n" in layout
+
+    wait_until(lambda: line.state() == "inactive", "the end of a mount that nobody uses")
+    assert automounts.mounts() == []
+    bind(bdf, None)  # which waits for as long as somebody has it
+    bind(bdf, VFIO_PCI)
+    assert line.read(f"{bdf}/bar0").stdout.split() == ["010000ed"]
+    assert automounts.run("systemctl", "stop", f"{line.unit}.automount").returncode == 0
+    wait_until(lambda: automounts.mounts() == [], "the end of the mount")
+
+
+def test_who_looks_for_a_device_that_is_not_there_is_told(
+    automounts: Machine, tmp_path: Path
+) -> None:
+    line = Line(automounts, tmp_path, "fffe:1f:1f.7", "nofail")
+    found = line.read("fffe:1f:1f.7/bar0")
+    assert found.returncode != 0
+    assert found.stderr.endswith(": No such device\n")
+    journal = ["journalctl", "--no-pager", "--output=cat", f"--unit={line.unit}.mount"]
+    told = "barfs: fffe:1f:1f.7: no such PCI device; lspci -D lists the devices there are"
+    wait_until(lambda: told in automounts.run(*journal).stdout.splitlines(), "the journal")
+
+
+def test_an_address_where_it_is_a_files_name(automounts: Machine, tmp_path: Path) -> None:
+    """mount(8) makes a path of it, and knows the mount by that."""
+    bdf = find_all("edu")[0]
+    script = f"cd /sys/bus/pci/devices; mount -t fuse.barfs {bdf} {tmp_path}"
+    found = automounts.run("sh", "-c", script)
+    assert (found.returncode, found.stderr) == (0, "")
+    try:
+        assert automounts.identity(tmp_path, bdf) == IDENTITY
+        source = automounts.run("findmnt", "-n", "-o", "SOURCE", str(tmp_path)).stdout.strip()
+        assert source == str(Path("/sys/bus/pci/devices", bdf).resolve())
+    finally:
+        assert automounts.run("umount", str(tmp_path)).returncode == 0
