@@ -38,6 +38,14 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def mirror() -> list[str]:
+    """Where this machine's own packages of the release come from."""
+    command = ["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)"]
+    targets = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = (line.split() for line in targets.splitlines())
+    return [uri for name, uri in lines if name == codename()][:1]
+
+
 @dataclass(frozen=True)
 class Chroot:
     """A minimal system below `path`; mounts made in it are seen by nobody else."""
@@ -73,7 +81,7 @@ def chroot(tmp_path: Path) -> Iterator[Chroot]:
     if not base.exists():
         made = tmp_path / "made"
         make = ["debootstrap", "--variant=minbase", f"--include={INCLUDED}", codename(), str(made)]
-        result = subprocess.run(make, capture_output=True, text=True, timeout=900)
+        result = subprocess.run([*make, *mirror()], capture_output=True, text=True, timeout=900)
         require("deb", result.returncode == 0, f"debootstrap: {result.stdout[-300:]}")
         CACHE.mkdir(parents=True, exist_ok=True)
         part = base.with_suffix(f".{os.getpid()}")
