@@ -11,6 +11,7 @@ The way is that of `Documentation/ABI/testing/sysfs-bus-pci`: `driver_override` 
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -208,6 +209,26 @@ class Binder:
         self._hands = hands
         self._given: list[Own] = []  # the nodes given away in this run, with their owners before
         self.node_time = NODE_TIME
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep every other `bind` and `unbind` of this machine out.
+
+        Raises DeviceError while one is at work. Who may not lock may not write either, and is told
+        so by the first step.
+        """
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):
+                path = self._machine.run.with_suffix(".lock")
+                lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                stack.callback(os.close, lock)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise DeviceError(
+                        "another barfs bind or unbind is at work; try again when it is done"
+                    ) from None
+            yield
 
     def check_bind(self, bdfs: Iterable[Bdf], driver: str, *, force: bool = False) -> None:
         """Raises DeviceError, saying what to do, for a function that should not be bound."""

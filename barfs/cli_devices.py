@@ -80,10 +80,11 @@ def _bind(choice: argparse.Namespace) -> int:
     machine, bdfs = Machine(), _addresses(choice.bdfs)
     owner = Owner(_user(choice.user), _group(choice.group))
     binder = Binder(machine, Hands())
-    binder.check_bind(bdfs, choice.driver, force=choice.force)
-    if choice.dry_run:
-        return _print_steps(binder.rehearse_bind(bdfs, choice.driver, owner))
-    binder.bind(bdfs, choice.driver, owner)
+    with contextlib.nullcontext() if choice.dry_run else binder.alone():
+        binder.check_bind(bdfs, choice.driver, force=choice.force)
+        if choice.dry_run:
+            return _print_steps(binder.rehearse_bind(bdfs, choice.driver, owner))
+        binder.bind(bdfs, choice.driver, owner)
     for bdf in bdfs:
         nodes = " ".join(map(str, machine.vfio_nodes(bdf)))
         print(f"{bdf} is bound to {choice.driver}: {nodes}")
@@ -95,10 +96,11 @@ def _bind(choice: argparse.Namespace) -> int:
 def _unbind(choice: argparse.Namespace) -> int:
     machine, bdfs = Machine(), _addresses(choice.bdfs)
     binder = Binder(machine, Hands())
-    binder.check_unbind(bdfs)
-    if choice.dry_run:
-        return _print_steps(binder.rehearse_unbind(bdfs))
-    binder.unbind(bdfs)
+    with contextlib.nullcontext() if choice.dry_run else binder.alone():
+        binder.check_unbind(bdfs)
+        if choice.dry_run:
+            return _print_steps(binder.rehearse_unbind(bdfs))
+        binder.unbind(bdfs)
     for bdf in bdfs:
         driver = machine.driver(bdf)
         print(f"{bdf} is bound to {driver}" if driver else f"{bdf} has no driver")

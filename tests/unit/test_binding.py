@@ -46,6 +46,17 @@ def refusal(binder: Binder, *bdfs: Bdf, driver: str = "vfio-pci") -> str:
     return str(caught.value)
 
 
+def test_one_at_a_time(fake: FakeMachine, kernel: FakeKernel, binder: Binder) -> None:
+    fake.add(BDF, "nvme")
+    other = Binder(fake.machine, kernel)
+    with binder.alone():
+        with pytest.raises(DeviceError, match="another barfs bind or unbind is at work"):
+            other.alone().__enter__()
+        bind(binder, BDF)
+    with other.alone():
+        unbind(other, BDF)
+
+
 def test_bind_and_unbind_give_the_driver_back(
     fake: FakeMachine, kernel: FakeKernel, binder: Binder
 ) -> None:

@@ -96,7 +96,7 @@ def test_imports_run_upwards(module: Path) -> None:
         ("pyfuse3", {"fs", "bus", "mount"}),
         ("trio", {"fs", "bus", "hotplug", "mount", "uevents"}),
         ("cffi", {"native"}),
-        ("fcntl", {"kernel", "vfio_user"}),
+        ("fcntl", {"binding", "kernel", "vfio_user"}),
         ("argparse", {"cli", "cli_devices", "cli_dump", "cli_help", "cli_registers", "cli_trace"}),
     ],
 )
