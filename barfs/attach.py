@@ -45,9 +45,10 @@ class DeviceName:
 
     @property
     def opened(self) -> str:
-        """What to tell a user who did not ask for the device to be opened."""
+        """What to tell a user who did not ask for the device to be opened; "" for the demo device,
+        which is made anew for everybody."""
         reset = ": the kernel may reset it" if self.kind == "pci" else ""
-        return f"opened {self.source}{reset}"
+        return "" if self.kind == "demo" else f"opened {self.source}{reset}"
 
     @classmethod
     def parse(cls, text: str) -> "DeviceName":

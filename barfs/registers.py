@@ -126,7 +126,8 @@ class Place:
         """
         if self.device is not None:
             with open_device(self.device, Options()) as device:
-                opened(self.device.opened)
+                if self.device.opened:
+                    opened(self.device.opened)
                 yield _Region(device, self.region)
             return
         assert self.path is not None

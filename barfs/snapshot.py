@@ -81,14 +81,15 @@ class _Opened:
 
 @contextlib.contextmanager
 def source_of(name: DeviceName, opened: Callable[[str], object]) -> Iterator[Source]:
-    """The device in its mount, or else opened, of which `opened` is told in a line.
+    """The device in its mount, or else opened, of which `opened` is told (`DeviceName.opened`).
 
     Raises MountError, DeviceError.
     """
     directory = find_device(name.source)
     if directory is None:
         with open_device(name, Options()) as device:
-            opened(name.opened)
+            if name.opened:
+                opened(name.opened)
             yield _Opened(device)
         return
     with contextlib.ExitStack() as files:

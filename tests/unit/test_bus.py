@@ -14,7 +14,7 @@ import trio
 from barfs import native
 from barfs.backend import Signal, SignalKind
 from barfs.bus import Bus
-from barfs.device import Device
+from barfs.device import Device, Options
 from barfs.pci import Bdf
 from barfs.tree import INFO_NAME, Text, Tree
 
@@ -28,6 +28,8 @@ class StubDevice:
     occupancy: native.Occupancy = field(default_factory=native.Occupancy)
     regions: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=lambda: {"vendor": "0x1234\n"})
+    links: dict[str, str] = field(default_factory=dict)
+    options: Options = field(default_factory=Options)
     closings: int = 0
 
     @property
