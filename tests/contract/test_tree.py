@@ -56,7 +56,9 @@ def test_each_region_has_a_layout_and_nothing_else_is_there(subject: Subject) ->
         layouts = {file.stem for file in device.glob("*.layout")}
         expected = layouts | {f"{name}.layout" for name in layouts} | set(TEXTS)
         if guest.inside():
-            expected |= {"modalias", "numa_node", "driver", "iommu_group"}
+            sysfs = Path("/sys/bus/pci/devices", device.name)
+            names = ("modalias", "numa_node", "label", "driver", "iommu_group")
+            expected |= {name for name in names if os.path.lexists(sysfs / name)}
         assert set(os.listdir(device)) == expected
         assert {"bar0", "config"} <= layouts
 
