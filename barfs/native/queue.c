@@ -9,11 +9,15 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 static const unsigned MOST_KEPT = 6;
 enum { HUGE_PAGE = 2 << 20 };
 _Static_assert(sizeof(struct barfs_request) <= HUGE_PAGE, "a request fits in a huge page");
+static const int PATIENT_NICE = 19;
 static const int64_t TICK_NS = 100000000;
 
 /* How long after its deadline a request that runs is given up: it may just be about to notice. */
@@ -247,10 +251,12 @@ void barfs_lane_run(struct barfs_lane *lane)
     if (lane->patient) {
         const struct sched_param none = {0};
 
-        /* Its messages preempt nobody as they come back. Not SCHED_IDLE: on a busy machine, who has
-         * the interpreter's lock, or the device's, could wait for seconds to give it away. Allowed
-         * to everybody; where it is not, long transfers cost the short ones some time. */
+        /* Its messages preempt nobody as they come back, and nobody waits for it for long. Not
+         * SCHED_IDLE: on a busy machine, who has the interpreter's lock, or the device's, could wait
+         * for seconds to give it away. Both are allowed to everybody; where they are not, long
+         * transfers cost the short ones some time. */
         pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
+        setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), PATIENT_NICE);
     }
     pthread_mutex_lock(&queue->lock);
     for (;;) {

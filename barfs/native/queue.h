@@ -8,7 +8,7 @@
  * Rule 2: a device has three lanes, each with a thread of its own: for short requests whose accesses
  *         are calls, for long transfers, and for long transfers that call.  Nothing that one device
  *         does delays another, and a long transfer delays a short one by no more than an access.  The
- *         third is SCHED_BATCH: it goes to sleep and is woken for each of its accesses, and would come
+ *         third is SCHED_BATCH, and nice: it goes to sleep and is woken for each of its accesses, and would come
  *         before a short request every time.
  * Rule 3: the deadline counts from arrival.  A transfer looks at it between accesses; the watch
  *         answers for one that hangs inside an access, and for those that wait behind it.

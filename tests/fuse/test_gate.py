@@ -365,6 +365,8 @@ def test_a_long_transfer_holds_no_lock_at_the_machine_s_mercy(demo: Rig) -> None
     SCHED_IDLE, a busy machine kept it from running, and them, for seconds."""
     assert len(read_at(demo.device / "bar0", 0x4000, 0x4000)) == 0x4000
     tasks = os.listdir(f"/proc/{demo.mount.process.pid}/task")
-    policies = {os.sched_getscheduler(int(task)) for task in tasks}
-    assert os.SCHED_BATCH in policies, "the long transfer's"
-    assert os.SCHED_IDLE not in policies
+    found = {
+        (os.sched_getscheduler(int(task)), os.getpriority(os.PRIO_PROCESS, int(task)))
+        for task in tasks
+    }
+    assert found == {(os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, 0)), (os.SCHED_BATCH, 19)}

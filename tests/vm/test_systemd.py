@@ -221,7 +221,7 @@ def test_any_device_is_an_instance_when_escaped(machine: Machine, tmp_path: Path
     with served(tmp_path) as device:
         instance = machine.run("systemd-escape", device.name).stdout.strip()
         unit = f"barfs@{instance}.service"
-        machine.add(unit, "SystemCallFilter=sched_setscheduler")
+        machine.add(unit, "SystemCallFilter=sched_setscheduler setpriority")
         with started(machine, unit):
             path = Path("/run/barfs", instance)
             assert machine.mounts() == [path]
