@@ -20,6 +20,10 @@
 
 #define NOINLINE __attribute__((noinline))
 
+/* A loop of one load and one store takes a third longer where it happens to straddle a cache line
+ * (build.py aligns loops, too). */
+#define TIGHT __attribute__((noinline, aligned(64)))
+
 static const uint64_t MOST_BETWEEN_LOOKS = 4096; /* accesses between two looks at the clock */
 static const uint64_t BATCH_WITHOUT_CLOCK = 256;
 static const int64_t LONG_ACCESSES_NS = 20000;  /* a batch this slow is followed by one of one access */
@@ -159,7 +163,7 @@ static inline uint32_t widest(uint64_t position, uint64_t end, uint64_t cap)
  * aligned.  Each function is its own so that `volatile` is all that decides what it emits: exactly one
  * mov of the width for each access, in order. */
 #define DEFINE_ACCESSES(bits)                                                                       \
-    static NOINLINE void load##bits(const volatile uint8_t *base, uint8_t *buffer,                  \
+    static TIGHT void load##bits(const volatile uint8_t *base, uint8_t *buffer,                  \
                                     uint64_t accesses)                                              \
     {                                                                                               \
         const volatile uint##bits##_t *device = (const volatile void *)base;                        \
@@ -170,7 +174,7 @@ static inline uint32_t widest(uint64_t position, uint64_t end, uint64_t cap)
             memcpy(buffer + i * sizeof(value), &value, sizeof(value));                              \
         }                                                                                           \
     }                                                                                               \
-    static NOINLINE void store##bits(volatile uint8_t *base, const uint8_t *buffer,                 \
+    static TIGHT void store##bits(volatile uint8_t *base, const uint8_t *buffer,                 \
                                      uint64_t accesses)                                             \
     {                                                                                               \
         volatile uint##bits##_t *device = (volatile void *)base;                                    \
