@@ -9,7 +9,7 @@ A device is named by its address (`0000:01:00.0`, `01:00.0`; for a virtual funct
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
@@ -126,4 +126,12 @@ def _open(name: DeviceName, bdf: Bdf, options: Options) -> Backend:
 def open_device(name: DeviceName, options: Options) -> Device:
     """Open one device. Raises UsageError, DeviceError."""
     (device,) = attach([name], options)
+    return device
+
+
+def open_unasked(name: DeviceName, opened: Callable[[str], object]) -> Device:
+    """Open one device as it is, for a user who did not ask for that; `opened` is told in a line."""
+    device = open_device(name, Options())
+    if name.opened:
+        opened(name.opened)
     return device

@@ -3,9 +3,7 @@
 
 import argparse
 import contextlib
-import grp
 import os
-import pwd
 import sys
 from collections.abc import Iterable
 
@@ -16,6 +14,7 @@ from barfs.doctor import Doctor
 from barfs.errors import UsageError
 from barfs.fusermount import mounted_devices
 from barfs.machine import Machine
+from barfs.options import group_id, user_id
 from barfs.pci import Bdf
 
 EXIT_FAILED = 1
@@ -118,19 +117,17 @@ def _addresses(texts: Iterable[str]) -> list[Bdf]:
 
 
 def _user(text: str | None) -> int | None:
-    if text is None or text.isdecimal():
-        return None if text is None else int(text)
-    with contextlib.suppress(KeyError):
-        return pwd.getpwnam(text).pw_uid
-    raise UsageError(f"there is no user {text!r}; getent passwd lists them")
+    try:
+        return None if text is None else user_id(text)
+    except KeyError:
+        raise UsageError(f"there is no user {text!r}; getent passwd lists them") from None
 
 
 def _group(text: str | None) -> int | None:
-    if text is None or text.isdecimal():
-        return None if text is None else int(text)
-    with contextlib.suppress(KeyError):
-        return grp.getgrnam(text).gr_gid
-    raise UsageError(f"there is no group {text!r}; getent group lists them")
+    try:
+        return None if text is None else group_id(text)
+    except KeyError:
+        raise UsageError(f"there is no group {text!r}; getent group lists them") from None
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:

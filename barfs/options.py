@@ -25,11 +25,13 @@ _FROM_MOUNT = frozenset(
 )
 
 
-def _user(text: str) -> int:
+def user_id(text: str) -> int:
+    """A user by name or number. Raises KeyError."""
     return int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
 
 
-def _group(text: str) -> int:
+def group_id(text: str) -> int:
+    """A group by name or number. Raises KeyError."""
     return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
 
 
@@ -134,7 +136,7 @@ OPTIONS = (
         "USER",
         "who owns the files (default: you)",
         _MOUNT,
-        _user,
+        user_id,
         "a user's name or number",
     ),
     Option(
@@ -142,7 +144,7 @@ OPTIONS = (
         "GROUP",
         "whose group the files have (default: yours)",
         _MOUNT,
-        _group,
+        group_id,
         "a group's name or number",
     ),
     Option(

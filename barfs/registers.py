@@ -14,12 +14,12 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from barfs.attach import DeviceName, open_device
-from barfs.device import Device, Options
+from barfs.attach import DeviceName, open_unasked
+from barfs.device import Region
 from barfs.errors import BarfsError, UsageError
 from barfs.fusermount import find_device
 from barfs.pci import region_index
@@ -72,18 +72,17 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    device: Device
-    name: str
-    size: int = field(init=False)
+    region: Region
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", self.device[self.name].size)
+    @property
+    def size(self) -> int:
+        return self.region.size
 
     def read(self, offset: int, width: int) -> int:
-        return self.device[self.name].table.load(offset, width)
+        return self.region.table.load(offset, width)
 
     def write(self, offset: int, width: int, value: int) -> None:
-        self.device[self.name].table.store(offset, width, value)
+        self.region.table.store(offset, width, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +124,8 @@ class Place:
         DeviceError, RegisterError.
         """
         if self.device is not None:
-            with open_device(self.device, Options()) as device:
-                if self.device.opened:
-                    opened(self.device.opened)
-                yield _Region(device, self.region)
+            with open_unasked(self.device, opened) as device:
+                yield _Region(device[self.region])
             return
         assert self.path is not None
         try:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from barfs import native
-from barfs.attach import DeviceName, open_device
-from barfs.device import Device, Options
+from barfs.attach import DeviceName, open_unasked
+from barfs.device import Device
 from barfs.dump import Hole
 from barfs.errors import AccessError, BarfsError
 from barfs.fusermount import MountError, find_device
@@ -87,9 +87,7 @@ def source_of(name: DeviceName, opened: Callable[[str], object]) -> Iterator[Sou
     """
     directory = find_device(name.source)
     if directory is None:
-        with open_device(name, Options()) as device:
-            if name.opened:
-                opened(name.opened)
+        with open_unasked(name, opened) as device:
             yield _Opened(device)
         return
     with contextlib.ExitStack() as files:
