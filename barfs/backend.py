@@ -19,6 +19,9 @@ VfioPath = Literal["auto", "cdev", "group", "noiommu"]
 """The way into kernel VFIO: the function's character device, its group, or no IOMMU at all. `auto`
 is the first of the first two that the user may open."""
 
+NoDescriptor = Literal["no-descriptor", "bad-descriptor", "descriptors-differ"]
+"""Why nothing can be mapped of a region that has windows by its info, in the layout's words."""
+
 SignalKind = Literal["lost", "requested", "error"]
 
 
@@ -51,7 +54,9 @@ class Accessor(Protocol):
 class Backend(Protocol):
     """An open device. `source` is what the user named to get it; `bdf` is its place in `bus/`.
 
-    `max_width` is the widest access, in bytes, that a gap of a memory BAR takes in one piece.
+    `max_width` is the widest access, in bytes, that a gap of a memory BAR takes in one piece;
+    `has_ports` says whether an I/O BAR is made of ports, which take one aligned access of 1, 2 or 4
+    bytes, or is a region like any other.
     """
 
     @property
@@ -63,6 +68,9 @@ class Backend(Protocol):
     @property
     def max_width(self) -> int: ...
 
+    @property
+    def has_ports(self) -> bool: ...
+
     def device_info(self) -> DeviceInfo:
         """Raises DeviceError."""
 
@@ -72,10 +80,10 @@ class Backend(Protocol):
         Raises RegionError where only this one cannot be described, else DeviceError.
         """
 
-    def region_fd(self, index: int) -> int | None:
-        """The descriptor to map windows from, at `info.offset + area.offset`.
+    def region_fd(self, index: int) -> int | NoDescriptor:
+        """The descriptor to map windows from, at `info.offset + area.offset`, or why there is none.
 
-        None: nothing of the region can be mapped. The backend keeps ownership.
+        The backend keeps ownership.
         """
 
     def accessor(self) -> "int | Accessor":

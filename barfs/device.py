@@ -8,7 +8,6 @@ Rule 3: a window that cannot be mapped becomes `pread`, a region that cannot be 
 Rule 4: `close` refuses new accesses, waits for those inside, and only then unmaps.
 """
 
-import errno
 import functools
 import logging
 import select
@@ -35,6 +34,7 @@ from barfs.pci import (
 )
 from barfs.policy import EVERYTHING, AccessPolicy, Restriction
 from barfs.uapi import RegionInfo
+from barfs.windows import WindowMapper
 
 MappingMode = Literal["separate", "contiguous", "off"]
 
@@ -150,7 +150,10 @@ class Region:
         if self._restricted:
             raise UsageError(f"{self.name} has no address: a policy restricts it")
         if self._reservation is None:
-            raise UsageError(f"{self.name} has no address: open with mapping='contiguous'")
+            raise UsageError(
+                f"{self.name} has no address: open with mapping='contiguous'; a region without a "
+                "window has none"
+            )
         return self._reservation.address
 
     def read(self, offset: int, count: int) -> bytes:
@@ -313,7 +316,7 @@ class Device:
         bars = config.bars()
         msix = config.msix()
         for index, info in infos.items():
-            port = index in bars and bars[index].kind == "io"
+            port = self._backend.has_ports and index in bars and bars[index].kind == "io"
             self._add_region(info, port=port, msix=MsixPlace.in_bar(msix, index))
         self.regions = dict(sorted(self.regions.items(), key=lambda item: region_index(item[0])))
         self._restrict()
@@ -366,8 +369,9 @@ class Device:
             port=port,
             msix=msix,
         )
-        fd = self._backend.region_fd(info.index)
-        mapper = _Mapper(layout, info, fd, contiguous=self.options.mapping == "contiguous")
+        mapper = WindowMapper(layout, info, contiguous=self.options.mapping == "contiguous")
+        if layout.windows:
+            mapper.map_windows(self._backend.region_fd(info.index))
         layout = layout.with_failed_windows(mapper.failed, self._backend.max_width)
         table = native.Table(
             self.occupancy,
@@ -381,11 +385,12 @@ class Device:
             timeout=self.options.timeout,
             trace=self._trace,
         )
-        region = Region(layout, table, list(mapper.mappings.values()), mapper.reservation)
+        mappings = list(mapper.mappings.values())
+        region = Region(layout.merged(), table, mappings, mapper.reservation)
         self.regions[layout.region] = region
         return region
 
-    def _target(self, info: RegionInfo, mapper: "_Mapper") -> Callable[[Segment], native.Target]:
+    def _target(self, info: RegionInfo, mapper: WindowMapper) -> Callable[[Segment], native.Target]:
         accessor = self._backend.accessor()
 
         def target(segment: Segment) -> native.Target:
@@ -401,47 +406,6 @@ class Device:
             )
 
         return target
-
-
-class _Mapper:
-    """The live mappings of one region's windows, by their start, and those that failed."""
-
-    def __init__(
-        self, layout: Layout, info: RegionInfo, fd: int | None, *, contiguous: bool
-    ) -> None:
-        self.mappings: dict[int, native.Mapping] = {}
-        self.failed: dict[int, str] = {}
-        self.reservation: native.Reservation | None = None
-        if contiguous and layout.windows:
-            try:
-                self.reservation = native.Reservation(layout.size)
-            except OSError as error:
-                name = errno.errorcode.get(error.errno or 0, "EIO")
-                log.warning("%s: %#x bytes for its windows: %s", layout.region, layout.size, name)
-                self.failed = dict.fromkeys((window.start for window in layout.windows), name)
-                return
-        for window in layout.windows:
-            try:
-                self.mappings[window.start] = self._map(window, info, fd)
-            except OSError as error:
-                name = errno.errorcode.get(error.errno or 0, "EIO")
-                log.warning("%s: window %#x: mmap: %s", layout.region, window.start, name)
-                self.failed[window.start] = name
-
-    def _map(self, window: Segment, info: RegionInfo, fd: int | None) -> native.Mapping:
-        if fd is None:
-            raise OSError(errno.EBADF, "no descriptor to map from")
-        # Only the region's own end can lie inside a page, which is then the region's (plan()).
-        size = -(-window.size // native.PAGE_SIZE) * native.PAGE_SIZE
-        return native.Mapping(
-            fd,
-            info.offset + window.start,
-            size,
-            window.readable,
-            window.writable,
-            within=self.reservation,
-            at=window.start if self.reservation else 0,
-        )
 
 
 def _native_segments(

@@ -7,11 +7,13 @@ Rule 3: edges are aligned, never sizes: a window's start is rounded up and its *
         pages, what is taken out of it (the MSI-X table) the other way round.
 Rule 4: what the driver says is believed whole or not at all. An area that leaves the region or
         overlaps another makes the region have no windows.
+Rule 5: a window lies in one area. Areas that touch are windows of their own, since a driver may
+        refuse an mmap that leaves one (idxd's mediated devices do); only what is shown joins them.
 """
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -33,7 +35,7 @@ MsixMode = Literal["map", "carve"]
 WIDTHS = (1, 2, 4, 8)
 WINDOW_WIDTH = 8
 NARROW_WIDTH = 4
-"""The widest access of ROM, I/O ports, configuration space, and of gaps in kernel VFIO."""
+"""The widest access of ROM, configuration space and I/O ports, and of gaps in kernel VFIO."""
 
 REASON_NONE = "-"
 REASON_NOT_IN_AREA = "not-in-sparse-area"
@@ -44,6 +46,9 @@ REASON_BAD_CAPABILITY = "bad-capability"
 REASON_BAD_AREA = "bad-area"
 REASON_MAPPING_OFF = "mapping-off"
 REASON_MMAP_FAILED = "mmap-failed"
+REASON_NO_DESCRIPTOR = "no-descriptor"
+REASON_BAD_DESCRIPTOR = "bad-descriptor"
+REASON_DESCRIPTORS_DIFFER = "descriptors-differ"
 REASON_POLICY = "policy"
 
 _FLAG_NAMES = (
@@ -152,25 +157,29 @@ class Layout:
     def writable(self) -> bool:
         return any(segment.writable for segment in self.segments)
 
-    def with_failed_windows(self, failed: dict[int, str], gap_width: int) -> "Layout":
+    def with_failed_windows(self, failed: Mapping[int, str], gap_width: int) -> "Layout":
         """The layout in which the windows that start at the keys of `failed` are `pread`.
 
-        The values are the names of the errno, as in `mmap-failed:ENODEV`.
+        The values are the reasons. `gap_width` is the widest access outside windows, as in `plan`.
         """
         return replace(
             self,
-            segments=_merged(
+            segments=tuple(
                 replace(
                     segment,
                     access="pread",
-                    width=gap_width,
-                    reason=f"{REASON_MMAP_FAILED}:{failed[segment.start]}",
+                    width=min(gap_width, segment.width),
+                    reason=failed[segment.start],
                 )
                 if segment.access == "mmap" and segment.start in failed
                 else segment
                 for segment in self.segments
             ),
         )
+
+    def merged(self) -> "Layout":
+        """The layout as it is shown: neighbours that are accessed alike are one segment."""
+        return replace(self, segments=_merged(self.segments))
 
     def restricted(self, restrictions: Sequence[Restriction]) -> "Layout":
         """The layout with a policy in force: `restrictions` in order, without overlap."""
@@ -341,13 +350,14 @@ def plan(
 ) -> Layout:
     """Decide how each byte of a region is accessed, before anything is mapped.
 
-    `gap_width` is the widest access outside windows in this region, `port` says that it is an
-    I/O-port BAR, `msix` what MSI-X keeps here. Raises UsageError for a size of 0.
+    `gap_width` is the widest access that gaps of memory take, `port` says that the region is a BAR
+    of I/O ports, `msix` what MSI-X keeps here. Each window of the result is one mmap; `merged`
+    joins those that touch. Raises UsageError for a size of 0.
     """
     if info.size <= 0:
         raise UsageError(f"{region_name(info.index)} of {device} does not exist")
-    if port or info.index in (ROM_INDEX, CONFIG_INDEX):
-        gap_width = min(gap_width, NARROW_WIDTH)
+    narrow = port or info.index in (ROM_INDEX, CONFIG_INDEX)
+    widest = NARROW_WIDTH if narrow else WINDOW_WIDTH
     readable = info.readable
     writable = info.writable and not choices.read_only and info.index != ROM_INDEX
     perm = ("r" if readable else "-") + ("w" if writable else "-")
@@ -358,11 +368,11 @@ def plan(
     segments: list[Segment] = []
     for piece in ranges:
         access: Access = "none" if perm == "--" else "pread"
-        width, reason = gap_width, piece.reason
+        width, reason = min(gap_width, widest), piece.reason
         if piece.reason == REASON_NONE and not choices.mapping:
             reason = REASON_MAPPING_OFF
         elif piece.reason == REASON_NONE and access == "pread":
-            access, width = "mmap", WINDOW_WIDTH
+            access, width = "mmap", widest
         segments.append(Segment(piece.start, piece.end, access, perm, width, reason))
     return Layout(
         device=device,
@@ -371,7 +381,7 @@ def plan(
         flags=tuple(name for flag, name in _FLAG_NAMES if info.flags & flag),
         width=choices.width,
         msix=msix,
-        segments=_merged(segments),
+        segments=tuple(segments),
     )
 
 
@@ -389,11 +399,11 @@ def _partition(info: RegionInfo, page_size: int) -> list[_Range]:
         return [replace(whole, reason=REASON_BAD_AREA)]
     ranges: list[_Range] = []
     position = 0
-    for start, end in _joined(areas):
-        if position < start:
-            ranges.append(_Range(position, start, REASON_NOT_IN_AREA))
-        ranges.extend(_shrunk(start, end, info.size, page_size))
-        position = end
+    for area in areas:
+        if position < area.offset:
+            ranges.append(_Range(position, area.offset, REASON_NOT_IN_AREA))
+        position = area.offset + area.size
+        ranges.extend(_shrunk(area.offset, position, info.size, page_size))
     if position < info.size:
         ranges.append(_Range(position, info.size, REASON_NOT_IN_AREA))
     return ranges
@@ -406,17 +416,6 @@ def _trustworthy(areas: Sequence[SparseArea], size: int) -> bool:
             return False
         position = area.offset + area.size
     return True
-
-
-def _joined(areas: Iterable[SparseArea]) -> list[tuple[int, int]]:
-    joined: list[tuple[int, int]] = []
-    for area in areas:
-        end = area.offset + area.size
-        if joined and joined[-1][1] == area.offset:
-            joined[-1] = (joined[-1][0], end)
-        else:
-            joined.append((area.offset, end))
-    return joined
 
 
 def _shrunk(start: int, end: int, region_size: int, page_size: int) -> list[_Range]:

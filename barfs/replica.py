@@ -7,7 +7,14 @@ Its registers are memory: they keep what is written, and do nothing else.
 from collections.abc import Iterator
 
 from barfs.dump import Dump, DumpError
-from barfs.layout import REASON_BAD_AREA, REASON_BAD_CAPABILITY, REASON_NOT_IN_AREA, Layout
+from barfs.layout import (
+    REASON_BAD_AREA,
+    REASON_BAD_CAPABILITY,
+    REASON_NOT_IN_AREA,
+    REASON_SUB_PAGE,
+    Layout,
+    Segment,
+)
 from barfs.pci import BAR_COUNT, CONFIG_INDEX, ROM_INDEX, Bar, ConfigSpace, region_index
 from barfs.uapi import SparseArea
 from barfs.vfio_user.facts import Content, DescriptionError, DeviceFacts, RegionFacts
@@ -66,17 +73,33 @@ def _region(dump: Dump, layout: Layout, bar: Bar | None) -> RegionFacts:
 
 
 def _areas(layout: Layout) -> Iterator[SparseArea]:
-    """What the driver called mappable, whatever came of it: neighbours as one."""
-    start = None
+    """What the driver called mappable, whatever came of it: neighbours as one where they can be."""
+    start = end = 0
     for segment in layout.segments:
         if segment.reason in _NOT_MAPPABLE:
-            if start is not None:
-                yield SparseArea(start, segment.start - start)
-            start = None
-        elif start is None:
+            continue
+        if segment.start != end:
+            yield from _area(start, end)
             start = segment.start
-    if start is not None:
-        yield SparseArea(start, layout.size - start)
+        for edge in _edges_of_areas(segment):
+            yield from _area(start, edge)
+            start = edge
+        end = segment.end
+    yield from _area(start, end)
+
+
+def _area(start: int, end: int) -> Iterator[SparseArea]:
+    if start < end:
+        yield SparseArea(start, end - start)
+
+
+def _edges_of_areas(segment: Segment) -> range:
+    """An edge in each whole page that is no window since no area holds all of it."""
+    if segment.reason != REASON_SUB_PAGE:
+        return range(0)
+    first = -(-segment.start // _PAGE) * _PAGE
+    last = segment.end // _PAGE * _PAGE
+    return range(first + _PAGE // 2, max(first, last), _PAGE)
 
 
 def _contents(dump: Dump, region: str) -> Iterator[Content]:

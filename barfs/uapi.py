@@ -69,6 +69,10 @@ class CapabilityMissing(CapabilityError):
     """The CAPS flag is set, but there is no chain although the structure was large enough."""
 
 
+class InfoChanged(CapabilityError):
+    """Two answers about the same region contradict each other: neither can be believed."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
     """`struct vfio_device_info`: flags (`DEVICE_FLAG_*`), counts of regions and of IRQ indexes."""

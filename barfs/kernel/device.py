@@ -72,6 +72,8 @@ class KernelDevice:
     max_width = NARROW_WIDTH
     """Older kernels do an 8-byte pread as two of 4 without a word, so none is ever asked for."""
 
+    has_ports = True
+
     def __init__(
         self,
         bdf: Bdf,

@@ -3,8 +3,9 @@
 
 Rule 1: one access is one message, whatever its width.
 Rule 2: the peer is not trusted. What it says is checked in `messages`; what it sends to be mapped
-        is checked here: only memory that cannot block whoever reads it (tmpfs, hugetlbfs), and as
-        long as the windows say. A descriptor that fails leaves its region without windows.
+        is checked here: only memory that cannot block whoever reads it (tmpfs, hugetlbfs), one
+        file for all windows of a region, and as long as they say. Descriptors that fail leave their
+        region without windows, and so do two answers about it that contradict each other.
 Rule 3: a peer that is gone stays gone: nothing is opened again, because a new server is a new
         device.
 """
@@ -17,11 +18,11 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Self, TypeVar
 
-from barfs.backend import Signal
+from barfs.backend import NoDescriptor, Signal
 from barfs.errors import (
     AccessError,
     AccessTimeout,
@@ -37,7 +38,9 @@ from barfs.uapi import (
     REGION_INFO_LIMIT,
     CapabilityTruncated,
     DeviceInfo,
+    InfoChanged,
     RegionInfo,
+    SparseArea,
 )
 from barfs.vfio_user import messages
 from barfs.vfio_user.channel import (
@@ -80,6 +83,9 @@ class VfioUserClient:
     vfio-user.
     """
 
+    has_ports = False
+    """What is no memory is a region like any other: libvfio-user's regions are I/O by default."""
+
     def __init__(
         self, endpoint: str | socket.socket, *, bdf: Bdf, source: str, timeout: float = 5.0
     ) -> None:
@@ -88,7 +94,7 @@ class VfioUserClient:
         sock = _connect(endpoint, source, timeout) if isinstance(endpoint, str) else endpoint
         self._channel = Channel(sock, timeout)
         self._lock = threading.Lock()
-        self._regions: dict[int, tuple[RegionInfo, int | None]] = {}
+        self._regions: dict[int, tuple[RegionInfo, int | NoDescriptor]] = {}
         try:
             self.max_width = self._negotiate()
         except BaseException:
@@ -120,8 +126,8 @@ class VfioUserClient:
         """
         return self._region(index)[0]
 
-    def region_fd(self, index: int) -> int | None:
-        """The memory of the region's windows, None where the peer gave none that can be used."""
+    def region_fd(self, index: int) -> int | NoDescriptor:
+        """The memory of the region's windows, or why the peer gave none that can be used."""
         return self._region(index)[1]
 
     def accessor(self) -> Self:
@@ -167,7 +173,7 @@ class VfioUserClient:
         """Leave the server; who maps windows keeps them. May be called again."""
         self._channel.close()
         with self._lock:
-            close_all(fd for _info, fd in self._regions.values() if fd is not None)
+            close_all(fd for _info, fd in self._regions.values() if isinstance(fd, int))
             self._regions.clear()
 
     def _access(
@@ -226,15 +232,16 @@ class VfioUserClient:
         """The same malformation, told with the device's name."""
         return type(error)(f"{self.source}: the server broke the protocol: {error}")
 
-    def _region(self, index: int) -> tuple[RegionInfo, int | None]:
+    def _region(self, index: int) -> tuple[RegionInfo, int | NoDescriptor]:
         with self._lock:
             found = self._regions.get(index)
             if found is None:
                 found = self._regions[index] = self._ask_region(index)
             return found
 
-    def _ask_region(self, index: int) -> tuple[RegionInfo, int | None]:
+    def _ask_region(self, index: int) -> tuple[RegionInfo, int | NoDescriptor]:
         argsz = _FIRST_ARGSZ
+        before: RegionInfo | None = None
         for _question in range(_MOST_QUESTIONS):
             request = messages.GetRegionInfo(index, argsz)
             try:
@@ -243,9 +250,12 @@ class VfioUserClient:
                 # What the kernel says of a region that is not there; rust-vmm gives no reason.
                 if error.errno not in (0, errno.EINVAL):
                     raise RegionError(str(error)) from error
-                return RegionInfo(index, 0, 0, 0), None
+                return RegionInfo(index, 0, 0, 0), "no-descriptor"
             try:
                 info, needed = self._decode_region(reply, request)
+                if before is not None and (change := _contradiction(before, info)):
+                    return replace(info, chain_error=InfoChanged(change)), "no-descriptor"
+                before = info
                 if needed <= argsz:
                     return info, self._choose_descriptor(info, fds)
             finally:
@@ -254,46 +264,61 @@ class VfioUserClient:
                 break
             argsz = needed
         error_text = f"region {index}: its info has {needed} bytes, {REGION_INFO_LIMIT} at most"
-        return replace(info, chain_error=CapabilityTruncated(error_text)), None
+        return replace(info, chain_error=CapabilityTruncated(error_text)), "no-descriptor"
 
     def _decode_region(
         self, reply: Message, request: messages.GetRegionInfo
     ) -> tuple[RegionInfo, int]:
         return self._checked(lambda: messages.reply_to_region_info(reply, request))
 
-    def _choose_descriptor(self, info: RegionInfo, fds: list[int]) -> int | None:
-        """Take the first descriptor out of `fds` if it can be mapped."""
-        if not info.mappable or info.chain_error is not None or info.areas == ():
-            return None
-        ends = (
-            [info.size] if info.areas is None else [area.offset + area.size for area in info.areas]
-        )
-        problem = _refusal(fds[0], info.offset + max(ends)) if fds else "none came"
-        if problem:
-            _log.warning(
-                "%s: %s has no windows, its descriptor cannot be mapped: %s",
-                self.source,
-                region_name(info.index),
-                problem,
-            )
-            return None
-        return fds.pop(0)
+    def _choose_descriptor(self, info: RegionInfo, fds: list[int]) -> int | NoDescriptor:
+        """Take a descriptor of the region's windows out of `fds`, if it has any."""
+        whole = (SparseArea(0, info.size),)
+        areas = [area for area in (whole if info.areas is None else info.areas) if area.size]
+        if not info.mappable or info.chain_error is not None or not areas:
+            return "no-descriptor"
+        end = info.offset + max(area.offset + area.size for area in areas)
+        refused = _refusal(fds, end)
+        if refused is None:
+            return fds.pop(0)
+        reason, problem = refused
+        name = region_name(info.index)
+        _log.warning("%s: %s has no windows (%s): %s", self.source, name, reason, problem)
+        return reason
 
 
-def _refusal(fd: int, end: int) -> str:
-    """Why `fd` must not be mapped up to `end`, empty where it may be.
+def _refusal(fds: Sequence[int], end: int) -> tuple[NoDescriptor, str] | None:
+    """Why `fds` cannot be mapped up to `end`: the reason, and what is wrong. None: they can be.
 
-    Only of memory is anything more asked: the server of a FUSE file could leave that, and every
-    later fault, unanswered.
+    Older servers send one for each area, of the same file; of which area another file would be, no
+    message says. Only of memory is anything more asked: the server of a FUSE file could leave that,
+    and every later fault, unanswered.
     """
-    if not is_memory(fd):
-        return "it is neither tmpfs nor hugetlbfs"
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        return "it is not a file"
-    if status.st_size < end:
-        return f"it ends at {status.st_size:#x}, the windows at {end:#x}"
-    return ""
+    if not fds:
+        return "no-descriptor", "no descriptor came with its areas"
+    if not all(is_memory(fd) for fd in fds):
+        return "bad-descriptor", "its descriptor is neither of tmpfs nor of hugetlbfs"
+    found = [os.fstat(fd) for fd in fds]
+    if not all(stat.S_ISREG(status.st_mode) for status in found):
+        return "bad-descriptor", "its descriptor is not of a file"
+    files = {(status.st_dev, status.st_ino) for status in found}
+    if len(files) > 1:
+        return "descriptors-differ", f"its {len(fds)} descriptors are of {len(files)} files"
+    if found[0].st_size < end:
+        size = found[0].st_size
+        return "bad-descriptor", f"its memory ends at {size:#x}, the windows at {end:#x}"
+    return None
+
+
+def _contradiction(before: RegionInfo, after: RegionInfo) -> str:
+    """What two answers about one region say differently; empty: nothing.
+
+    The flag MMAP may come with the capabilities, for which the first had no room.
+    """
+    said = [(info.size, info.offset, info.readable, info.writable) for info in (before, after)]
+    names = ("size", "offset", "read flag", "write flag")
+    changed = [name for name, old, new in zip(names, *said, strict=True) if old != new]
+    return f"asked twice, its {' and '.join(changed)} changed" if changed else ""
 
 
 def _error_text(error: int) -> str:

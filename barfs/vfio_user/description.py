@@ -23,7 +23,7 @@
     ]
     prefetchable = true           # optional: false
     bits = 64                     # optional: 32; a 64-bit BAR takes the next number, too
-    io = true                     # optional: false; I/O ports, at most 256 bytes
+    io = true                     # optional: false; whether the BAR says that it is I/O
     initial = [                   # optional: contents at the start; everything else is 0
         { offset = 0x00, u32 = 0x010000ed }, # u8, u16, u32, u64: a number, little-endian
         { offset = 0x10, hex = "de ad be ef" },

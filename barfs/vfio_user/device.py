@@ -246,8 +246,6 @@ class SoftwareDevice:
         region = self.facts.by_index.get(index)
         if region is None or offset + count > region.size:
             raise _refusal(index, offset, count)
-        if region.is_io and (count not in (1, 2, 4) or offset % count):
-            raise _refusal(index, offset, count)
         return region
 
     def _behaviour(self, index: int, offset: int, count: int) -> Behaviour | None:

@@ -5,7 +5,9 @@ Rule 1: what cannot be built cannot be described. Every class checks itself, wit
         begins with the key at fault; `description` puts the file and the place in front.
 Rule 2: sizes and offsets are bytes; areas and initial contents are relative to their region.
 
-The limits of BARs are those of the PCI Local Bus Specification 3.0, section 6.2.5.
+The limits of BARs are those of the PCI Local Bus Specification 3.0, section 6.2.5, but for I/O: on
+vfio-user there are no ports, and an I/O BAR may be as large as another, and mapped. (Regions of
+libvfio-user are I/O unless they are flagged as memory.)
 """
 
 from collections.abc import Iterable
@@ -29,7 +31,6 @@ LARGEST_INDEX = 63
 _LARGEST_MEM32 = 1 << 31
 _SMALLEST_MEMORY_BAR = 16
 _SMALLEST_IO_BAR = 4
-_LARGEST_IO_BAR = 256
 _SMALLEST_ROM = 1 << 11
 _LARGEST_ROM = 1 << 24
 _LARGEST_MSIX = 2048
@@ -104,10 +105,8 @@ def _check_size(region: RegionFacts) -> None:
         return
     if region.index == ROM_INDEX:
         least, most = _SMALLEST_ROM, _LARGEST_ROM
-    elif region.is_bar and region.is_io:
-        least, most = _SMALLEST_IO_BAR, _LARGEST_IO_BAR
     elif region.is_bar:
-        least = _SMALLEST_MEMORY_BAR
+        least = _SMALLEST_IO_BAR if region.is_io else _SMALLEST_MEMORY_BAR
         most = LARGEST_REGION if region.is_64bit else _LARGEST_MEM32
     if not least <= region.size <= most:
         raise DescriptionError(
@@ -121,9 +120,9 @@ def _check_flags(region: RegionFacts) -> None:
     if not region.is_bar and (region.is_io or region.is_64bit or region.prefetchable):
         raise DescriptionError("io, bits and prefetchable: only a BAR has them")
     if region.is_io and (region.is_64bit or region.prefetchable):
-        raise DescriptionError("io: I/O ports are 32-bit and not prefetchable")
-    if region.mappable and (region.is_io or region.index in (ROM_INDEX, CONFIG_INDEX)):
-        raise DescriptionError("flags: I/O ports, rom and config cannot be mapped")
+        raise DescriptionError("io: an I/O BAR has 32 bits and is not prefetchable")
+    if region.mappable and region.index in (ROM_INDEX, CONFIG_INDEX):
+        raise DescriptionError("flags: rom and config cannot be mapped")
     if region.index == ROM_INDEX and region.writable:
         raise DescriptionError('flags: rom cannot be written; leave "write" out')
     if region.index == CONFIG_INDEX and not (region.readable and region.writable):

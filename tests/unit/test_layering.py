@@ -21,6 +21,7 @@ ROOMS = (
     "uevents",
     "kernel",
     "vfio_user",
+    "windows",
     "device",
     "tree",
     "fs",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -56,9 +57,10 @@ places = st.none() | st.builds(
 )
 
 
-def make(
-    info: RegionInfo, choices: Choices | None = None, msix: MsixPlace | None = None, **kwargs: bool
+def planned(
+    info: RegionInfo, choices: Choices | None = None, msix: MsixPlace | None = None
 ) -> Layout:
+    """Each window is one mmap."""
     return plan(
         info,
         device="0000:01:00.0",
@@ -66,8 +68,12 @@ def make(
         page_size=PAGE,
         gap_width=4,
         msix=msix,
-        **kwargs,
     )
+
+
+def make(info: RegionInfo, choices: Choices | None = None, msix: MsixPlace | None = None) -> Layout:
+    """The layout as it is shown."""
+    return planned(info, choices, msix).merged()
 
 
 def rows(layout: Layout) -> list[tuple[int, int, str, str]]:
@@ -118,19 +124,29 @@ def test_windows_stay_inside_what_the_driver_allows(
             assert set(range(window.start // PAGE, -(-window.end // PAGE))) <= allowed
 
 
+@given(regions(), policies, places)
+def test_each_window_lies_in_one_area(
+    info: RegionInfo, choices: Choices, msix: MsixPlace | None
+) -> None:
+    for window in planned(info, choices, msix).windows:
+        assert info.areas is None or any(
+            area.offset <= window.start and window.end <= area.offset + area.size
+            for area in info.areas
+        )
+
+
 @given(regions(), policies)
-def test_no_whole_allowed_page_is_wasted(info: RegionInfo, choices: Choices) -> None:
+def test_no_whole_page_of_an_area_is_wasted(info: RegionInfo, choices: Choices) -> None:
     if info.areas is None or not info.mappable or not choices.mapping or not info.flags & 3:
         return
     if choices.read_only and not info.readable:
         return
-    covered = bytearray(info.size)
-    for area in info.areas:
-        covered[area.offset : area.offset + area.size] = b"\1" * area.size
     windows = make(info, choices).windows
     for start in range(0, info.size - PAGE + 1, PAGE):
         mapped = any(window.start <= start and start + PAGE <= window.end for window in windows)
-        assert mapped == all(covered[start : start + PAGE])
+        assert mapped == any(
+            area.offset <= start and start + PAGE <= area.offset + area.size for area in info.areas
+        )
 
 
 @given(regions(sound=False), policies, places)
@@ -203,14 +219,36 @@ def test_without_the_mmap_flag_areas_do_not_count() -> None:
     assert rows(make(info)) == [(0, 0x4000, "pread", "no-mmap-flag")]
 
 
-def test_adjacent_areas_are_one_window() -> None:
-    layout = make(sparse((0x1000, 0x2000), (0x2000, 0x4000)))
-    assert (0x1000, 0x4000, "mmap", "-") in rows(layout)
+def test_adjacent_areas_are_windows_of_their_own_and_shown_as_one() -> None:
+    areas = ((0x2000, 0x4000), (0x1000, 0x2000), (0x2000, 0x2000))
+    windows = [(0x1000, 0x2000, "mmap", "-"), (0x2000, 0x4000, "mmap", "-")]
+    assert rows(planned(sparse(*areas)))[1:3] == windows
+    assert (0x1000, 0x4000, "mmap", "-") in rows(make(sparse(*areas)))
 
 
-def test_adjacent_areas_join_before_they_shrink() -> None:
-    layout = make(sparse((0x1000, 0x1800), (0x1800, 0x3000)))
-    assert (0x1000, 0x3000, "mmap", "-") in rows(layout)
+def test_adjacent_areas_shrink_each_by_itself() -> None:
+    assert rows(make(sparse((0x1000, 0x2800), (0x2800, 0x4000), size=0x4000))) == [
+        (0, 0x1000, "pread", "not-in-sparse-area"),
+        (0x1000, 0x2000, "mmap", "-"),
+        (0x2000, 0x3000, "pread", "sub-page"),
+        (0x3000, 0x4000, "mmap", "-"),
+    ]
+
+
+def test_two_halves_of_a_page_are_no_window() -> None:
+    layout = make(sparse((0x1000, 0x1800), (0x1800, 0x2000)))
+    assert (0x1000, 0x2000, "pread", "sub-page") in rows(layout)
+    assert not layout.windows
+
+
+def test_a_carved_area_leaves_a_window_on_each_side() -> None:
+    place = MsixPlace(table=(0x2000, 0x1000))
+    assert rows(make(sparse((0x1000, 0x4000), (0x4000, 0x5000), size=0x5000), msix=place)) == [
+        (0, 0x1000, "pread", "not-in-sparse-area"),
+        (0x1000, 0x2000, "mmap", "-"),
+        (0x2000, 0x3000, "pread", "msix-table"),
+        (0x3000, 0x5000, "mmap", "-"),
+    ]
 
 
 def test_misaligned_area_shrinks_inward() -> None:
@@ -310,26 +348,38 @@ def test_the_rom_is_never_writable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "port", "width"), [(0, False, 8), (4, True, 4), (6, False, 4), (7, False, 4)]
+    ("index", "port", "gap_width", "window", "gap"),
+    [
+        (0, False, 8, 8, 8),
+        (0, False, 4, 8, 4),
+        (4, True, 4, 4, 4),
+        (4, True, 8, 4, 4),
+        (4, False, 2, 8, 2),
+        (6, False, 8, 4, 4),
+        (6, False, 2, 4, 2),
+        (7, False, 8, 4, 4),
+    ],
 )
-def test_widest_access_of_gaps(index: int, port: bool, width: int) -> None:
+def test_widest_accesses(index: int, port: bool, gap_width: int, window: int, gap: int) -> None:
     layout = plan(
-        RegionInfo(index, READ | WRITE, 0x100, 0),
+        replace(sparse((0, PAGE), (PAGE, 2 * PAGE), size=3 * PAGE), index=index),
         device="x",
         choices=Choices(),
         page_size=PAGE,
-        gap_width=8,
+        gap_width=gap_width,
         port=port,
     )
-    assert [segment.width for segment in layout.segments] == [width]
+    assert [segment.width for segment in layout.segments] == [window, window, gap]
+    failed = layout.with_failed_windows({PAGE: "mmap-failed:EINVAL"}, gap_width)
+    assert [segment.width for segment in failed.segments] == [window, gap, gap]
 
 
-def test_failed_window_becomes_pread_with_its_errno() -> None:
-    layout = make(sparse((0, 0x1000), (0x2000, 0x3000), size=0x4000))
-    assert rows(layout.with_failed_windows({0x2000: "ENODEV"}, 4)) == [
+def test_a_failed_window_is_pread_with_its_reason_and_its_neighbour_stays() -> None:
+    layout = planned(sparse((0, 0x1000), (0x1000, 0x2000), (0x2000, 0x3000), size=0x4000))
+    assert rows(layout.with_failed_windows({0x1000: "mmap-failed:ENODEV"}, 4).merged()) == [
         (0, 0x1000, "mmap", "-"),
-        (0x1000, 0x2000, "pread", "not-in-sparse-area"),
-        (0x2000, 0x3000, "pread", "mmap-failed:ENODEV"),
+        (0x1000, 0x2000, "pread", "mmap-failed:ENODEV"),
+        (0x2000, 0x3000, "mmap", "-"),
         (0x3000, 0x4000, "pread", "not-in-sparse-area"),
     ]
 

@@ -51,7 +51,17 @@ CASES = {
             gap(0x20000, MIB),
         ],
     ),
-    "adjacent": Case([(0, PAGE), (PAGE, PAGE)], [window(0, 2 * PAGE), gap(2 * PAGE, MIB)]),
+    # The driver refuses an mmap of both.
+    "adjacent": Case([(PAGE, PAGE), (0, PAGE)], [window(0, 2 * PAGE), gap(2 * PAGE, MIB)]),
+    "adjacent, inside a page": Case(
+        [(0, 0x1800), (0x1800, 0x1800)],
+        [
+            window(0, 0x1000),
+            gap(0x1000, 0x2000, "sub-page"),
+            window(0x2000, 0x3000),
+            gap(0x3000, MIB),
+        ],
+    ),
     "not page-aligned": Case(
         [(0x800, 0x2000)],
         [

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import barfs
+from barfs.device import MappingMode
 
 from .guest import bind, bound, driver, sparse
 from .mounts import PAGE
@@ -35,6 +36,25 @@ def test_the_address_of_a_contiguous_mapping() -> None:
         address = device["bar0"].address
         assert ctypes.c_uint32.from_address(address).value == IDENTITY
         assert ctypes.c_uint32.from_address(address + 0x8000).value == 0xFFFFFFFF
+
+
+@pytest.mark.parametrize("mapping", ["separate", "contiguous"])
+def test_adjacent_areas_are_mapped_one_by_one(mapping: MappingMode) -> None:
+    """The driver refuses an mmap of both; a request may all the same be about both."""
+    areas = ((0x1000, 0x1000), (0x2000, 0x2000))
+    with (
+        sparse("ivshmem", areas, bar=2) as bdf,
+        barfs.open(bdf, mapping=mapping, width=8) as device,
+    ):
+        bar2 = device["bar2"]
+        (window,) = bar2.layout.windows
+        assert (window.start, window.end, window.reason) == (0x1000, 0x4000, "-")
+        assert bar2.write(0x1FF4, b"end, beginning") == 14
+        assert bar2.read(0x1FF4, 14) == b"end, beginning"
+        bar2.write64(0x2000, 0x1122334455667788)
+        if mapping == "contiguous":
+            both = ctypes.c_uint64.from_address(bar2.address + 0x2000)
+            assert both.value == 0x1122334455667788
 
 
 def test_memory_decode_off_is_a_bus_fault() -> None:

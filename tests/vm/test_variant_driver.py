@@ -126,8 +126,11 @@ def test_too_little_room_is_told_by_argsz() -> None:
         ([(0, PAGE)], 0, PAGE, True),
         ([(0, PAGE)], PAGE, PAGE, False),
         ([(0, PAGE)], 0, 2 * PAGE, False),
-        ([(0, PAGE), (PAGE, PAGE)], 0, 2 * PAGE, True),
-        ([(0, 0x3000), (0x2000, 0x3000)], 0, 0x5000, True),
+        ([(0, PAGE), (PAGE, PAGE)], 0, PAGE, True),
+        ([(0, PAGE), (PAGE, PAGE)], PAGE, PAGE, True),
+        ([(0, PAGE), (PAGE, PAGE)], 0, 2 * PAGE, False),
+        ([(0, 0x3000), (0x2000, 0x3000)], 0x2000, 0x3000, True),
+        ([(0, 0x3000), (0x2000, 0x3000)], 0, 0x5000, False),
         ([(0x800, 0x1000)], 0, PAGE, False),
         ([(0x800, 0x1800)], PAGE, PAGE, True),
         ([], 0, PAGE, False),
@@ -135,7 +138,7 @@ def test_too_little_room_is_told_by_argsz() -> None:
         ([(MIB - PAGE, 2 * PAGE)], MIB - PAGE, 2 * PAGE, False),
     ],
 )
-def test_mmap_is_refused_outside_the_areas(
+def test_mmap_is_refused_where_it_leaves_an_area(
     areas: list[tuple[int, int]], start: int, size: int, allowed: bool
 ) -> None:
     with sparse("edu", areas) as bdf, opened(bdf) as device:

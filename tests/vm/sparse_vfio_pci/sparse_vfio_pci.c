@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * A vfio-pci variant driver that reports whatever sparse mmap areas its module
- * parameters name, and refuses to map anything else of that BAR.
+ * parameters name, and refuses every mmap of that BAR that does not lie in one
+ * of them, even where two areas touch, as idxd's mediated devices do.
  *
  * It exists for tests: the areas may leave the BAR, overlap, or cover parts of
  * a page, and are reported just as they were given. A device keeps the
@@ -123,22 +124,18 @@ static bool is_sparse(const struct sparse_device *sparse, unsigned int index)
 	       pci_resource_len(sparse->core.pdev, index);
 }
 
-/* Is each byte of [start, end) in some area? An area may continue another. */
+/* Does one area hold all of [start, end)? */
 static bool is_mappable(const struct sparse_layout *layout, u64 start, u64 end)
 {
-	unsigned int i = 0;
+	unsigned int i;
 
-	while (i < layout->nr_areas) {
-		const struct vfio_region_sparse_mmap_area *area = &layout->areas[i++];
-		u64 rest;
+	for (i = 0; i < layout->nr_areas; i++) {
+		const struct vfio_region_sparse_mmap_area *area = &layout->areas[i];
 
 		if (start < area->offset || start - area->offset >= area->size)
 			continue;
-		rest = area->size - (start - area->offset);
-		if (rest >= end - start)
+		if (area->size - (start - area->offset) >= end - start)
 			return true;
-		start += rest;
-		i = 0;
 	}
 	return false;
 }
