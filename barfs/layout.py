@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from barfs.errors import BarfsError, UsageError
 from barfs.pci import CONFIG_INDEX, ROM_INDEX, MsixCapability, region_name
@@ -46,9 +46,9 @@ REASON_BAD_CAPABILITY = "bad-capability"
 REASON_BAD_AREA = "bad-area"
 REASON_MAPPING_OFF = "mapping-off"
 REASON_MMAP_FAILED = "mmap-failed"
-REASON_NO_DESCRIPTOR = "no-descriptor"
-REASON_BAD_DESCRIPTOR = "bad-descriptor"
-REASON_DESCRIPTORS_DIFFER = "descriptors-differ"
+REASON_NO_DESCRIPTOR: Final = "no-descriptor"
+REASON_BAD_DESCRIPTOR: Final = "bad-descriptor"
+REASON_DESCRIPTORS_DIFFER: Final = "descriptors-differ"
 REASON_POLICY = "policy"
 
 _FLAG_NAMES = (

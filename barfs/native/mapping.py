@@ -75,6 +75,9 @@ class Mapping:
         else:
             if not (within._release.alive and 0 <= at <= within.size - size):
                 raise ValueError(f"[{at:#x}, {at + size:#x}) is not inside the reservation")
+            # Older kernels unmap what a MAP_FIXED is to replace before they ask the driver, and
+            # leave a hole where it refuses (6.1: mm/mmap.c, mmap_region). So ask it first.
+            _unmap(_map(0, size, protection, lib.MAP_SHARED, fd, fd_offset), size)
             flags = lib.MAP_SHARED | lib.MAP_FIXED
             self.address = _map(within.address + at, size, protection, flags, fd, fd_offset)
             self._release = _release_once(self, _vacate, within, self.address, size)

@@ -33,6 +33,7 @@ from barfs.errors import (
     PeerError,
     RegionError,
 )
+from barfs.layout import REASON_BAD_DESCRIPTOR, REASON_DESCRIPTORS_DIFFER, REASON_NO_DESCRIPTOR
 from barfs.pci import Bdf, region_name
 from barfs.uapi import (
     REGION_INFO_LIMIT,
@@ -250,11 +251,11 @@ class VfioUserClient:
                 # What the kernel says of a region that is not there; rust-vmm gives no reason.
                 if error.errno not in (0, errno.EINVAL):
                     raise RegionError(str(error)) from error
-                return RegionInfo(index, 0, 0, 0), "no-descriptor"
+                return RegionInfo(index, 0, 0, 0), REASON_NO_DESCRIPTOR
             try:
                 info, needed = self._decode_region(reply, request)
                 if before is not None and (change := _contradiction(before, info)):
-                    return replace(info, chain_error=InfoChanged(change)), "no-descriptor"
+                    return replace(info, chain_error=InfoChanged(change)), REASON_NO_DESCRIPTOR
                 before = info
                 if needed <= argsz:
                     return info, self._choose_descriptor(info, fds)
@@ -264,7 +265,7 @@ class VfioUserClient:
                 break
             argsz = needed
         error_text = f"region {index}: its info has {needed} bytes, {REGION_INFO_LIMIT} at most"
-        return replace(info, chain_error=CapabilityTruncated(error_text)), "no-descriptor"
+        return replace(info, chain_error=CapabilityTruncated(error_text)), REASON_NO_DESCRIPTOR
 
     def _decode_region(
         self, reply: Message, request: messages.GetRegionInfo
@@ -276,7 +277,7 @@ class VfioUserClient:
         whole = (SparseArea(0, info.size),)
         areas = [area for area in (whole if info.areas is None else info.areas) if area.size]
         if not info.mappable or info.chain_error is not None or not areas:
-            return "no-descriptor"
+            return REASON_NO_DESCRIPTOR
         end = info.offset + max(area.offset + area.size for area in areas)
         refused = _refusal(fds, end)
         if refused is None:
@@ -295,18 +296,18 @@ def _refusal(fds: Sequence[int], end: int) -> tuple[NoDescriptor, str] | None:
     and every later fault, unanswered.
     """
     if not fds:
-        return "no-descriptor", "no descriptor came with its areas"
+        return REASON_NO_DESCRIPTOR, "no descriptor came with its areas"
     if not all(is_memory(fd) for fd in fds):
-        return "bad-descriptor", "its descriptor is neither of tmpfs nor of hugetlbfs"
+        return REASON_BAD_DESCRIPTOR, "its descriptor is neither of tmpfs nor of hugetlbfs"
     found = [os.fstat(fd) for fd in fds]
     if not all(stat.S_ISREG(status.st_mode) for status in found):
-        return "bad-descriptor", "its descriptor is not of a file"
+        return REASON_BAD_DESCRIPTOR, "its descriptor is not of a file"
     files = {(status.st_dev, status.st_ino) for status in found}
     if len(files) > 1:
-        return "descriptors-differ", f"its {len(fds)} descriptors are of {len(files)} files"
+        return REASON_DESCRIPTORS_DIFFER, f"its {len(fds)} descriptors are of {len(files)} files"
     if found[0].st_size < end:
         size = found[0].st_size
-        return "bad-descriptor", f"its memory ends at {size:#x}, the windows at {end:#x}"
+        return REASON_BAD_DESCRIPTOR, f"its memory ends at {size:#x}, the windows at {end:#x}"
     return None
 
 
