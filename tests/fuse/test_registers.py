@@ -148,7 +148,7 @@ def test_a_dry_run_makes_no_access(bench: Bench) -> None:
         (("mw", "0xfffc", "1", "2"), "leaves the region"),
         (("rmw", "4", "1"), "it is OFFSET MASK VALUE"),
         (("rmw", "4", "1", "2"), "bits outside the mask"),
-        (("rmw", "4[3:0]", "16"), "bits outside the mask"),
+        (("rmw", "4[3:0]", "16"), "16 does not fit into the bits [3:0]"),
         (("poll", "4", "1", "1", "--timeout", "nan"), "is a number of seconds"),
     ],
 )
