@@ -227,7 +227,9 @@ def _ends(process: int, timeout: float) -> bool:
 def _add_layout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", metavar="DEVICE", help="as for barfs mount")
     parser.add_argument("region", metavar="REGION", nargs="?", help="bar0, rom, config, ...")
-    parser.add_argument("--json", action="store_true", help="a JSON list, plain integers")
+    parser.add_argument(
+        "--json", action="store_true", help="a JSON list, integers plain and as hexadecimal text"
+    )
     explain(
         parser,
         "barfs layout demo bar0",

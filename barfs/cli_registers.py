@@ -48,7 +48,9 @@ def _add_common(parser: argparse.ArgumentParser, *examples: str, details: str) -
             default=4,
             help=f"registers of {width} byte{'s' if width > 1 else ''}{default}",
         )
-    parser.add_argument("--json", action="store_true", help="a JSON object, plain integers")
+    parser.add_argument(
+        "--json", action="store_true", help="a JSON object, integers plain and as hexadecimal text"
+    )
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="print the accesses, and make none"
     )

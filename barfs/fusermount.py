@@ -286,7 +286,8 @@ class MountInfo:
 
     def to_text(self) -> str:
         texts = [*self.devices.values(), *filter(None, [self.trace])]
-        exact = {unicode(text): os.fsencode(text).hex() for text in texts if unicode(text) != text}
+        pairs = [(unicode(text), os.fsencode(text)) for text in texts]
+        exact = {text: data.hex() for text, data in pairs if text.encode() != data}
         return dump_json(dataclasses.asdict(self) | ({"bytes": exact} if exact else {}))
 
     @classmethod
@@ -310,16 +311,16 @@ class MountInfo:
         """Read what `to_text` wrote. Raises UsageError: any user may mount anything."""
         try:
             data = json.loads(text)
-            exact = {name: bytes.fromhex(data["bytes"][name]) for name in data.get("bytes", {})}
-            devices = {
-                str(Bdf.parse(bdf)): os.fsdecode(exact.get(source, source))
-                for bdf, source in data["devices"].items()
-            }
-            trace = data["trace"]
-            if trace is not None:
-                trace = os.fsdecode(exact.get(trace, trace))
-                if "\0" in trace:
-                    raise ValueError("its trace is no file")
+            exact = data.get("bytes", {})
+
+            def name(text: str) -> str:
+                name = bytes.fromhex(exact[text]) if text in exact else text.encode()
+                if b"\0" in name:
+                    raise ValueError(f"{text!r} is no name")
+                return os.fsdecode(name)
+
+            devices = {str(Bdf.parse(bdf)): name(source) for bdf, source in data["devices"].items()}
+            trace = None if data["trace"] is None else name(data["trace"])
             return cls(int(data["pid"]), devices, trace)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f"not the description of a mount: {error}") from None

@@ -126,7 +126,7 @@ class _Syslog(logging.Handler):
         return connection
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record).replace("\0", "")
+        text = self.format(record)
         message = _priority(record.levelname, SysLogHandler.LOG_DAEMON) + text
         data = message.encode(errors="replace")[:_LONGEST]
         try:
