@@ -14,7 +14,7 @@ import pytest
 from barfs.fusermount import MountInfo
 from barfs.layout import Layout
 from barfs.pci import Bdf
-from tests.support import barfs
+from tests.support import barfs, shown_mount
 from tests.vm import guest
 
 from .conftest import Subject
@@ -127,14 +127,9 @@ def test_statfs_answers_as_sysfs(subject: Subject) -> None:
 
 
 def test_what_protects_others_is_on(subject: Subject) -> None:
-    (line,) = (
-        line
-        for line in Path("/proc/mounts").read_text().splitlines()
-        if line.split()[1] == str(subject.mount.path)
-    )
-    options = line.split()[3].split(",")
-    assert line.split()[2] == "fuse.barfs"
-    assert {"default_permissions", "nosuid", "nodev", "noexec"} <= set(options)
+    fstype, options = shown_mount(subject.mount.path)
+    assert fstype == "fuse.barfs"
+    assert {"default_permissions", "nosuid", "nodev", "noexec"} <= options
 
 
 def test_nothing_can_be_made_or_removed(subject: Subject) -> None:

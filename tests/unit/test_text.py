@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import barfs
 from barfs.errors import UsageError
 from barfs.fusermount import MountInfo, mounts, unescape
 from barfs.layout import Layout, LayoutError
 from barfs.listing import Function, to_json, to_table
 from barfs.text import dump_json, printable, printable_lines, take_all_text, unicode, with_hex
+from barfs.tree import Directory, Link, Text, Tree
 from tests.unit.fake_machine import BDF
 
 NAMES = {
@@ -177,3 +179,18 @@ def test_where_names_of_files_are_ascii() -> None:
         check=True,
     )
     assert result.stdout == "'\\\\xc3\\\\xa9\\\\xc9\\\\x9b'\n'\\xe9'\n"
+
+
+def test_texts_and_links_of_a_device_keep_their_bytes() -> None:
+    with barfs.open("demo") as device:
+        device.attributes["label"] = os.fsdecode(b"Slot \xc9\r\n")
+        device.links = {"driver": os.fsdecode(b"drivers/\xc9\x1b")}
+        tree = Tree()
+        tree.add(device)
+    (directory,) = tree.bus.children.values()
+    assert isinstance(directory, Directory)
+    label, driver = directory.children[b"label"], directory.children[b"driver"]
+    assert isinstance(label, Text)
+    assert label.content == b"Slot \xc9\r\n"
+    assert isinstance(driver, Link)
+    assert driver.target.endswith(b"/drivers/\xc9\x1b")
