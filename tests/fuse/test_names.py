@@ -23,10 +23,10 @@ NAMES = {
     b"\x1b[31mred": r"\x1b[31mred",
     b"two\nlines": r"two\x0alines",
 }
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 LOCALES = {
     "C.UTF-8": {"LC_ALL": "C.UTF-8"},
-    "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    "C": {"LC_ALL": "C"},
+    "ascii": ASCII,
     "strict streams": {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "ascii:strict"},
 }
 
@@ -91,27 +91,25 @@ def test_beside_mounts_of_any_name(words: list[str], code: int, locale: dict[str
         json.dumps(json.loads(output), ensure_ascii=False).encode()
 
 
-def test_a_mount_point_of_any_name(odd_mounts: list[Path], locale: dict[str, str]) -> None:
+def test_a_mount_point_of_any_name(odd_mounts: list[Path]) -> None:
     for path, shown in zip(odd_mounts, NAMES.values(), strict=True):
-        code, _, errors = run(locale, "mount", "demo", path)
+        code, _, errors = run(ASCII, "mount", "demo", path)
         assert code == 1
         assert errors.startswith(f"barfs: {path.parent}/{shown} is a mount of barfs already")
         assert errors.count("\n") == 1
-        assert run(locale, "umount", path) == (0, "", "")
-        code, _, errors = run(locale, "umount", path)
+        assert run(ASCII, "umount", path) == (0, "", "")
+        code, _, errors = run(ASCII, "umount", path)
         assert errors.startswith(f"barfs: {path.parent}/{shown} is no mount of barfs; ")
-        assert run(locale, "mount", "demo", path) == (0, "", "")
+        assert run(ASCII, "mount", "demo", path) == (0, "", "")
 
 
-def test_a_register_below_a_mount_of_any_name(
-    odd_mounts: list[Path], locale: dict[str, str]
-) -> None:
+def test_a_register_below_a_mount_of_any_name(odd_mounts: list[Path]) -> None:
     for path, shown in zip(odd_mounts, NAMES.values(), strict=True):
         file = path / "bus/ffff:00:00.0/bar0"
-        code, output, errors = run(locale, "md", "--json", file, "0")
+        code, output, errors = run(ASCII, "md", "--json", file, "0")
         assert (code, errors) == (0, "")
         assert json.loads(output)["values"][0]["value_hex"] == "0x66726162"
-        _, output, _ = run(locale, "md", "-n", file, "0")
+        _, output, _ = run(ASCII, "md", "-n", file, "0")
         assert output == (f"read 4 bytes at 0x0 of {path.parent}/{shown}/bus/ffff:00:00.0/bar0\n")
 
 
@@ -119,18 +117,17 @@ def test_a_register_below_a_mount_of_any_name(
 def test_a_socket_and_a_trace_of_any_name(tmp_path: Path, name: bytes) -> None:
     text, shown = os.fsdecode(name), NAMES[name]
     trace = tmp_path / f"{text}.trace"
-    ascii_only = LOCALES["ascii"]
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(served(tmp_path, name=text))
         with mounted(tmp_path, server.name, options=f"trace={trace}") as mount:
             # By the name that it was mounted by, also where that reads otherwise.
-            assert run(ascii_only, "md", f"{server.name}:bar0", "0")[1].startswith("00000000: ")
+            assert run(ASCII, "md", f"{server.name}:bar0", "0")[1].startswith("00000000: ")
             description = json.loads((mount.path / ".barfs").read_bytes())
             json.dumps(description, ensure_ascii=False).encode()
             with subprocess.Popen(
                 [*BARFS, "trace", mount.path],
                 stdout=subprocess.PIPE,
-                env={**os.environ, **ascii_only},
+                env={**os.environ, **ASCII},
             ) as tracing:
                 assert tracing.stdout is not None
                 fds = Path(f"/proc/{tracing.pid}/fd")
@@ -141,10 +138,27 @@ def test_a_socket_and_a_trace_of_any_name(tmp_path: Path, name: bytes) -> None:
                 line = tracing.stdout.readline()
                 tracing.terminate()
             assert line == rb"odd \xc9\x0c\x0d\x1b[31m" + b"\n"
-    code, _, errors = run(ascii_only, "mount", server.name, mount.path)
+    code, _, errors = run(ASCII, "mount", server.name, mount.path)
     assert code == 1
     assert errors.startswith(f"barfs: vfio-user:{tmp_path}/{shown}.sock: there is no such socket;")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", NAMES, ids=NAMES.values())
+def test_a_file_of_any_name(tmp_path: Path, name: bytes) -> None:
+    file, shown = tmp_path / os.fsdecode(name), f"{tmp_path}/{NAMES[name]}"
+    assert run(ASCII, "dump", "demo", "-o", file, "--skip", "bar0")[0] == 0
+    assert run(ASCII, "diff", file, file) == (0, "", "")
+    file.write_bytes(b"vendor = \xc9\n")
+    for words in (["diff", file, file], ["serve", file], ["serve", "--from", file]):
+        code, _, errors = run(ASCII, *words)
+        assert code != 0
+        assert errors.startswith(f"barfs: {shown}")
+        assert errors.count("\n") == 1
+    policy = f"policy={os.fsdecode(name).replace(',', '')}"
+    code, _, errors = run(ASCII, "mount", "-o", policy, "demo", tmp_path / "none")
+    assert code == 2
+    assert errors.startswith(f"barfs: policy {NAMES[name]}: ")
 
 
 def _target(link: Path) -> bytes:
