@@ -43,7 +43,7 @@ from barfs.pci import region_index
 from barfs.replica import facts_of
 from barfs.service import ServiceManager
 from barfs.snapshot import source_of
-from barfs.text import printable, printable_lines, take_all_text
+from barfs.text import printable, printable_lines, shell_word, take_all_text
 from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.description import load
 from barfs.vfio_user.device import SoftwareDevice
@@ -201,7 +201,7 @@ def _umount(choice: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         process = None
         if info is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, OverflowError):
                 process = os.pidfd_open(info.pid)
                 stack.callback(os.close, process)
         unmount(mountpoint, lazy=info is None)
@@ -328,7 +328,8 @@ def _serve(choice: argparse.Namespace) -> int:
             record = _line_writer(stack.enter_context(_open_log(choice.log)))
         device = demo_device(record) if facts is None else SoftwareDevice(facts, record)
         stack.callback(device.close)
-        message = f"listening; mount it: barfs mount vfio-user:{socket} MOUNTPOINT"
+        device_name = shell_word(f"vfio-user:{socket}")
+        message = f"listening; mount it: barfs mount {device_name} MOUNTPOINT"
         serve_device(device, str(socket), lambda: print(printable(message), flush=True))
     return 0
 

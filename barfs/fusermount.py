@@ -27,7 +27,7 @@ from pathlib import Path
 
 from barfs.errors import BarfsError, UsageError
 from barfs.pci import Bdf
-from barfs.text import dump_json, unicode
+from barfs.text import dump_json, shell_word, unicode
 
 FSTYPE = "fuse.barfs"
 ALWAYS = ("default_permissions", "nosuid", "nodev", "noexec", "auto_unmount", "subtype=barfs")
@@ -154,13 +154,17 @@ def check_mountpoint(mountpoint: Path) -> Path:
     mountpoint = Path(os.path.abspath(mountpoint))
     if mountpoint.resolve() in barfs_mounts():
         if not _is_dead(mountpoint):
-            raise MountError(f"{mountpoint} is a mount of barfs already; barfs umount {mountpoint}")
+            raise MountError(
+                f"{mountpoint} is a mount of barfs already; barfs umount {shell_word(mountpoint)}"
+            )
         unmount(mountpoint, lazy=True)
         return check_mountpoint(mountpoint)
     try:
         status = mountpoint.stat()
     except FileNotFoundError:
-        raise MountError(f"{mountpoint} does not exist; make it: mkdir -p {mountpoint}") from None
+        raise MountError(
+            f"{mountpoint} does not exist; make it: mkdir -p {shell_word(mountpoint)}"
+        ) from None
     except OSError as error:
         raise MountError(f"{mountpoint}: {error.strerror}") from error
     if not mountpoint.is_dir():
@@ -268,7 +272,7 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     )
     if result.returncode:
         reason = result.stderr.strip().replace("\n", "; ")
-        hint = f"; fuser -vm {mountpoint} tells who uses it" if "busy" in reason else ""
+        hint = f"; fuser -vm {shell_word(mountpoint)} tells who uses it" if "busy" in reason else ""
         raise MountError(f"cannot unmount {mountpoint}: {reason}{hint}")
 
 
@@ -313,14 +317,15 @@ class MountInfo:
             data = json.loads(text)
             exact = data.get("bytes", {})
 
-            def name(text: str) -> str:
+            def decoded(text: str) -> str:
                 name = bytes.fromhex(exact[text]) if text in exact else text.encode()
                 if b"\0" in name:
                     raise ValueError(f"{text!r} is no name")
                 return os.fsdecode(name)
 
-            devices = {str(Bdf.parse(bdf)): name(source) for bdf, source in data["devices"].items()}
-            trace = None if data["trace"] is None else name(data["trace"])
+            sources = data["devices"].items()
+            devices = {str(Bdf.parse(bdf)): decoded(source) for bdf, source in sources}
+            trace = None if data["trace"] is None else decoded(data["trace"])
             return cls(int(data["pid"]), devices, trace)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f"not the description of a mount: {error}") from None

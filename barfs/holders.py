@@ -15,6 +15,7 @@ from pathlib import Path
 
 from barfs.fusermount import MountEntry, mounts, read_mounts
 from barfs.machine import read_bytes, read_text
+from barfs.text import shell_word
 
 _MOST_NAMED = 4
 
@@ -29,7 +30,7 @@ class _Namespace:
 
 def holders(device: str, proc: Path = Path("/proc")) -> list[str]:
     """The mounts of the file system with this number (`0:52`), each with what to do about it."""
-    found = [f"at {path} (umount {path})" for path in _places(mounts(proc), device)]
+    found = [f"at {path} (umount {shell_word(path)})" for path in _places(mounts(proc), device)]
     for namespace in _other_namespaces(device, proc):
         path, first = namespace.mountpoints[0], namespace.pids[0]
         named = [f"{pid} ({read_text(proc / pid / 'comm')})" for pid in namespace.pids]
@@ -37,8 +38,9 @@ def holders(device: str, proc: Path = Path("/proc")) -> list[str]:
             named[_MOST_NAMED:] = [f"{len(named) - _MOST_NAMED} more"]
         plural = "es" if len(named) > 1 else ""
         found.append(
-            f"at {path} in the mount namespace of process{plural} {', '.join(named)} (end "
-            f"{'them' if plural else 'it'}, or as root: nsenter -t {first} -m umount {path})"
+            f"at {path} in the mount namespace of process{plural} {', '.join(named)} "
+            f"(end {'them' if plural else 'it'}, or as root: "
+            f"nsenter -t {first} -m umount {shell_word(path)})"
         )
     return found
 

@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 from typing import Any, TextIO
 
 
@@ -51,6 +52,19 @@ def _bytes(character: str) -> bytes:
         return os.fsencode(character)
     except UnicodeEncodeError:  # not from a file's name: JSON may have lone surrogates
         return character.encode(errors="surrogatepass")
+
+
+def shell_word(text: object) -> str:
+    r"""One word of a command line that may be copied into a shell.
+
+    >>> print(shell_word("/mnt/x"), shell_word("/mnt/a b"), shell_word("it's \udcc9"))
+    /mnt/x '/mnt/a b' $'it\'s \xc9'
+    """
+    word = str(text)
+    if printable(word) == word:
+        return shlex.quote(word)
+    quoted = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{printable(quoted)}'"
 
 
 def printable_lines(text: str) -> str:

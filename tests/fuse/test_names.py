@@ -150,7 +150,9 @@ def test_a_file_of_any_name(tmp_path: Path, name: bytes) -> None:
     assert run(ASCII, "dump", "demo", "-o", file, "--skip", "bar0")[0] == 0
     assert run(ASCII, "diff", file, file) == (0, "", "")
     file.write_bytes(b"vendor = \xc9\n")
-    for words in (["diff", file, file], ["serve", file], ["serve", "--from", file]):
+    commands: list[list[str | Path]]
+    commands = [["diff", file, file], ["serve", file], ["serve", "--from", file]]
+    for words in commands:
         code, _, errors = run(ASCII, *words)
         assert code != 0
         assert errors.startswith(f"barfs: {shown}")

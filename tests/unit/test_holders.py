@@ -43,7 +43,7 @@ def test_nothing_else(processes: Processes) -> None:
 def test_a_bind_mount(processes: Processes) -> None:
     processes.add("self", OURS + THEIRS, "1")
     processes.add("10", OURS + THEIRS, "1")
-    assert processes.held() == ["at /mnt x (umount /mnt x)"]
+    assert processes.held() == ["at /mnt x (umount '/mnt x')"]
 
 
 def test_processes_of_namespaces_in_order(processes: Processes) -> None:
@@ -54,7 +54,7 @@ def test_processes_of_namespaces_in_order(processes: Processes) -> None:
     one, many = processes.held()
     assert one == (
         "at /mnt x in the mount namespace of process 9 (sh) (end it, or as root: "
-        "nsenter -t 9 -m umount /mnt x)"
+        "nsenter -t 9 -m umount '/mnt x')"
     )
     assert "of processes 100 (sh), 101 (sh), 102 (sh), 103 (sh), 3 more (end them, or" in many
 

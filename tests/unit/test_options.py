@@ -53,7 +53,7 @@ def test_words_that_the_kernel_shows_of_a_mount_mean_nothing() -> None:
         "rw,nosuid,user_id=0,group_id=0,default_permissions,remount",
         "colour=red,remount",
         "ro,rw,remount",
-        "remount=recursive,remount,width=3",
+        "remount,width=3",
     ],
 )
 def test_a_remount_is_refused_for_what_it_is(words: str) -> None:

@@ -15,8 +15,17 @@ from barfs.errors import UsageError
 from barfs.fusermount import MountInfo, mounts, unescape
 from barfs.layout import Layout, LayoutError
 from barfs.listing import Function, to_json, to_table
-from barfs.text import dump_json, printable, printable_lines, take_all_text, unicode, with_hex
+from barfs.text import (
+    dump_json,
+    printable,
+    printable_lines,
+    shell_word,
+    take_all_text,
+    unicode,
+    with_hex,
+)
 from barfs.tree import Directory, Link, Text, Tree
+from tests.support import DEADLINE
 from tests.unit.fake_machine import BDF
 
 NAMES = {
@@ -41,6 +50,16 @@ def test_what_cannot_be_printed_is_shown_as_bytes(name: bytes, shown: str) -> No
 def test_a_lone_surrogate_that_no_byte_made() -> None:
     assert printable("\ud800") == r"\xed\xa0\x80"
     assert unicode("\ud800") == r"\xed\xa0\x80"
+
+
+@pytest.mark.parametrize("name", [*NAMES, b"it's \\x \xc9'", b"a b", b"$(x)"])
+def test_a_shell_reads_the_word_that_is_shown(name: bytes) -> None:
+    word = shell_word(os.fsdecode(name))
+    assert printable(word) == word
+    result = subprocess.run(
+        ["bash", "-c", f"printf %s {word}"], capture_output=True, check=True, timeout=DEADLINE
+    )
+    assert result.stdout == name
 
 
 def test_lines_stay_lines() -> None:
