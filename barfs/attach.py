@@ -25,7 +25,7 @@ from barfs.vfio_user.server import serve_in_thread
 
 _VFIO_USER = "vfio-user:"
 _SOFTWARE_DOMAIN = 0xFFFF
-_SYSFS = re.compile("^/sys/.*/")
+_SYSFS = re.compile("(?s)^/sys/.*/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class Hands:
                 # One write(2), as from echo; not created where it is missing.
                 fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
                 try:
-                    os.write(fd, f"{text}\n".encode())
+                    os.write(fd, os.fsencode(f"{text}\n"))
                 finally:
                     os.close(fd)
             case Load(module):
@@ -120,6 +120,7 @@ def _modprobe(module: str) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        errors="surrogateescape",
         check=False,
     )
     if result.returncode:

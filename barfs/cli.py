@@ -9,13 +9,14 @@ import argparse
 import contextlib
 import importlib.metadata
 import os
+import re
 import select
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from barfs.attach import DeviceName, attach
 from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind
@@ -30,17 +31,19 @@ from barfs.fusermount import (
     GRACE,
     MountError,
     MountInfo,
-    barfs_mounts,
     check_mountpoint,
+    device_of,
     unmount,
 )
-from barfs.layout import dump_json
-from barfs.logs import log_to_stderr, tell_error
+from barfs.holders import holders
+from barfs.layout import layouts_to_json
+from barfs.logs import log_to_stderr, tell, tell_error
 from barfs.options import parse_options
 from barfs.pci import region_index
 from barfs.replica import facts_of
 from barfs.service import ServiceManager
 from barfs.snapshot import source_of
+from barfs.text import printable, printable_lines, shell_word, take_all_text
 from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.description import load
 from barfs.vfio_user.device import SoftwareDevice
@@ -52,13 +55,20 @@ EXIT_USAGE = 2
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # What is a value though it begins with "-"; argparse itself knows -1, and no -0x1 or -1k.
+        self._negative_number_matcher = re.compile("-[0-9]")
+
     def error(self, message: str) -> NoReturn:
         """One line, where argparse prints the whole usage above it."""
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(EXIT_USAGE, printable(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        take_all_text(stream)
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = make_parser()
     # `mount -t fuse.barfs` and fstab call `barfs DEVICE MOUNTPOINT -o ...`.
@@ -184,16 +194,22 @@ def _add_umount(parser: argparse.ArgumentParser) -> None:
 
 def _umount(choice: argparse.Namespace) -> int:
     mountpoint = Path(os.path.realpath(choice.mountpoint))
-    if mountpoint not in barfs_mounts():
+    device = device_of(mountpoint)
+    if device is None:
         raise MountError(f"{mountpoint} is no mount of barfs; mount -t fuse.barfs lists them")
     info = MountInfo.read(mountpoint)
     with contextlib.ExitStack() as stack:
         process = None
         if info is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, OverflowError):
                 process = os.pidfd_open(info.pid)
                 stack.callback(os.close, process)
         unmount(mountpoint, lazy=info is None)
+        if others := holders(device):
+            raise MountError(
+                f"{mountpoint} is unmounted, but the mount lives on and keeps its devices: "
+                f"{'; '.join(others)}"
+            )
         if process is not None and not _ends(process, GRACE + 1):
             raise MountError(
                 f"{mountpoint} is unmounted, but process {info and info.pid} still runs"
@@ -211,7 +227,9 @@ def _ends(process: int, timeout: float) -> bool:
 def _add_layout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", metavar="DEVICE", help="as for barfs mount")
     parser.add_argument("region", metavar="REGION", nargs="?", help="bar0, rom, config, ...")
-    parser.add_argument("--json", action="store_true", help="a JSON list, plain integers")
+    parser.add_argument(
+        "--json", action="store_true", help="a JSON list, integers plain and as hexadecimal text"
+    )
     explain(
         parser,
         "barfs layout demo bar0",
@@ -227,16 +245,17 @@ def _layout(choice: argparse.Namespace) -> int:
     name = DeviceName.parse(choice.device)
     if choice.region is not None:
         region_index(choice.region)
-    with source_of(name, lambda line: print(line, file=sys.stderr)) as source:
+    with source_of(name, tell) as source:
         layouts = source.layouts
     if choice.region is not None:
         if choice.region not in layouts:
             raise UsageError(f"{name.source} has no {choice.region}; it has {', '.join(layouts)}")
         layouts = {choice.region: layouts[choice.region]}
     if choice.json:
-        sys.stdout.write(dump_json(layouts.values()))
+        sys.stdout.write(layouts_to_json(layouts.values()))
     else:
-        sys.stdout.write("\n".join(layout.to_text() for layout in layouts.values()))
+        text = "\n".join(layout.to_text() for layout in layouts.values())
+        sys.stdout.write(printable_lines(text))
     return 0
 
 
@@ -262,7 +281,7 @@ def _demo(choice: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="barfs-demo-") as directory:
         choice.mountpoint = Path(directory)
         message = f"{directory}/bus/ffff:00:00.0 - press ^C to end"
-        return _mount(choice, lambda: print(message, flush=True))
+        return _mount(choice, lambda: print(printable(message), flush=True))
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -309,8 +328,9 @@ def _serve(choice: argparse.Namespace) -> int:
             record = _line_writer(stack.enter_context(_open_log(choice.log)))
         device = demo_device(record) if facts is None else SoftwareDevice(facts, record)
         stack.callback(device.close)
-        message = f"listening; mount it: barfs mount vfio-user:{socket} MOUNTPOINT"
-        serve_device(device, str(socket), lambda: print(message, flush=True))
+        device_name = shell_word(f"vfio-user:{socket}")
+        message = f"listening; mount it: barfs mount {device_name} MOUNTPOINT"
+        serve_device(device, str(socket), lambda: print(printable(message), flush=True))
     return 0
 
 

@@ -13,9 +13,11 @@ from barfs.cli_help import explain
 from barfs.doctor import Doctor
 from barfs.errors import UsageError
 from barfs.fusermount import mounted_devices
+from barfs.logs import tell
 from barfs.machine import Machine
 from barfs.options import group_id, user_id
 from barfs.pci import Bdf
+from barfs.text import printable
 
 EXIT_FAILED = 1
 
@@ -88,7 +90,7 @@ def _bind(choice: argparse.Namespace) -> int:
         nodes = " ".join(map(str, machine.vfio_nodes(bdf)))
         print(f"{bdf} is bound to {choice.driver}: {nodes}")
     for note in binder.notes(bdfs, owner):
-        print(f"barfs: note: {note}", file=sys.stderr)
+        tell(f"barfs: note: {note}")
     return 0
 
 
@@ -102,13 +104,13 @@ def _unbind(choice: argparse.Namespace) -> int:
         binder.unbind(bdfs)
     for bdf in bdfs:
         driver = machine.driver(bdf)
-        print(f"{bdf} is bound to {driver}" if driver else f"{bdf} has no driver")
+        print(printable(f"{bdf} is bound to {driver}" if driver else f"{bdf} has no driver"))
     return 0
 
 
 def _print_steps(steps: Iterable[Step]) -> int:
     for step in steps:
-        print(step)
+        print(printable(step))
     return 0
 
 
@@ -145,5 +147,5 @@ def _doctor(choice: argparse.Namespace) -> int:
     bdf = None if choice.bdf is None else Bdf.parse(choice.bdf)
     findings = Doctor(Machine(), os.geteuid(), mounted_devices()).examine(bdf)
     for finding in findings:
-        print(finding)
+        print(printable(finding))
     return EXIT_FAILED if any(finding.level == "FAIL" for finding in findings) else 0

@@ -11,9 +11,11 @@ from barfs.attach import DeviceName
 from barfs.cli_help import explain
 from barfs.dump import Dump, DumpWriter, changes
 from barfs.errors import UsageError
+from barfs.logs import tell
 from barfs.pci import region_index
 from barfs.ranges import parse_range
 from barfs.snapshot import RegionReader, Skip, Source, source_of
+from barfs.text import printable
 
 EXIT_DIFFERENT = 1
 
@@ -46,7 +48,7 @@ def add_dump(parser: argparse.ArgumentParser) -> None:
 def _dump(choice: argparse.Namespace) -> int:
     name = DeviceName.parse(choice.device)
     skips = [_skip(text) for text in choice.skip]
-    with source_of(name, lambda line: print(line, file=sys.stderr)) as source:
+    with source_of(name, tell) as source:
         _check(skips, source)
         with DumpWriter(choice.output, source.name) as writer:
             for layout in source.layouts.values():
@@ -54,10 +56,9 @@ def _dump(choice: argparse.Namespace) -> int:
                 chunks = _with_progress(layout.region, layout.size, reader.chunks())
                 writer.add(layout, chunks, reader.holes)
                 for hole in reader.holes:
-                    print(
+                    tell(
                         f"{layout.region}: {hole.start:#x}-{hole.end - 1:#x} is left out: "
-                        f"{hole.reason}",
-                        file=sys.stderr,
+                        f"{hole.reason}"
                     )
     return 0
 
@@ -119,14 +120,15 @@ def _diff(choice: argparse.Namespace) -> int:
     different = False
     with Dump(choice.before) as before, Dump(choice.after) as after:
         for line in _unlike(before, after):
-            print(line)
+            print(printable(line))
             different = True
         for change in changes(before, after):
             digits = 2 * change.width
-            print(
+            line = (
                 f"{change.region}+{change.offset:#010x}: "
                 f"{change.before:0{digits}x} -> {change.after:0{digits}x}"
             )
+            print(printable(line))
             different = True
     return EXIT_DIFFERENT if different else 0
 

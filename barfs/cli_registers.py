@@ -3,7 +3,6 @@
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 from barfs.cli_help import explain
 from barfs.errors import UsageError
+from barfs.logs import tell
 from barfs.ranges import parse_number, parse_range
 from barfs.registers import (
     Bits,
@@ -23,6 +23,7 @@ from barfs.registers import (
     parse_value,
     split_bits,
 )
+from barfs.text import dump_json, printable, with_hex
 
 EXIT_FAILED = 1
 
@@ -47,7 +48,9 @@ def _add_common(parser: argparse.ArgumentParser, *examples: str, details: str) -
             default=4,
             help=f"registers of {width} byte{'s' if width > 1 else ''}{default}",
         )
-    parser.add_argument("--json", action="store_true", help="a JSON object, plain integers")
+    parser.add_argument(
+        "--json", action="store_true", help="a JSON object, integers plain and as hexadecimal text"
+    )
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="print the accesses, and make none"
     )
@@ -57,12 +60,8 @@ def _add_common(parser: argparse.ArgumentParser, *examples: str, details: str) -
     explain(parser, *examples, details=f"{details} {_EACH}")
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 def _print_json(choice: argparse.Namespace, **values: Any) -> int:
-    print(json.dumps({"file": choice.file, "width": choice.width, **values}))
+    sys.stdout.write(dump_json({"file": choice.file, "width": choice.width, **values}))
     return 0
 
 
@@ -85,16 +84,16 @@ class _Target:
 
     @contextlib.contextmanager
     def open(self, flags: int) -> Iterator[Registers]:
-        with self.place.open(flags, _say) as registers:
+        with self.place.open(flags, tell) as registers:
             check_range(self.start, self.end, self.width, registers.size)
             yield registers
 
     def rehearse(self, lines: Iterable[str]) -> int:
         """Say what would be done."""
         if self.place.device is not None:
-            print(f"open {self.place.device.source}")
+            print(printable(f"open {self.place.device.source}"))
         for line in lines:
-            print(f"{line} of {self.place.text}")
+            print(printable(f"{line} of {self.place.text}"))
         return 0
 
 
@@ -143,7 +142,7 @@ def _md(choice: argparse.Namespace) -> int:
         return _print_bits(choice, start, bits, found[0])
     if choice.json:
         pairs = zip(offsets, found, strict=True)
-        values = [{"offset": offset, "value": value} for offset, value in pairs]
+        values = [with_hex(offset=offset, value=value) for offset, value in pairs]
         return _print_json(choice, values=values)
     return 0
 
@@ -162,7 +161,8 @@ def _print_row(start: int, found: Sequence[int], width: int) -> None:
 
 def _print_bits(choice: argparse.Namespace, offset: int, bits: Bits, value: int) -> int:
     if choice.json:
-        return _print_json(choice, offset=offset, bits=[bits.high, bits.low], value=bits.of(value))
+        numbers = with_hex(offset=offset, value=bits.of(value))
+        return _print_json(choice, bits=[bits.high, bits.low], **numbers)
     print(f"{offset:08x}{bits}: {bits.of(value):x}")
     return 0
 
@@ -199,7 +199,7 @@ def _mw(choice: argparse.Namespace) -> int:
         for offset, value in writes:
             registers.write(offset, width, value)
     if choice.json:
-        written = [{"offset": offset, "value": value} for offset, value in writes]
+        written = [with_hex(offset=offset, value=value) for offset, value in writes]
         return _print_json(choice, written=written)
     return 0
 
@@ -220,7 +220,7 @@ def _mask_and_value(choice: argparse.Namespace) -> tuple[int, int, int]:
     if bits is None:
         mask, value = parse_value(choice.mask, width), parse_value(choice.value, width)
     else:
-        mask, value = bits.mask, parse_number(choice.mask) << bits.low
+        mask, value = bits.mask, bits.place(choice.mask)
     if value & ~mask:
         raise UsageError(f"the value {value:#x} has bits outside the mask {mask:#x}")
     return offset, mask, value
@@ -249,7 +249,7 @@ def _rmw(choice: argparse.Namespace) -> int:
         new = old & ~mask | value
         registers.write(offset, width, new)
     if choice.json:
-        return _print_json(choice, offset=offset, old=old, new=new)
+        return _print_json(choice, **with_hex(offset=offset, old=old, new=new))
     print(f"{offset:08x}: {_digits(old, width)} -> {_digits(new, width)}")
     return 0
 
@@ -288,6 +288,6 @@ def _poll(choice: argparse.Namespace) -> int:
                 )
             time.sleep(_PAUSE)
     if choice.json:
-        return _print_json(choice, offset=offset, value=found)
+        return _print_json(choice, **with_hex(offset=offset, value=found))
     print(f"{offset:08x}: {_digits(found, width)}")
     return 0

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from barfs.cli_help import explain
 from barfs.errors import UsageError
 from barfs.fusermount import MountError, MountInfo, barfs_mounts
 from barfs.ranges import parse_range
+from barfs.text import printable
 
 _PAUSE = 0.05
 _LINE = re.compile(r"[0-9.]+ \S+ (?P<device>\S+) (?P<region>\S+) [rw] (?P<offset>0x[0-9a-f]+) ")
@@ -70,11 +71,11 @@ def _trace(choice: argparse.Namespace) -> int:
         raise UsageError(f"{choice.place}: there is no such device in {mountpoint}")
     wanted = _Filter(device, region, *span)
     try:
-        with open(info.trace) as file:
+        with open(info.trace, "rb") as file:
             file.seek(0, os.SEEK_END)
             for line in _follow(file, lambda: mountpoint in barfs_mounts()):
                 if wanted.shows(line):
-                    sys.stdout.write(line)
+                    sys.stdout.write(f"{printable(line)}\n")
                     sys.stdout.flush()
     except OSError as error:
         if isinstance(error, BrokenPipeError):
@@ -92,16 +93,16 @@ def _split(place: Path) -> tuple[Path, tuple[str, ...]]:
     raise UsageError(f"{place} is not in a mount of barfs; mount -t fuse.barfs lists them")
 
 
-def _follow(file: TextIO, lives: Callable[[], bool]) -> Iterator[str]:
+def _follow(file: BinaryIO, lives: Callable[[], bool]) -> Iterator[str]:
     """The whole lines that are added to a file, until it does not live any more and all is read."""
-    rest = ""
+    rest = b""
     while True:
         living = lives()
         while text := file.readline():
             rest += text
-            if rest.endswith("\n"):
-                yield rest
-                rest = ""
+            if rest.endswith(b"\n"):
+                yield os.fsdecode(rest[:-1])
+                rest = b""
         if not living:
             return
         time.sleep(_PAUSE)

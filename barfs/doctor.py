@@ -14,7 +14,7 @@ from typing import Literal
 
 from barfs.fusermount import MountError, fusermount
 from barfs.listing import accessible
-from barfs.machine import Machine, read_text
+from barfs.machine import Machine, read_lines, read_text
 from barfs.pci import Bdf
 from barfs.usage import carried, openers
 
@@ -80,7 +80,7 @@ class Doctor:
     def _how_to_switch_on(self) -> str:
         tables = self._machine.sysfs / "firmware/acpi/tables"
         processor = read_text(self._machine.proc / "cpuinfo")
-        words = read_text(self._machine.proc / "cmdline").split()
+        words = read_text(self._machine.proc / "cmdline").split(" ")
         off = [word for word in words if word in ("iommu=off", "intel_iommu=off", "amd_iommu=off")]
         if off:
             return f"take {' '.join(off)} off the kernel's command line and boot again"
@@ -194,8 +194,8 @@ class Doctor:
         else:
             yield Finding("FAIL", f"{fuse} does not exist: modprobe fuse, as root")
         yield self._helper()
-        words = read_text(self._machine.etc / "fuse.conf").splitlines()
-        if "user_allow_other" in map(str.strip, words):
+        lines = read_lines(self._machine.etc / "fuse.conf")
+        if b"user_allow_other" in map(bytes.strip, lines):
             yield Finding("ok", "user_allow_other: set, so -o allow_other works for everybody")
         else:
             yield Finding(

@@ -111,7 +111,7 @@ class Dump:
             self._zip = zipfile.ZipFile(path)
         except OSError as error:
             raise DumpError(f"{path}: {error.strerror}") from error
-        except zipfile.BadZipFile:
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):  # names have encodings, too
             raise DumpError(f"{path} is not a dump of barfs") from None
         try:
             index = json.loads(self._text(_INDEX))

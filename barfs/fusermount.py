@@ -27,6 +27,7 @@ from pathlib import Path
 
 from barfs.errors import BarfsError, UsageError
 from barfs.pci import Bdf
+from barfs.text import dump_json, shell_word, unicode
 
 FSTYPE = "fuse.barfs"
 ALWAYS = ("default_permissions", "nosuid", "nodev", "noexec", "auto_unmount", "subtype=barfs")
@@ -41,6 +42,8 @@ GRACE = 5.0
 
 ANSWER_TIME = 2.0
 """Seconds in which a mount that lives has said what it is."""
+
+_LONGEST_INFO = 1 << 24
 
 
 class MountError(BarfsError):
@@ -83,21 +86,38 @@ class MountEntry:
 
 def mounts(proc: Path = Path("/proc")) -> Iterator[MountEntry]:
     """What is mounted, in the order of mounting."""
-    for line in (proc / "self/mountinfo").read_text().splitlines():
-        before, _separator, after = line.partition(" - ")
-        fstype, source, *_options = after.split(" ")
-        _id, _parent, device, _root, mountpoint, *_rest = before.split(" ")
-        yield MountEntry(Path(_unescape(mountpoint)), fstype, _unescape(source), device)
+    return read_mounts((proc / "self/mountinfo").read_bytes())
 
 
-def _unescape(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+def read_mounts(text: bytes) -> Iterator[MountEntry]:
+    """The mounts in the text of a `mountinfo` (proc_pid_mountinfo(5)), in its order."""
+    for line in text.split(b"\n"):
+        before, separator, after = line.partition(b" - ")
+        places, types = before.split(b" "), after.split(b" ")
+        if not separator or len(places) < 5 or len(types) < 2:
+            continue
+        yield MountEntry(
+            Path(unescape(places[4])), unescape(types[0]), unescape(types[1]), places[2].decode()
+        )
+
+
+def unescape(field: bytes) -> str:
+    """A name in which the kernel wrote blanks, newlines and backslashes as octal numbers."""
+    return os.fsdecode(
+        re.sub(rb"\\([0-3][0-7]{2})", lambda match: bytes([int(match[1], 8)]), field)
+    )
 
 
 def barfs_mounts() -> list[Path]:
     """The mount points of barfs on this machine, newest first."""
     found = [entry.mountpoint for entry in mounts() if entry.fstype == FSTYPE]
     return found[::-1]
+
+
+def device_of(mountpoint: Path) -> str | None:
+    """The number of barfs's file system that is mounted there (`0:52`), None where none is."""
+    found = [entry for entry in mounts() if entry.mountpoint == mountpoint]
+    return found[-1].device if found and found[-1].fstype == FSTYPE else None
 
 
 def mounted_devices(proc: Path = Path("/proc")) -> dict[str, Path]:
@@ -117,9 +137,9 @@ def mounted_devices(proc: Path = Path("/proc")) -> dict[str, Path]:
 
 def _first_device(source: str) -> str:
     """The BDF of a mount's first device, where its source has it; else the source."""
-    text = re.sub(r"\+[0-9]+$", "", source)
+    text = re.sub(r"\+[0-9]+\Z", "", source)
     try:
-        return str(Bdf.parse(re.sub("^/sys/.*/|^vfio-user:.*,bdf=", "", text)))
+        return str(Bdf.parse(re.sub("(?s)^/sys/.*/|^vfio-user:.*,bdf=", "", text)))
     except UsageError:
         return text
 
@@ -134,13 +154,17 @@ def check_mountpoint(mountpoint: Path) -> Path:
     mountpoint = Path(os.path.abspath(mountpoint))
     if mountpoint.resolve() in barfs_mounts():
         if not _is_dead(mountpoint):
-            raise MountError(f"{mountpoint} is a mount of barfs already; barfs umount {mountpoint}")
+            raise MountError(
+                f"{mountpoint} is a mount of barfs already; barfs umount {shell_word(mountpoint)}"
+            )
         unmount(mountpoint, lazy=True)
         return check_mountpoint(mountpoint)
     try:
         status = mountpoint.stat()
     except FileNotFoundError:
-        raise MountError(f"{mountpoint} does not exist; make it: mkdir -p {mountpoint}") from None
+        raise MountError(
+            f"{mountpoint} does not exist; make it: mkdir -p {shell_word(mountpoint)}"
+        ) from None
     except OSError as error:
         raise MountError(f"{mountpoint}: {error.strerror}") from error
     if not mountpoint.is_dir():
@@ -198,15 +222,10 @@ class FuseMount:
                 self._helper.wait()
                 self._socket.close()
                 messages.seek(0)
-                reason = messages.read().decode(errors="replace").strip().replace("\n", "; ")
+                reason = os.fsdecode(messages.read()).strip().replace("\n", "; ")
                 raise MountError(f"cannot mount on {mountpoint}: {reason or 'no reason given'}")
 
-        self._number = self._number_here()
-
-    def _number_here(self) -> str | None:
-        """Which file system is on top at the mount point."""
-        found = [entry.device for entry in mounts() if entry.mountpoint == self.mountpoint]
-        return found[-1] if found else None
+        self._number = device_of(mountpoint)
 
     def close(self) -> None:
         """End the mount, if it has not ended by itself, and let the helper go.
@@ -215,7 +234,7 @@ class FuseMount:
         """
         # `umount -f` of a mount in use ends its connection, but leaves it in the tree. The number
         # of a file system is its own until the descriptor is closed.
-        if self._number is not None and self._number_here() == self._number:
+        if self._number is not None and device_of(self.mountpoint) == self._number:
             with contextlib.suppress(MountError):
                 unmount(self.mountpoint, lazy=True)
         os.close(self.fd)
@@ -248,25 +267,32 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        errors="surrogateescape",
         check=False,
     )
     if result.returncode:
         reason = result.stderr.strip().replace("\n", "; ")
-        hint = f"; fuser -vm {mountpoint} tells who uses it" if "busy" in reason else ""
+        hint = f"; fuser -vm {shell_word(mountpoint)} tells who uses it" if "busy" in reason else ""
         raise MountError(f"cannot unmount {mountpoint}: {reason}{hint}")
 
 
 @dataclass(frozen=True, slots=True)
 class MountInfo:
     """What a mount says of itself in its hidden `.barfs`: its process, the sources of its devices
-    by BDF, and the file of its trace."""
+    by BDF, and the file of its trace.
+
+    As JSON, names have to be Unicode; `bytes` has the bytes of those that are not, in hexadecimal,
+    by what is in the place of each."""
 
     pid: int
     devices: dict[str, str]
     trace: str | None = None
 
     def to_text(self) -> str:
-        return json.dumps(dataclasses.asdict(self)) + "\n"
+        texts = [*self.devices.values(), *filter(None, [self.trace])]
+        pairs = [(unicode(text), os.fsencode(text)) for text in texts]
+        exact = {text: data.hex() for text, data in pairs if text.encode() != data}
+        return dump_json(dataclasses.asdict(self) | ({"bytes": exact} if exact else {}))
 
     @classmethod
     def read(cls, mountpoint: Path) -> "MountInfo | None":
@@ -280,10 +306,29 @@ class MountInfo:
 
     @classmethod
     def _ask(cls, mountpoint: Path) -> "MountInfo | None":
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            data = json.loads((mountpoint / ".barfs").read_text())
-            return cls(int(data["pid"]), dict(data["devices"]), data["trace"])
+        with contextlib.suppress(OSError, UsageError), (mountpoint / ".barfs").open("rb") as file:
+            return cls.from_text(file.read(_LONGEST_INFO))
         return None
+
+    @classmethod
+    def from_text(cls, text: bytes) -> "MountInfo":
+        """Read what `to_text` wrote. Raises UsageError: any user may mount anything."""
+        try:
+            data = json.loads(text)
+            exact = data.get("bytes", {})
+
+            def decoded(text: str) -> str:
+                name = bytes.fromhex(exact[text]) if text in exact else text.encode()
+                if b"\0" in name:
+                    raise ValueError(f"{text!r} is no name")
+                return os.fsdecode(name)
+
+            sources = data["devices"].items()
+            devices = {str(Bdf.parse(bdf)): decoded(source) for bdf, source in sources}
+            trace = None if data["trace"] is None else decoded(data["trace"])
+            return cls(int(data["pid"]), devices, trace)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UsageError(f"not the description of a mount: {error}") from None
 
 
 def find_device(name: str) -> Path | None:

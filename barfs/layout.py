@@ -11,7 +11,6 @@ Rule 5: a window lies in one area. Areas that touch are windows of their own, si
         refuse an mmap that leaves one (idxd's mediated devices do); only what is shown joins them.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from typing import Any, Final, Literal
 from barfs.errors import BarfsError, UsageError
 from barfs.pci import CONFIG_INDEX, ROM_INDEX, MsixCapability, region_name
 from barfs.policy import Restriction
+from barfs.text import dump_json, with_hex
 from barfs.uapi import (
     REGION_FLAG_CAPS,
     REGION_FLAG_MMAP,
@@ -234,23 +234,24 @@ class Layout:
             raise LayoutError(f"not a barfs layout: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `barfs layout --json` prints a list of; plain integers, bytes."""
+        """The object that `barfs layout --json` prints a list of; plain integers, bytes, and each
+        once more as hexadecimal text."""
         msix = None
         if self.msix is not None:
             parts = (("table", self.msix.table), ("pba", self.msix.pba))
-            msix = {name: {"offset": at[0], "size": at[1]} for name, at in parts if at is not None}
+            msix = {
+                name: with_hex(offset=at[0], size=at[1]) for name, at in parts if at is not None
+            }
         return {
             "device": self.device,
             "region": self.region,
-            "size": self.size,
+            **with_hex(size=self.size),
             "flags": list(self.flags),
             "width": self.width,
             "msix": msix,
             "segments": [
                 {
-                    "start": segment.start,
-                    "end": segment.end,
-                    "size": segment.size,
+                    **with_hex(start=segment.start, end=segment.end, size=segment.size),
                     "access": segment.access,
                     "perm": segment.perm,
                     "width": segment.width,
@@ -270,9 +271,9 @@ def _under_policy(segment: Segment, permission: Literal["ro", "none"]) -> Segmen
     return replace(segment, access=access, perm=perm, reason=REASON_POLICY)
 
 
-def dump_json(layouts: Iterable[Layout]) -> str:
+def layouts_to_json(layouts: Iterable[Layout]) -> str:
     """Layouts as a JSON list, indented, with a final newline."""
-    return json.dumps([layout.to_json() for layout in layouts], indent=2) + "\n"
+    return dump_json([layout.to_json() for layout in layouts], indent=2)
 
 
 _ACCESS: dict[str, Access] = {"mmap": "mmap", "pread": "pread", "none": "none"}
@@ -281,7 +282,7 @@ _MSIX = re.compile(r"(table|pba)=(0x[0-9a-f]+)\+(0x[0-9a-f]+)")
 
 
 def _parse_text(text: str) -> Layout:
-    lines = text.splitlines()
+    lines = text.split("\n")
     head = _HEAD.fullmatch(lines[0])
     if head is None:
         raise ValueError(f"first line is {lines[0]!r}")

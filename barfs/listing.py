@@ -4,7 +4,6 @@
 Rule 1: reading only, and with whatever rights there are: what may not be seen is left out.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from barfs.machine import Machine
 from barfs.pci import Bdf
+from barfs.text import dump_json, printable
 from barfs.usage import carried, openers
 
 # PCI Code and ID Assignment Specification: base classes.
@@ -148,9 +148,9 @@ def _cells(function: Function) -> tuple[str, ...]:
         str(function.bdf),
         f"{function.vendor:04x}:{function.device:04x}",
         f"{function.class_code >> 8:04x} {function.class_name}".rstrip(),
-        *("-" if value is None else str(value) for value in values),
+        *("-" if value is None else printable(value) for value in values),
     )
 
 
 def to_json(found: Iterable[Function]) -> str:
-    return json.dumps([function.to_json() for function in found], indent=2) + "\n"
+    return dump_json([function.to_json() for function in found], indent=2)

@@ -17,8 +17,10 @@ import tempfile
 from collections.abc import Iterator
 from logging.handlers import SysLogHandler
 from pathlib import Path
+from typing import Any
 
 from barfs.errors import BarfsError
+from barfs.text import printable, printable_lines
 
 _SYSLOG = Path("/dev/log")
 _LONGEST_WAIT = 1.0
@@ -40,7 +42,12 @@ def tell_error(message: object) -> None:
         root.error("%s", message)
         return
     prefix = _priority("ERROR") if _stderr_is_journal() else ""
-    print(f"{prefix}barfs: {message}", file=sys.stderr)
+    tell(f"{prefix}barfs: {message}")
+
+
+def tell(line: object) -> None:
+    """Say something in one line on standard error."""
+    print(printable(line), file=sys.stderr)
 
 
 def install(handler: logging.Handler, level: int) -> None:
@@ -73,14 +80,25 @@ def _stderr_is_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-class _StderrFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """A message is one line, whatever is in the names that it holds."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return printable_lines(super().formatException(ei))
+
+
+class _StderrFormatter(_Formatter):
     """Each line is an entry of the journal's, and begins with its priority."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         if not _stderr_is_journal():
             return text
-        return "\n".join(_priority(record.levelname) + line for line in text.splitlines())
+        return "\n".join(_priority(record.levelname) + line for line in text.split("\n"))
 
 
 class _Syslog(logging.Handler):
@@ -95,7 +113,7 @@ class _Syslog(logging.Handler):
         super().__init__()
         self._path = path
         self._socket = self._connect()
-        self.setFormatter(logging.Formatter("barfs[%(process)d]: %(message)s"))
+        self.setFormatter(_Formatter("barfs[%(process)d]: %(message)s"))
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -108,7 +126,7 @@ class _Syslog(logging.Handler):
         return connection
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record).replace("\0", "")
+        text = self.format(record)
         message = _priority(record.levelname, SysLogHandler.LOG_DAEMON) + text
         data = message.encode(errors="replace")[:_LONGEST]
         try:
@@ -156,7 +174,7 @@ def _file_handler() -> logging.Handler:
         with contextlib.suppress(OSError):
             handler = _open_log(folder)
             handler.setFormatter(
-                logging.Formatter("%(asctime)s barfs[%(process)d]: %(levelname)s: %(message)s")
+                _Formatter("%(asctime)s barfs[%(process)d]: %(levelname)s: %(message)s")
             )
             return handler
     raise BarfsError(
@@ -169,4 +187,4 @@ def _open_log(folder: Path) -> logging.Handler:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.geteuid():
         raise PermissionError(f"{folder} is another user's")
-    return logging.FileHandler(folder / "barfs.log")
+    return logging.FileHandler(folder / "barfs.log", encoding="utf-8")

@@ -153,12 +153,22 @@ class Machine:
         )
 
 
-def read_text(file: Path) -> str:
-    """What a small file of the kernel says, stripped; empty where it says nothing."""
+def read_bytes(file: Path) -> bytes:
+    """What a small file of the kernel says; empty where it says nothing."""
     try:
-        return file.read_text(errors="replace").strip("\0\n ")
+        return file.read_bytes()
     except OSError:
-        return ""
+        return b""
+
+
+def read_text(file: Path) -> str:
+    """The same, stripped, as names of files are decoded."""
+    return os.fsdecode(read_bytes(file).strip(b"\0\n "))
+
+
+def read_lines(file: Path) -> list[bytes]:
+    """The lines of a file of the kernel: only a newline ends one."""
+    return read_bytes(file).rstrip(b"\n").split(b"\n")
 
 
 def _names(folder: Path) -> list[str]:

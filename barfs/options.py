@@ -2,7 +2,8 @@
 """The text of `-o`: from mount(8)'s comma-separated words to typed options.
 
 Rule 1: an unknown or contradicting word is an error that names the known ones.
-Rule 2: words that mount(8) and fstab hand to every file system are accepted and mean nothing here.
+Rule 2: words that mount(8) and fstab hand to every file system, and those that the kernel shows of
+        a mount, are accepted and mean nothing here.
 """
 
 import grp
@@ -17,11 +18,22 @@ from barfs.errors import UsageError
 from barfs.fusermount import MountOptions
 from barfs.policy import AccessPolicy
 
+# util-linux: libmount/src/optmap.c.
 _FROM_MOUNT = frozenset(
-    """defaults rw auto noauto nofail _netdev user users nouser owner group dev nodev suid nosuid
-    exec noexec atime noatime diratime nodiratime relatime norelatime strictatime nostrictatime
-    lazytime nolazytime sync async dirsync mand nomand iversion noiversion silent
-    loud""".split()  # noqa: SIM905
+    """defaults rw auto noauto nofail _netdev user users nouser nousers owner noowner group nogroup
+    dev nodev suid nosuid exec noexec symfollow nosymfollow atime noatime diratime nodiratime
+    relatime norelatime strictatime nostrictatime lazytime nolazytime sync async dirsync mand nomand
+    iversion noiversion silent loud""".split()  # noqa: SIM905
+)
+_REACHES = ("vfs", "fs", "recursive")
+"""What mount(8) lets stand behind a flag, as in `ro=recursive`."""
+
+_WITH_VALUE_FROM_MOUNT = frozenset({"user", "comment", "helper", "uhelper"})
+
+# What mountinfo shows of a mount (fs/fuse/inode.c: fuse_show_options), and mount(8) hands back.
+_FROM_KERNEL = frozenset({"default_permissions", "seclabel"})
+_WITH_VALUE_FROM_KERNEL = frozenset(
+    {"user_id", "group_id", "fd", "rootmode", "max_read", "blksize"}
 )
 
 
@@ -165,7 +177,13 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
     Raises UsageError for an unknown word, a value out of range, or two that contradict each other.
     """
     found: dict[str, Any] = {}
-    words = [word for text in texts for word in text.split(",") if word]
+    words = [_without_reach(word) for text in texts for word in text.split(",") if word]
+    # First: mount(8) puts it among the words of fstab and of the mount, whatever those are.
+    if "remount" in words:
+        raise UsageError(
+            "a mount of barfs cannot be remounted: it keeps its options; umount it, and mount it "
+            "with others"
+        )
     if "ro" in words and "rw" in words:
         raise UsageError("options ro and rw contradict each other")
     for word in words:
@@ -185,12 +203,23 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
     return Options(**ours), MountOptions(**theirs)
 
 
+def _without_reach(word: str) -> str:
+    name, _equals, reach = word.partition("=")
+    return name if reach in _REACHES and (name == "ro" or name in _FROM_MOUNT) else word
+
+
+def _means_nothing(name: str, has_value: bool) -> bool:
+    if name.startswith(("x-", "X-")):
+        return True
+    if has_value:
+        return name in _WITH_VALUE_FROM_MOUNT | _WITH_VALUE_FROM_KERNEL
+    return name in _FROM_MOUNT | _FROM_KERNEL
+
+
 def _read_word(word: str) -> tuple[str | None, Any]:
     """One option as (name, value); (None, None) for a word that means nothing here."""
     name, equals, text = word.partition("=")
-    if word == "remount":
-        raise UsageError("a mount of barfs keeps its options; umount it, and mount it with others")
-    if name.startswith("x-") or word in _FROM_MOUNT:
+    if _means_nothing(name, bool(equals)):
         return None, None
     option = _BY_NAME.get(name)
     if option is None or bool(equals) != bool(option.value):

@@ -8,7 +8,7 @@
     range  = "0x100-0x13f"      # or "0x100+0x40"; default: the whole region
     access = "ro"               # "rw", "ro" or "none"
 
-`device` and `region` may hold shell wildcards.
+`device` and `region` may hold shell wildcards. A byte of a name that is not UTF-8 is \\xNN here.
 
 Rule 1: pure, but for reading the file. `barfs.native` enforces, `barfs.layout` shows.
 Rule 2: a rule that cannot mean anything for the device that it names is an error: a register that a
@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from barfs.errors import UsageError
 from barfs.ranges import parse_range
+from barfs.text import unicode
 
 Permission = Literal["rw", "ro", "none"]
 
@@ -55,7 +56,7 @@ class Rule:
     span: tuple[int, int] | None = None
 
     def names_device(self, names: Sequence[str]) -> bool:
-        return any(fnmatch.fnmatchcase(name, self.device) for name in names)
+        return any(fnmatch.fnmatchcase(unicode(name), self.device) for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,9 @@ class AccessPolicy:
             return cls.from_toml(tomllib.loads(text.decode()))
         except OSError as error:
             raise UsageError(f"policy {path}: {error.strerror}") from error
-        except (UsageError, ValueError, RecursionError) as error:  # of TOML, or of UTF-8
+        except UnicodeDecodeError:
+            raise UsageError(f"policy {path}: is not UTF-8 text, as TOML must be") from None
+        except (UsageError, ValueError, RecursionError) as error:
             raise UsageError(f"policy {path}: {error}") from None
 
     @classmethod

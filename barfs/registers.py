@@ -159,6 +159,10 @@ class Bits:
     def of(self, value: int) -> int:
         return (value & self.mask) >> self.low
 
+    def place(self, text: str) -> int:
+        """A value as people type it, at its place in the register. Raises UsageError."""
+        return _parse_signed(text, self.high - self.low + 1, f"the bits {self}") << self.low
+
     def __str__(self) -> str:
         return f"[{self.high}:{self.low}]"
 
@@ -183,10 +187,14 @@ def split_bits(text: str, width: int) -> tuple[str, Bits | None]:
 
 def parse_value(text: str, width: int) -> int:
     """A value of `width` bytes; a negative one is its two's complement. Raises UsageError."""
+    return _parse_signed(text, 8 * width, f"{width} bytes")
+
+
+def _parse_signed(text: str, bits: int, room: str) -> int:
     value = -parse_number(text[1:]) if text.startswith("-") else parse_number(text)
-    if not -(1 << 8 * width - 1) <= value < 1 << 8 * width:
-        raise UsageError(f"{text} does not fit into {width} bytes")
-    return value & ((1 << 8 * width) - 1)
+    if not -(1 << bits - 1) <= value < 1 << bits:
+        raise UsageError(f"{text} does not fit into {room}")
+    return value & ((1 << bits) - 1)
 
 
 def check_range(start: int, end: int, width: int, size: int | None) -> None:

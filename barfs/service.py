@@ -14,6 +14,8 @@ import logging
 import os
 import socket
 
+from barfs.text import printable
+
 _LONGEST_WAIT = 1.0
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class ServiceManager:
 
     def ready(self, status: str) -> None:
         """The service is up; `status` says in one line what it does."""
-        self._tell("READY=1", "STATUS=" + status.replace("\n", " "))
+        self._tell("READY=1", "STATUS=" + printable(status))
 
     def stopping(self) -> None:
         """The service ends, for whatever reason."""

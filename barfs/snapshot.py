@@ -54,7 +54,9 @@ class _Mounted:
         self._files = files
         self._fds: dict[str, int] = {}
         texts = sorted(directory.glob("*.layout"), key=lambda file: region_index(file.stem))
-        self.layouts = {file.stem: Layout.from_text(file.read_text()) for file in texts}
+        self.layouts = {
+            file.stem: Layout.from_text(os.fsdecode(file.read_bytes())) for file in texts
+        }
 
     def read(self, region: str, offset: int, count: int) -> bytes:
         if region not in self._fds:

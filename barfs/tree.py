@@ -7,6 +7,7 @@ Rule 3: in `bus/` stand only names that parse as `dddd:bb:dd.f`, or pciutils giv
 """
 
 import itertools
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ class Tree:
         for name, target in device.links.items():
             self._kernel_directory(target)
             place = f"../../{KERNEL_NAME.decode()}/{target}"
-            self._link(directory, name.encode(), place.encode())
+            self._link(directory, name.encode(), os.fsencode(place))
         return files
 
     def remove(self, device: Device) -> None:
@@ -138,12 +139,12 @@ class Tree:
     def _kernel_directory(self, target: str) -> None:
         """Make an empty directory `target` below `.kernel/`; it stays, for others with the same."""
         directory = self.root
-        for name in (KERNEL_NAME, *(part.encode() for part in target.split("/"))):
+        for name in (KERNEL_NAME, *os.fsencode(target).split(b"/")):
             child = directory.children.get(name)
             directory = child if isinstance(child, Directory) else self._directory(directory, name)
 
     def _text(self, parent: Directory, name: str, text: str) -> int:
-        content = text.encode()
+        content = os.fsencode(text)
         mode = stat.S_IFREG | (0o444 & ~self._umask)
         node = Text(next(self._numbers), mode, len(content), content=content)
         self._adopt(parent, name.encode(), node)

@@ -9,11 +9,12 @@ Rule 2: whoever takes such a function from its driver may lose the machine, so w
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from barfs.fusermount import mounts
-from barfs.machine import Machine, read_text
+from barfs.fusermount import mounts, unescape
+from barfs.machine import Machine, read_lines, read_text
 from barfs.pci import Bdf
 
 _ROUTE_UP = 0x1
@@ -132,8 +133,9 @@ def _mounted(machine: Machine, disks: set[str]) -> Iterator[str]:
 
 
 def _swaps(machine: Machine, disks: set[str]) -> Iterator[str]:
-    for line in read_text(machine.proc / "swaps").splitlines()[1:]:
-        name = _block_name(machine, line.split()[0])
+    for line in read_lines(machine.proc / "swaps")[1:]:
+        # Padded with blanks; those of the name itself are escaped (mm/swapfile.c).
+        name = _block_name(machine, unescape(re.split(rb"[ \t]", line)[0]))
         if name in disks:
             yield f"swap (on {name})"
 
@@ -157,17 +159,18 @@ def _default_routes(machine: Machine, interfaces: set[str]) -> Iterator[str]:
 
 def _routes(machine: Machine) -> Iterator[str]:
     """The interfaces of default routes, IPv4's and IPv6's."""
-    for line in read_text(machine.proc / "net/route").splitlines()[1:]:
+    # An interface's name has no byte that C takes for a blank (net/core/dev.c: dev_valid_name).
+    for line in read_lines(machine.proc / "net/route")[1:]:
         interface, destination, _gateway, flags, _ref, _use, _metric, mask, *_ = line.split()
         if int(destination, 16) == int(mask, 16) == 0 and _leads_out(flags):
-            yield interface
-    for line in read_text(machine.proc / "net/ipv6_route").splitlines():
+            yield os.fsdecode(interface)
+    for line in filter(None, read_lines(machine.proc / "net/ipv6_route")):
         destination, length, *_middle, flags, interface = line.split()
         if int(destination, 16) == int(length, 16) == 0 and _leads_out(flags):
-            yield interface
+            yield os.fsdecode(interface)
 
 
-def _leads_out(flags: str) -> bool:
+def _leads_out(flags: bytes) -> bool:
     return int(flags, 16) & (_ROUTE_UP | _ROUTE_REJECTS) == _ROUTE_UP
 
 

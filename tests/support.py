@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fusermount import MountError, unmount
+from barfs.fusermount import MountError, mounts, unmount
 
 DEADLINE = 120.0 if "BARFS_VM_GUEST" in os.environ else 30.0
 """Seconds after which something that was waited for is taken to be lost. In an emulated guest on a
@@ -83,8 +83,15 @@ class Mounted:
 
 
 def is_mounted(path: Path) -> bool:
-    escaped = str(path).replace(" ", "\\040")
-    return f" {escaped} " in Path("/proc/self/mountinfo").read_text()
+    return any(entry.mountpoint == path for entry in mounts())
+
+
+def shown_mount(path: Path) -> tuple[str, set[str]]:
+    """The type of the only mount on a path, and its options, the file system's own included."""
+    # As bytes: this machine may have mounts of any name.
+    lines = (line.split(b" ") for line in Path("/proc/self/mounts").read_bytes().split(b"\n"))
+    (found,) = (fields for fields in lines if fields[1:2] == [os.fsencode(path)])
+    return found[2].decode(), set(found[3].decode().split(","))
 
 
 @contextlib.contextmanager

@@ -143,9 +143,10 @@ class KernelDevice:
         texts = {}
         for name in _ATTRIBUTES:
             try:
-                texts[name] = (self._machine.pci_device(self.bdf) / name).read_text()
+                data = (self._machine.pci_device(self.bdf) / name).read_bytes()
             except OSError:
                 continue
+            texts[name] = os.fsdecode(data)
         return texts
 
     def links(self) -> Mapping[str, str]:

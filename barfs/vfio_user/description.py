@@ -41,6 +41,7 @@ Rule 1: a key that is not in this text is an error, not ignored.
 Rule 2: every error is one line that names the file, the place in it and the key.
 """
 
+import os
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ class _Table:
 def load(path: str) -> DeviceFacts:
     """Read the description in the file `path`. Raises DescriptionError."""
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_bytes().decode()
     except OSError as error:
         raise DescriptionError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError:
@@ -261,7 +262,7 @@ def _little_endian(table: _Table, key: str, width: int) -> bytes:
 
 
 def _file_content(table: _Table, region_size: int, folder: Path) -> bytes:
-    path = folder / table.get("file", str)
+    path = folder / os.fsdecode(table.get("file", str).encode())
     try:
         with path.open("rb") as file:
             # One byte more than fits, so that a file that is too long is noticed, not read.

@@ -19,7 +19,7 @@ import pytest
 from barfs.fusermount import unmount
 from tests.fuse.conftest import _other_user
 from tests.fuse.namespace import NOBODY, barfs_as_nobody
-from tests.support import barfs, is_mounted, mounted, require, require_fuse
+from tests.support import barfs, is_mounted, mounted, require, require_fuse, shown_mount
 
 from .conftest import Campaign
 
@@ -212,15 +212,6 @@ def test_users_modes_options_and_operations(campaign: Campaign, public: Path) ->
     )
 
 
-def mount_options(path: Path) -> set[str]:
-    (line,) = (
-        line
-        for line in Path("/proc/mounts").read_text().splitlines()
-        if line.split()[1] == str(path)
-    )
-    return set(line.split()[3].split(","))
-
-
 PROTECTION = {"default_permissions", "nosuid", "nodev", "noexec"}
 GIVEN = ("", "rw", "dev,suid,exec", "ro,suid", "allow_other,dev,suid,exec", "user,exec", "defaults")
 
@@ -229,7 +220,7 @@ GIVEN = ("", "rw", "dev,suid,exec", "ro,suid", "allow_other,dev,suid,exec", "use
 @pytest.mark.parametrize("options", GIVEN)
 def test_what_protects_others_cannot_be_taken_away(tmp_path: Path, options: str) -> None:
     with mounted(tmp_path, "demo", options=options) as mount:
-        found = mount_options(mount.path)
+        found = shown_mount(mount.path)[1]
         assert found >= PROTECTION
         assert not {"suid", "dev", "exec"} & found
         assert ("allow_other" in found) == ("allow_other" in options)
@@ -258,7 +249,7 @@ def folders(public: Path) -> Iterator[Path]:
         (public / f"a link of mine to {name}").symlink_to(public / name)
         os.lchown(public / f"a link of mine to {name}", NOBODY, NOBODY)
     yield public
-    assert str(public) not in Path("/proc/self/mountinfo").read_text()
+    assert os.fsencode(public) not in Path("/proc/self/mountinfo").read_bytes()
 
 
 @pytest.mark.usefixtures("_other_user")
@@ -286,7 +277,7 @@ def test_a_mount_point_belongs_to_who_mounts(campaign: Campaign, folders: Path) 
                 continue
             assert (result.returncode, result.stderr) == (0, "")
             try:
-                assert mount_options(path) >= PROTECTION | {f"user_id={NOBODY}"}
+                assert shown_mount(path)[1] >= PROTECTION | {f"user_id={NOBODY}"}
             finally:
                 assert barfs_as_nobody("umount", path).returncode == 0
     campaign.report("mount points of others", f"{refused} refused to a user, none mounted")

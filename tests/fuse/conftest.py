@@ -34,7 +34,7 @@ def processes(word: str) -> list[str]:
 def assert_nothing_left(folder: Path) -> None:
     """No mount below `folder`, no process that has it in its command line, no socket in it."""
     wait_until(lambda: not processes(str(folder)), f"the end of {processes(str(folder))}")
-    assert str(folder) not in Path("/proc/self/mountinfo").read_text()
+    assert os.fsencode(folder) not in Path("/proc/self/mountinfo").read_bytes()
     assert not [path for path in folder.rglob("*") if path.is_socket()]
 
 

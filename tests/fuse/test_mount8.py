@@ -137,7 +137,33 @@ def test_a_mount_is_neither_covered_nor_changed(command: Path, path: Path) -> No
     assert error == f"barfs: {path} is a mount of barfs already; barfs umount {path}"
     code, error = fails(f"{mounting} mount -o remount,rw $mnt", command, path)
     assert code == 2
-    assert error == "barfs: a mount of barfs keeps its options; umount it, and mount it with others"
+    told = (
+        "barfs: a mount of barfs cannot be remounted: it keeps its options; umount it, and mount "
+        "it with others"
+    )
+    assert error == told
+    # As later versions of mount(8) put it: with what mountinfo shows.
+    shown = "$(findmnt -nr -o FS-OPTIONS $mnt)"
+    _, error = fails(f"{mounting} barfs demo $mnt -o rw,{shown},remount", command, path)
+    assert error == told
+
+
+def test_the_options_of_a_mount_can_be_given_to_another(command: Path, path: Path) -> None:
+    mount, options = succeeds(
+        """
+        mount -t fuse.barfs demo $mnt -o allow_other
+        options=$(findmnt -nr -o OPTIONS $mnt)
+        umount $mnt
+        mount -t fuse.barfs demo $mnt -o nosymfollow,$options
+        findmnt -nr -o SOURCE $mnt
+        echo $options
+        umount $mnt
+        """,
+        command,
+        path,
+    )
+    assert mount == "demo"
+    assert {"user_id=0", "group_id=0", "default_permissions"} <= set(options.split(","))
 
 
 def opened_to_others(folder: Path) -> str:

@@ -22,6 +22,7 @@ from tests.support import (
     mounted,
     require_fuse,
     served,
+    shown_mount,
     wait_until,
 )
 
@@ -259,9 +260,7 @@ def test_owner_and_permissions(tmp_path: Path) -> None:
         assert stat.S_IMODE((mount.device() / "rom").stat().st_mode) == 0o440
         assert stat.S_IMODE((mount.device() / "vendor").stat().st_mode) == 0o440
         assert stat.S_IMODE(mount.device().stat().st_mode) == 0o550
-        mounts = Path("/proc/self/mounts").read_text()
-        (line,) = (line for line in mounts.splitlines() if line.split()[1] == str(mount.path))
-        assert "allow_other" in line.split()[3].split(",")
+        assert "allow_other" in shown_mount(mount.path)[1]
 
 
 def test_an_ordinary_mount(tmp_path: Path) -> None:
@@ -269,9 +268,6 @@ def test_an_ordinary_mount(tmp_path: Path) -> None:
         info = MountInfo.read(mount.path)
         assert info == MountInfo(mount.process.pid, {"ffff:00:00.0": "demo"})
         assert ".barfs" not in os.listdir(mount.path)
-        status = os.statvfs(mount.path)
-        assert status.f_bfree == status.f_bavail == 0
-        assert status.f_blocks * status.f_frsize >= 1 << 20
         # A region that the device does not let be written, root or not.
         rom = mount.device() / "rom"
         assert stat.S_IMODE(rom.stat().st_mode) == 0o400

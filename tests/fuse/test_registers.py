@@ -107,16 +107,58 @@ def test_poll_until_it_counts(bench: Bench) -> None:
     assert "0x0 is 0x66726162 after 0.05 s; 0x62 under the mask 0xff is not 0x0" in errors
 
 
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("-1", 0xFFFFFFFF),
+        ("-0x1", 0xFFFFFFFF),
+        ("-1k", 0xFFFFFC00),
+        ("-0X80000000", 0x80000000),
+        ("-0b10", 0xFFFFFFFE),
+        ("-1_0", 0xFFFFFFF6),
+    ],
+)
+def test_negative_values(bench: Bench, value: str, kept: int) -> None:
+    bench.out("mw", "0x1100", value, value)
+    assert bench.out("md", "0x1104").startswith(f"00001104: {kept:08x} ")
+    assert bench.out("mw", "0x1100", "0", value, "-n").count("write") == 2
+    assert bench.out("rmw", "0x1100", value, value).endswith(f" -> {kept:08x}\n")
+    assert bench.out("poll", "0x1100", value, value) == f"00001100: {kept:08x}\n"
+
+
+def test_negative_values_of_bits(bench: Bench) -> None:
+    bench.out("mw", "-q", "0x1100", "0")
+    assert bench.out("rmw", "0x1100[15:8]", "-0x2").endswith(" -> 0000fe00\n")
+    assert bench.out("poll", "0x1100[15:8]", "-2") == "00001100: 0000fe00\n"
+    assert bench.out("rmw", "-q", "0x1100[63]", "-1").endswith(" -> 800000000000fe00\n")
+
+
+def test_json_has_64_bits_as_text(bench: Bench) -> None:
+    number = (1 << 64) - 3
+    as_both = {"offset": 0x1100, "offset_hex": "0x1100"}
+    value = {"value": number, "value_hex": "0xfffffffffffffffd"}
+    written = json.loads(bench.out("mw", "-q", "--json", "0x1100", f"{number:#x}"))
+    assert written["written"] == [as_both | value]
+    words = json.loads(bench.out("md", "-q", "--json", "0x1100"))
+    assert words["values"] == [as_both | value]
+    bits = json.loads(bench.out("md", "-q", "--json", "0x1100[63:1]"))
+    assert (bits["value_hex"], bits["offset_hex"]) == ("0x7ffffffffffffffe", "0x1100")
+    changed = json.loads(bench.out("rmw", "-q", "--json", "0x1100", "-1", "1"))
+    assert (changed["old_hex"], changed["new_hex"]) == ("0xfffffffffffffffd", "0x1")
+    polled = json.loads(bench.out("poll", "-q", "--json", "0x1100", "-1", "1"))
+    assert polled["value_hex"] == "0x1"
+
+
 def test_json(bench: Bench) -> None:
     words = json.loads(bench.out("md", "--json", "0x1000+8"))
     assert words["width"] == 4
     assert words["values"] == [
-        {"offset": 0x1000, "value": 0x66726162},
-        {"offset": 0x1004, "value": 1},
+        {"offset": 0x1000, "offset_hex": "0x1000", "value": 0x66726162, "value_hex": "0x66726162"},
+        {"offset": 0x1004, "offset_hex": "0x1004", "value": 1, "value_hex": "0x1"},
     ]
     assert json.loads(bench.out("md", "--json", "0x1000[15:8]"))["value"] == 0x61
     written = json.loads(bench.out("mw", "--json", "4", "7"))["written"]
-    assert written == [{"offset": 4, "value": 7}]
+    assert written == [{"offset": 4, "offset_hex": "0x4", "value": 7, "value_hex": "0x7"}]
     changed = json.loads(bench.out("rmw", "--json", "4", "1", "0"))
     assert (changed["old"], changed["new"]) == (7, 6)
     assert json.loads(bench.out("poll", "--json", "4", "1", "0"))["value"] == 6
@@ -148,8 +190,13 @@ def test_a_dry_run_makes_no_access(bench: Bench) -> None:
         (("mw", "0xfffc", "1", "2"), "leaves the region"),
         (("rmw", "4", "1"), "it is OFFSET MASK VALUE"),
         (("rmw", "4", "1", "2"), "bits outside the mask"),
-        (("rmw", "4[3:0]", "16"), "bits outside the mask"),
+        (("rmw", "4[3:0]", "16"), "16 does not fit into the bits \\[3:0\\]"),
+        (("rmw", "4[3:0]", "-0x9"), "-0x9 does not fit into the bits \\[3:0\\]"),
+        (("mw", "4", "-0x80000001"), "-0x80000001 does not fit into 4 bytes"),
+        (("mw", "4", "-0z"), "is no number"),
+        (("md", "-0x4"), "is no number"),
         (("poll", "4", "1", "1", "--timeout", "nan"), "is a number of seconds"),
+        (("poll", "4", "1", "1", "--timeout", "-1"), "is a number of seconds"),
     ],
 )
 def test_what_makes_no_sense_touches_nothing(

@@ -7,11 +7,11 @@ from types import ModuleType
 import pytest
 
 import barfs
-from barfs import device, errors, layout, policy
+from barfs import device, errors, layout, policy, text
 
 
 @pytest.mark.parametrize(
-    "module", [barfs, device, errors, layout, policy], ids=lambda module: module.__name__
+    "module", [barfs, device, errors, layout, policy, text], ids=lambda module: module.__name__
 )
 def test_the_examples_work(module: ModuleType) -> None:
     result = doctest.testmod(module)

@@ -52,6 +52,15 @@ def read(source: FakeSource, *skips: Skip) -> tuple[bytes, list[Hole]]:
     return b"".join(reader.chunks()), reader.holes
 
 
+def test_a_member_whose_name_has_no_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "x.dump"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("é", "")
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xc9\xff"))
+    with pytest.raises(DumpError, match="is not a dump of barfs"):
+        Dump(path)
+
+
 def test_a_region_is_read_once() -> None:
     source = FakeSource(layout())
     assert read(source) == (source.data, [])

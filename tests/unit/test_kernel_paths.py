@@ -312,6 +312,8 @@ def test_what_sysfs_has_of_a_function(fake: FakeMachine) -> None:
             "numa_node": "1\n",
         }
         assert device.links() == {"driver": "drivers/vfio-pci", "iommu_group": "iommu_groups/12"}
+        (folder / "label").write_bytes(b"Slot \xc9\r\x1b\n")
+        assert os.fsencode(device.attributes()["label"]) == b"Slot \xc9\r\x1b\n"
         (folder / "driver").unlink()
         assert device.links() == {"iommu_group": "iommu_groups/12"}
     finally:

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "barfs"
 
 ROOMS = (
     "errors",
+    "text",
     "pci",
     "ranges",
     "policy",
@@ -26,6 +27,7 @@ ROOMS = (
     "tree",
     "fs",
     "fusermount",
+    "holders",
     "bus",
     "usage",
     "binding",

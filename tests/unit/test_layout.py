@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barfs.errors import CapabilityError, UsageError
-from barfs.layout import Choices, Layout, LayoutError, MsixPlace, Segment, dump_json, plan
+from barfs.layout import Choices, Layout, LayoutError, MsixPlace, Segment, layouts_to_json, plan
 from barfs.pci import MsixCapability
 from barfs.policy import Restriction
 from barfs.uapi import RegionInfo, SparseArea
@@ -189,16 +189,21 @@ def test_the_text_of_a_layout() -> None:
     )
 
 
-def test_json_has_plain_integers() -> None:
+def test_json_has_integers_plain_and_as_text() -> None:
     layout = make(sparse((0, 0x1000)), msix=MsixPlace(table=(0x2000, 16)))
-    (found,) = json.loads(dump_json([layout]))
+    (found,) = json.loads(layouts_to_json([layout]))
     assert found["device"] == "0000:01:00.0"
     assert found["flags"] == ["read", "write", "mmap"]
-    assert found["msix"] == {"table": {"offset": 0x2000, "size": 16}}
+    assert (found["size"], found["size_hex"]) == (0x10000, "0x10000")
+    place = {"offset": 0x2000, "offset_hex": "0x2000", "size": 16, "size_hex": "0x10"}
+    assert found["msix"] == {"table": place}
     assert found["segments"][0] == {
         "start": 0,
+        "start_hex": "0x0",
         "end": 0x1000,
+        "end_hex": "0x1000",
         "size": 0x1000,
+        "size_hex": "0x1000",
         "access": "mmap",
         "perm": "rw",
         "width": 8,

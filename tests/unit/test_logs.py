@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """No log line vanishes, whatever becomes of syslog."""
 
+import io
 import logging
 import os
 import socket
@@ -14,6 +15,7 @@ import pytest
 
 from barfs import logs
 from barfs.errors import BarfsError
+from barfs.text import take_all_text
 from tests.support import BARFS, DEADLINE
 from tests.unit.sockets import fill
 
@@ -55,9 +57,55 @@ def test_a_line_comes_to_syslog_as_it_is(
 ) -> None:
     with listen(folder) as syslog:
         log.addHandler(logs.background_handler())
-        log.log(level, "hear, %s\0", "hear")
+        log.log(level, "hear, %s", "hear")
         daemon = 3 << 3
         assert syslog.recv(100).decode() == f"<{daemon | priority}>barfs[{os.getpid()}]: hear, hear"
+
+
+ODD = os.fsdecode("é\0\r\n<3>barfs: forged\x1b[31m\u2028\u0085".encode() + b"\xc9")
+SHOWN = r"é\x00\x0d\x0a<3>barfs: forged\x1b[31m\xe2\x80\xa8\xc2\x85\xc9"
+
+
+def test_a_message_is_one_line_whatever_a_name_holds(folder: Path, log: logging.Logger) -> None:
+    with listen(folder) as syslog:
+        log.addHandler(logs.background_handler())
+        log.warning("%s is lost", ODD)
+        assert syslog.recv(1000).decode().endswith(f"]: {SHOWN} is lost")
+    log.warning("%s is lost", ODD)
+    (folder / "log").unlink()
+    log.addHandler(logs.background_handler())
+    log.warning("%s is lost", ODD)
+    lines = (folder / "barfs.log").read_bytes().decode().removesuffix("\n").split("\n")
+    assert len(lines) == 3
+    assert all(line.endswith(f"WARNING: {SHOWN} is lost") for line in lines)
+
+
+def test_a_traceback_keeps_its_lines(folder: Path, log: logging.Logger) -> None:
+    log.addHandler(logs.background_handler())
+    try:
+        raise ValueError("a\x1b")
+    except ValueError:
+        log.exception("it %s", "failed")
+    first, *frames, last = in_file(folder).removesuffix("\n").split("\n")
+    assert first.endswith("ERROR: it failed")
+    assert frames[0] == "Traceback (most recent call last):"
+    assert last == r"ValueError: a\x1b"
+
+
+def test_an_error_is_one_line_on_a_standard_error_of_any_encoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = io.BytesIO()
+    stream = io.TextIOWrapper(data, encoding="ascii")
+    take_all_text(stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(logging, "root", logging.RootLogger(logging.WARNING))
+    logs.log_to_stderr()
+    logs.tell_error(BarfsError(ODD))
+    logging.root.warning("%s", ODD)
+    stream.flush()
+    shown = SHOWN.replace("é", r"\xc3\xa9")
+    assert data.getvalue().decode() == f"barfs: {shown}\nbarfs: WARNING: {shown}\n"
 
 
 def test_a_syslog_that_goes_away_and_comes_back(folder: Path, log: logging.Logger) -> None:
@@ -172,5 +220,5 @@ def test_each_line_has_a_priority_in_the_journal(
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
     monkeypatch.setattr(logging, "root", logging.RootLogger(logging.WARNING))
     logs.log_to_stderr()
-    logging.root.warning("one\ntwo")
-    assert capfd.readouterr().err == "<4>barfs: WARNING: one\n<4>two\n"
+    logging.root.warning("one", exc_info=ValueError("two"))
+    assert capfd.readouterr().err == "<4>barfs: WARNING: one\n<4>ValueError: two\n"

@@ -34,6 +34,31 @@ def test_words_of_mount_and_fstab_mean_nothing() -> None:
     # What mount(8) calls independent of the file system.
     words = "async,noatime,nodiratime,sync,dirsync,lazytime,strictatime,mand,silent,loud"
     assert parse_options([words]) == parse_options([])
+    words = "nosymfollow,symfollow,nousers,noowner,nogroup,user=me,comment=x,X-mount.mkdir,helper=x"
+    assert parse_options([words]) == parse_options([])
+    words = "rw=vfs,nosuid=recursive,noatime=fs"
+    assert parse_options([words]) == parse_options([])
+    assert parse_options(["ro=recursive"]) == parse_options(["ro"])
+
+
+def test_words_that_the_kernel_shows_of_a_mount_mean_nothing() -> None:
+    words = "user_id=0,group_id=0,fd=5,rootmode=40000,default_permissions,max_read=4096,blksize=512"
+    assert parse_options([words]) == parse_options([])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "remount",
+        "rw,nosuid,user_id=0,group_id=0,default_permissions,remount",
+        "colour=red,remount",
+        "ro,rw,remount",
+        "remount,width=3",
+    ],
+)
+def test_a_remount_is_refused_for_what_it_is(words: str) -> None:
+    with pytest.raises(UsageError, match=r"cannot be remounted.*umount it, and mount it with"):
+        parse_options([words])
 
 
 @pytest.mark.parametrize(
@@ -57,8 +82,10 @@ def test_words_of_mount_and_fstab_mean_nothing() -> None:
         ("umask=7777", "an octal number"),
         ("colour=red", "unknown option 'colour=red'; the options are ro, width=, mapping=, msix="),
         ("ro=1", "unknown option"),
-        ("rw,remount", "keeps its options; umount it, and mount it with others"),
-        ("nosymfollow", "unknown option 'nosymfollow'"),
+        ("nosymfollow=1", "unknown option 'nosymfollow=1'"),
+        ("user_id", "unknown option 'user_id'"),
+        ("width=recursive", "1, 2, 4 or 8"),
+        ("context=x", "unknown option 'context=x'"),
         ("ro,rw", "contradict"),
         ("width=4,width=8", "given twice"),
         ("mapping=off,msix=carve", "no meaning"),

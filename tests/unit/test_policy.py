@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Rules from a file: what they leave, and the mistakes that are told instead of ignored."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -25,6 +26,18 @@ def left(text: str) -> dict[str, list[tuple[int, int, str]]]:
         region: [(part.start, part.end, part.permission) for part in parts]
         for region, parts in found.items()
     }
+
+
+def test_a_name_with_bytes_that_toml_cannot_hold() -> None:
+    """They are written as barfs shows them; what TOML can hold is written as it is."""
+    rule = "[[rule]]\ndevice = '{}'\naccess = \"none\"\n"
+    for device, name in {
+        r"vfio-user:/run/\xc9.sock": os.fsdecode(b"vfio-user:/run/\xc9.sock"),
+        "vfio-user:/run/*.sock": os.fsdecode(b"vfio-user:/run/\xc9.sock"),
+        "vfio-user:/run/é.sock": "vfio-user:/run/é.sock",
+    }.items():
+        found = policy(rule.format(device)).restrictions(["ffff:00:00.0", name], SIZES)
+        assert set(found) == set(SIZES)
 
 
 def test_no_rule_is_no_restriction() -> None:
@@ -96,7 +109,7 @@ def test_rules_that_miss_the_device_that_they_name(rule: str, message: str) -> N
         ('[[rule]]\naccess = "ro"\nrange = "4"\n', "rule 1: '4' is no range"),
         ('[[rule]]\naccess = "ro"\nrange = "8-4"\n', "rule 1: '8-4' is an empty range"),
         ("[[rule", "Expected"),
-        ("\xff", "utf-8|Invalid"),
+        ("\xff", "is not UTF-8 text, as TOML must be"),
     ],
 )
 def test_files_that_are_no_policy(tmp_path: Path, text: str, message: str) -> None:

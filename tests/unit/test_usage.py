@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the running system stands on is found through every layer, and nothing else is."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,27 @@ def test_swap_also_behind_a_link(fake: FakeMachine, device: Path) -> None:
     assert found(fake) == ["swap (on dm-1)"]
 
 
+@pytest.mark.parametrize("name", [b"vg\rswap", b"vg\x0cs", "vg\u0085s\u2028".encode(), b"vg\xc9 s"])
+def test_swap_of_any_name(fake: FakeMachine, device: Path, name: bytes) -> None:
+    fake.disk(device, "dm-1", "254:1")
+    (fake.machine.dev / "mapper").mkdir()
+    (fake.machine.dev / "dm-1").touch()
+    (fake.machine.dev / "mapper" / os.fsdecode(name)).symlink_to(fake.machine.dev / "dm-1")
+    line = b"/dev/mapper/%s\t\tpartition\t1024 0 -2\n" % name.replace(b" ", b"\\040")
+    (fake.machine.proc / "swaps").write_bytes(b"Filename\tType\n" + line)
+    assert found(fake) == ["swap (on dm-1)"]
+
+
+def test_a_mount_on_any_name(fake: FakeMachine, device: Path) -> None:
+    fake.disk(device, "sda", "8:0")
+    mounts = fake.machine.proc / "self/mountinfo"
+    mounts.write_bytes(
+        b"21 1 0:9 / /mnt/usb\xc9\r\x0c rw - fuse.\xff \xff rw\n"
+        b"22 1 8:0 / /srv/\xc9\\012x rw - ext4 /dev/sda rw\n"
+    )
+    assert found(fake) == [os.fsdecode(b"/srv/\xc9\nx (ext4 on sda)")]
+
+
 def test_a_shared_folder_of_the_hypervisor(fake: FakeMachine, device: Path) -> None:
     (fake.child(device, "virtio0", "virtio") / "mount_tag").write_bytes(b"/dev/root\0")
     fake.mount("/", "9p", "/dev/root")
@@ -138,6 +160,22 @@ def test_default_route_of_ipv6_over_a_vlan_on_a_bond(fake: FakeMachine, device: 
     )
     (fake.machine.proc / "net/ipv6_route").write_text(routes)
     assert found(fake) == ["the default route (through bond0.7)"]
+
+
+# What dev_valid_name lets through, and str.split takes for a blank or the end of a line.
+@pytest.mark.parametrize("name", [b"e\x1c0", "e\u0085".encode(), "e\u2028".encode(), b"e\xc9\x1b["])
+def test_default_routes_of_an_interface_of_any_name(
+    fake: FakeMachine, device: Path, name: bytes
+) -> None:
+    fake.child(device, os.fsdecode(name), "net")
+    zeros = b"0" * 32
+    (fake.machine.proc / "net/route").write_bytes(
+        HEADING.encode() + name + b"\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0 \n"
+    )
+    (fake.machine.proc / "net/ipv6_route").write_bytes(
+        b"%s 00 %s 00 %s 00000400 00000001 00000000 00000003 %s\n" % (zeros, zeros, zeros, name)
+    )
+    assert found(fake) == [f"the default route (through {os.fsdecode(name)})"]
 
 
 def test_who_has_a_node_open(fake: FakeMachine) -> None:
