@@ -341,11 +341,26 @@ def test_a_region_that_the_server_will_not_describe(caplog: pytest.LogCaptureFix
         assert "bar1 is left out" in caplog.text
 
 
-def test_a_server_that_breaks_the_protocol(caplog: pytest.LogCaptureFixture) -> None:
-    """The access fails, the log says what was wrong, and the device is not asked again."""
+def test_a_reply_that_makes_no_sense(caplog: pytest.LogCaptureFixture) -> None:
+    """The access fails, the log says what was wrong, and the next access is made."""
     regions = [region_info(index, 0x1000 if index == 0 else 0) for index in range(8)]
     with (
         Peer(GET_INFO, *regions, data(b"too long"), data(b"abcd")) as peer,
+        contextlib.closing(Device(connect(peer))) as device,
+    ):
+        with pytest.raises(barfs.BusFault):
+            device["bar0"].read32(0)
+        assert "broke the protocol" in caplog.text
+        assert "Traceback" not in caplog.text
+        assert device["bar0"].read32(0) == int.from_bytes(b"abcd", "little")
+
+
+def test_a_server_that_breaks_the_protocol(caplog: pytest.LogCaptureFixture) -> None:
+    """The access fails, the log says what was wrong, and the device is not asked again."""
+    regions = [region_info(index, 0x1000 if index == 0 else 0) for index in range(8)]
+    elsewhere = reply(struct.pack("=QII", 8, 0, 4) + b"abcd")
+    with (
+        Peer(GET_INFO, *regions, elsewhere, data(b"abcd")) as peer,
         contextlib.closing(Device(connect(peer))) as device,
     ):
         with pytest.raises(barfs.BusFault):
