@@ -42,7 +42,7 @@ from barfs.uapi import (
     DeviceInfo,
     RegionInfo,
 )
-from barfs.vfio_user import messages
+from barfs.vfio_user import address, messages
 from barfs.vfio_user.channel import (
     LONGEST_TIMEOUT,
     MAX_DESCRIPTORS,
@@ -231,7 +231,7 @@ class VfioUserClient:
 
     @contextlib.contextmanager
     def _failing(self, region: int, offset: int, width: int) -> Iterator[None]:
-        """What a body that makes no sense does to its access; the log has each kind of them once."""
+        """What a body that makes no sense does to its access; the log has each kind once."""
         try:
             yield
         except BadBody as error:
@@ -333,7 +333,7 @@ def _connect(path: str, source: str, timeout: float) -> socket.socket:
     limit = struct.pack("@ll", int(seconds), int(fraction * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
     try:
-        sock.connect(path)
+        address.connect(sock, path)
     except OSError as error:
         sock.close()
         raise DeviceError(f"{source}: {_connect_problem(path, error)}") from error
@@ -357,4 +357,4 @@ def _connect_problem(path: str, error: OSError) -> str:
         return "is a socket of another type; vfio-user needs a stream socket"
     if error.errno == errno.EAGAIN:
         return "the server accepts no more connections; end its other clients"
-    return error.strerror or str(error)
+    return address.path_problem(error)

@@ -115,6 +115,22 @@ class BadRegion(BadBody):
     """A region whose size or offset no file can have."""
 
 
+class BadInterrupt(PeerError):
+    """DEVICE_SET_IRQS asks for what no interrupt of the index can do, or contradicts itself."""
+
+
+class BadRange(PeerError):
+    """A range of DMA addresses that cannot be, or a part of one that was mapped."""
+
+
+class RangeExists(PeerError):
+    """DMA_MAP over a range that is mapped already."""
+
+
+class TooManyRanges(PeerError):
+    """DMA_MAP of more ranges than a client may have."""
+
+
 class BadVersion(PeerError):
     """The peer speaks another major version."""
 
