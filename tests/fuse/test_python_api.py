@@ -35,7 +35,14 @@ def bar0(device: barfs.Device) -> barfs.Region:
 
 def test_a_device_is_a_mapping_of_its_regions(device: barfs.Device) -> None:
     assert list(device) == ["bar0", "bar2", "bar4", "bar5", "rom", "config"]
-    assert [device[name].size for name in device] == [0x10000, 0x100000, 64, 0x1000, 4096]
+    assert [device[name].size for name in device] == [
+        0x10000,
+        0x100000,
+        64,
+        0x4000,
+        0x1000,
+        4096,
+    ]
     assert (str(device.bdf), device.source) == ("ffff:00:00.0", "demo")
     with pytest.raises(
         barfs.UsageError, match="has no bar1; it has bar0, bar2, bar4, bar5, rom, config"

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from barfs.errors import PeerError
 from barfs.vfio_user import wire
 from barfs.vfio_user.dma import MOST_RANGES, DmaRanges
 
@@ -17,7 +18,7 @@ def test_ranges_are_told_apart(given_steps: list[tuple[bool, int, int]]) -> None
     expected: list[set[int]] = []
     for add, start, size in given_steps:
         asked = set(range(start, start + size))
-        error: type[wire.PeerError] | None = None
+        error: type[PeerError] | None = None
         if add and not asked:
             error = wire.BadRange
         elif add and any(asked & known for known in expected):
