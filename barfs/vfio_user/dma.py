@@ -39,6 +39,8 @@ class DmaRanges:
 
         Raises BadRange where one is only partly in it (drivers/vfio/vfio_iommu_type1.c does, too).
         """
+        if size == 0:
+            return
         end = start + size
         first, last = bisect_right(self._ends, start), bisect_left(self._starts, end)
         if first >= last:
