@@ -7,7 +7,7 @@
     ...     bar0 = device["bar0"]
     ...     bar0.write32(0x4, 0x0BADC0DE)
     ...     print(hex(bar0.read32(0x4)), hex(bar0.read16(0x4)), bar0.read(0x0, 4))
-    bar0 bar2 bar4 rom config
+    bar0 bar2 bar4 bar5 rom config
     0xbadc0de 0xc0de b'barf'
 
 Offsets and counts are bytes in the region; values are integers of the device's little-endian

@@ -30,7 +30,8 @@ _SYSFS = re.compile("(?s)^/sys/.*/")
 
 @dataclass(frozen=True, slots=True)
 class DeviceName:
-    """A device as the user named it. `bdf` is None where it is still to be numbered.
+    """A device as the user named it. `bdf` is None where it is still to be numbered. `socket` is
+    the path that the user wrote, for an absolute one may be too long.
 
     `shown` is what a mount of it shows as its source: what the user wrote, since mount(8) compares
     the two to tell which lines of fstab are mounted, but without a token.
@@ -60,10 +61,9 @@ class DeviceName:
         path, comma, choice = text.removeprefix(_VFIO_USER).partition(",bdf=")
         if not path:
             raise UsageError(f"{text!r} names no socket; write it like vfio-user:/run/device.sock")
-        socket = os.path.abspath(path)
-        source = _VFIO_USER + socket
+        source = _VFIO_USER + _absolute(path)
         bdf = Bdf.parse(choice) if comma else None
-        return cls("vfio-user", source, source + comma + choice, bdf, socket)
+        return cls("vfio-user", source, source + comma + choice, bdf, path)
 
     @classmethod
     def _parse_address(cls, text: str) -> "DeviceName":
@@ -77,6 +77,13 @@ class DeviceName:
                 "vfio-user:SOCKET[,bdf=BDF], or demo"
             ) from None
         return cls("pci", str(bdf), address, bdf, token=_token(token) if comma else None)
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError:  # in a directory that has no path any more
+        return path
 
 
 def _token(text: str) -> UUID:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from barfs.attach import DeviceName, attach
-from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind
+from barfs.cli_devices import add_bind, add_doctor, add_list, add_unbind, find_group
 from barfs.cli_dump import add_diff, add_dump
 from barfs.cli_help import add_options, explain
 from barfs.cli_registers import add_md, add_mw, add_poll, add_rmw
@@ -48,6 +48,7 @@ from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.description import load
 from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.facts import DeviceFacts
+from barfs.vfio_user.server import PRIVATE, SHARED
 from barfs.vfio_user.server import serve as serve_device
 
 EXIT_FAILED = 1
@@ -287,6 +288,10 @@ def _demo(choice: argparse.Namespace) -> int:
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--socket", metavar="PATH", type=Path, help="where to listen")
     parser.add_argument(
+        "--mode", type=_mode, help="of the socket, in octal (default 600; with --group 660)"
+    )
+    parser.add_argument("--group", metavar="GROUP", help="whose the socket is to be, too")
+    parser.add_argument(
         "--log", metavar="FILE", help="a line for each access, - for standard output"
     )
     parser.add_argument(
@@ -304,11 +309,22 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "barfs serve --socket /run/device.sock",
         "barfs serve --socket /run/device.sock --log - device.toml",
         "barfs serve --from card.dump",
+        "barfs serve --socket /run/device.sock --group lab",
         details="Serves one client after the other until SIGTERM or ^C; the contents of the "
         "device stay meanwhile. Without --socket it listens on /run/barfs.sock as root, else on "
         "$XDG_RUNTIME_DIR/barfs.sock.",
     )
     parser.set_defaults(run=_serve)
+
+
+def _mode(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise argparse.ArgumentTypeError(f"{text!r} must be octal, 0 to 777, like 660")
+    return mode
 
 
 def _default_socket() -> Path:
@@ -319,6 +335,10 @@ def _default_socket() -> Path:
 
 def _serve(choice: argparse.Namespace) -> int:
     socket = choice.socket or _default_socket()
+    group = find_group(choice.group)
+    mode = choice.mode
+    if mode is None:
+        mode = PRIVATE if group is None else SHARED
     facts = _facts(choice)
     with contextlib.ExitStack() as stack:
         record = None
@@ -330,7 +350,8 @@ def _serve(choice: argparse.Namespace) -> int:
         stack.callback(device.close)
         device_name = shell_word(f"vfio-user:{socket}")
         message = f"listening; mount it: barfs mount {device_name} MOUNTPOINT"
-        serve_device(device, str(socket), lambda: print(printable(message), flush=True))
+        ready = partial(print, printable(message), flush=True)
+        serve_device(device, str(socket), ready, mode, group)
     return 0
 
 

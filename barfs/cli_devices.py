@@ -79,7 +79,7 @@ def add_unbind(parser: argparse.ArgumentParser) -> None:
 
 def _bind(choice: argparse.Namespace) -> int:
     machine, bdfs = Machine(), _addresses(choice.bdfs)
-    owner = Owner(_user(choice.user), _group(choice.group))
+    owner = Owner(_user(choice.user), find_group(choice.group))
     binder = Binder(machine, Hands())
     with contextlib.nullcontext() if choice.dry_run else binder.alone():
         binder.check_bind(bdfs, choice.driver, force=choice.force)
@@ -125,7 +125,7 @@ def _user(text: str | None) -> int | None:
         raise UsageError(f"there is no user {text!r}; getent passwd lists them") from None
 
 
-def _group(text: str | None) -> int | None:
+def find_group(text: str | None) -> int | None:
     try:
         return None if text is None else group_id(text)
     except KeyError:

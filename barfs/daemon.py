@@ -65,10 +65,11 @@ def _run_child(
 ) -> int:
     # A ^C is the caller's, for as long as both are in one process group.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-    os.chdir("/")
 
     def ready() -> None:
         os.setsid()
+        # Not before: what the caller named by relative paths is open now.
+        os.chdir("/")
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
         install(handler, level)
         sys.stdout.flush()

@@ -217,11 +217,11 @@ class Device:
         >>> import barfs
         >>> with barfs.open("demo", mapping="contiguous") as device:
         ...     print({name: hex(device[name].size) for name in device if name != "config"})
-        {'bar0': '0x10000', 'bar2': '0x100000', 'bar4': '0x40', 'rom': '0x1000'}
-        >>> device["bar1"]
+        {'bar0': '0x10000', 'bar2': '0x100000', 'bar4': '0x40', 'bar5': '0x4000', 'rom': '0x1000'}
+        >>> device["bar1"]  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        barfs.errors.UsageError: ffff:00:00.0 has no bar1; it has bar0, bar2, bar4, rom, config
+        barfs.errors.UsageError: ffff:00:00.0 has no bar1; it has bar0, bar2, bar4, ...
     """
 
     def __init__(self, backend: Backend, options: Options | None = None) -> None:

@@ -6,18 +6,23 @@ Rule 1: every wait ends at the request's deadline: for the other threads' reques
 Rule 2: a request is sent once. When its reply is late, the request is given up but its id is kept;
         the reply is recognised by it when it comes, and thrown away. What was sent of a message,
         or received of one, stays where it is, so the stream never gets out of step.
-Rule 3: a peer that breaks the protocol is not spoken to again: the one who noticed gets the
-        `PeerError`, everybody after that a `ChannelClosed`.
+Rule 3: what is whole and says to which request it belongs is that request's alone, whatever it
+        holds. Where one of the two is missing, the peer is not spoken to again: the one who noticed
+        gets the `PeerError`, everybody after that a `ChannelClosed`.
 Rule 4: every descriptor that arrives is handed out or closed. Where none is expected, no room is
         given for them, and the kernel closes them itself. Nobody waits for a close: that of a FUSE
         file asks its server, and is not over before that answers (fs/fuse/file.c, fuse_flush).
+Rule 5: a command of the peer's (DMA_READ, DMA_WRITE) is refused with EINVAL, since no memory was
+        offered to it, and changes nothing else. It is seen, and answered, during the next request.
 
 An access costs two system calls (send, and a recv that waits by the socket's own time limit) and
 two structs; everything unusual leaves the short way in `access` for the general one.
 """
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import select
 import socket
@@ -31,17 +36,20 @@ from barfs.errors import DeviceError, PeerError
 from barfs.vfio_user.wire import (
     ACCESS_MESSAGE,
     CLIENT_LIMIT,
+    FLAG_ERROR,
     FLAG_REPLY,
     HEADER,
     Decoder,
     Message,
+    TooManyCommands,
     TooManyDescriptors,
-    UnexpectedCommand,
     UnexpectedReply,
     WrongCommand,
     command_name,
     encode,
 )
+
+_log = logging.getLogger(__name__)
 
 MAX_DESCRIPTORS = 16
 """How many descriptors a reply may bring; servers of old send one for each sparse area."""
@@ -53,6 +61,8 @@ LONGEST_TIMEOUT = 1_000_000.0
 
 _IDS = 1 << 16
 _UNANSWERED_LIMIT = _IDS // 2
+_UNSENT_LIMIT = 1 << 16
+"""Bytes of answers to a peer that sends commands and receives nothing."""
 _RECEIVE = 4096
 
 
@@ -82,6 +92,7 @@ class Channel:
         self._decoder = Decoder(CLIENT_LIMIT)
         self._unsent = b""
         self._pending: dict[int, int] = {}
+        self._refused = False
         self._last_id = 0
         self._dead = ""
 
@@ -172,37 +183,49 @@ class Channel:
 
         Where the deadline passes before the first byte is sent, the command is not sent at all.
         """
-        self._finish_sending(deadline)
+        self._flush(deadline)
         identifier = self._next_id()
         data = encode(identifier, command, body)
         # Before it is sent: an exception out of a signal handler must not orphan the reply.
         self._pending[identifier] = command
         try:
-            sent = self._send_some(data, deadline)
+            while not (sent := self._send_now(data)):
+                self._make_room(deadline)
+                self._flush(deadline)
         except ReplyTimeout:
             del self._pending[identifier]
             raise
         if sent < len(data):
             self._unsent = data[sent:]
-            self._finish_sending(deadline)
+            self._flush(deadline)
         return identifier
 
-    def _finish_sending(self, deadline: float) -> None:
+    def _flush(self, deadline: float) -> None:
         while self._unsent:
-            self._unsent = self._unsent[self._send_some(self._unsent, deadline) :]
+            if not self._push():
+                self._make_room(deadline)
 
-    def _send_some(self, data: bytes, deadline: float) -> int:
-        while True:
-            try:
-                return self._sock.send(data, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                # A peer that is stuck in sending late replies does not receive; so take them.
-                if self._wait(select.POLLIN | select.POLLOUT, deadline) & select.POLLIN:
-                    self._decoder.feed(self._receive())
-                    while (message := self._decoder.next_message()) is not None:
-                        self._settle(message)
-            except OSError as error:
-                raise self._gone(error) from error
+    def _push(self) -> int:
+        """Send of what is left to send as much as the socket takes; returns how much."""
+        sent = self._send_now(self._unsent)
+        self._unsent = self._unsent[sent:]
+        return sent
+
+    def _send_now(self, data: bytes) -> int:
+        try:
+            return self._sock.send(data, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._gone(error) from error
+
+    def _make_room(self, deadline: float) -> None:
+        """Wait until more can be sent. A peer that is stuck in sending late replies does not
+        receive; so take them."""
+        if self._wait(select.POLLIN | select.POLLOUT, deadline) & select.POLLIN:
+            self._decoder.feed(self._receive())
+            while (message := self._decoder.next_message()) is not None:
+                self._settle(message, deadline)
 
     def _wait(self, events: int, deadline: float) -> int:
         """Wait for the socket; returns what there is."""
@@ -212,6 +235,11 @@ class Channel:
         if not found:
             raise ReplyTimeout("the peer does not answer")
         return found[0][1]
+
+    def _wait_to_receive(self, deadline: float) -> None:
+        if self._unsent:
+            self._push()
+        self._wait(select.POLLIN | (select.POLLOUT if self._unsent else 0), deadline)
 
     def _receive(self, flags: int = socket.MSG_DONTWAIT) -> bytes:
         """What has arrived, without descriptors; empty where nothing has."""
@@ -233,10 +261,9 @@ class Channel:
     def _await(self, identifier: int, deadline: float) -> Message:
         while True:
             while (message := self._decoder.next_message()) is not None:
-                self._settle(message)
-                if message.id == identifier:
+                if self._settle(message, deadline) and message.id == identifier:
                     return message
-            self._wait(select.POLLIN, deadline)
+            self._wait_to_receive(deadline)
             self._decoder.feed(self._receive())
 
     def _await_descriptors(self, identifier: int, deadline: float) -> tuple[Message, list[int]]:
@@ -245,14 +272,13 @@ class Channel:
         try:
             while True:
                 if (message := self._decoder.next_message()) is not None:
-                    self._settle(message)
-                    if message.id == identifier:
+                    if self._settle(message, deadline) and message.id == identifier:
                         taken, fds = fds, []
                         return message, taken
                     close_all(fds)
                     fds = []
                     continue
-                self._wait(select.POLLIN, deadline)
+                self._wait_to_receive(deadline)
                 self._receive_descriptors(fds)
         finally:
             close_all(fds)
@@ -279,11 +305,16 @@ class Channel:
             )
         self._decoder.feed(data)
 
-    def _settle(self, message: Message) -> None:
-        """Cross a request off; raises PeerError where the message is no reply to any."""
-        if not message.is_reply:
-            raise UnexpectedCommand(f"the peer sent {command_name(message.command)} to a client")
+    def _settle(self, message: Message, deadline: float) -> bool:
+        """Cross a request off, or refuse a command of the peer's; returns whether it was a reply.
+
+        Raises PeerError where it is a reply to no request, ReplyTimeout where commands keep coming.
+        """
         command = self._pending.get(message.id)
+        # Released versions of rust-vmm's server send error replies with the type of a command.
+        if not (message.is_reply or message.is_error or message.command == command):
+            self._refuse(message, deadline)
+            return False
         if command is None:
             raise UnexpectedReply(f"a reply with the id {message.id}, which no request has")
         if command != message.command:
@@ -291,6 +322,26 @@ class Channel:
                 f"a reply to {command_name(message.command)} instead of {command_name(command)}"
             )
         del self._pending[message.id]
+        return True
+
+    def _refuse(self, message: Message, deadline: float) -> None:
+        name = command_name(message.command)
+        if not self._refused:
+            self._refused = True
+            _log.info("a vfio-user server sent %s: refused, no memory was offered to it", name)
+        if message.wants_reply:
+            # In its turn: a message may be half sent.
+            self._unsent += encode(
+                message.id,
+                message.command,
+                flags=FLAG_REPLY | FLAG_ERROR,
+                error=errno.EINVAL,
+            )
+            self._push()
+            if len(self._unsent) > _UNSENT_LIMIT:
+                raise TooManyCommands(f"the peer sends {name} after {name}, and takes no answers")
+        if time.monotonic() > deadline:
+            raise ReplyTimeout("the peer sends commands, and does not answer")
 
 
 def _milliseconds(deadline: float) -> float:

@@ -3,13 +3,16 @@
 
 Rule 1: one access is one message, whatever its width.
 Rule 2: the peer is not trusted. What it says is checked in `messages`; what it sends to be mapped
-        is checked here: only memory that cannot block whoever reads it (tmpfs, hugetlbfs), one
-        file for all windows of a region, and as long as they say. Descriptors that fail leave their
-        region without windows, and so do two answers about it that contradict each other.
-Rule 3: a peer that is gone stays gone: nothing is opened again, because a new server is a new
+        is checked here: only memory that cannot block its reader (tmpfs, hugetlbfs), one file for
+        all windows of a region, and as long as they say. Descriptors that fail leave their region
+        without windows, and so do two answers about it that contradict each other.
+Rule 3: a reply to a request that makes no sense fails that request: an access with `BusFault`. A
+        peer of which it cannot be told any more what it answers is gone.
+Rule 4: a peer that is gone stays gone: nothing is opened again, because a new server is a new
         device.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -18,7 +21,7 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Self, TypeVar
 
@@ -43,7 +46,7 @@ from barfs.uapi import (
     RegionInfo,
     SparseArea,
 )
-from barfs.vfio_user import messages
+from barfs.vfio_user import address, messages
 from barfs.vfio_user.channel import (
     LONGEST_TIMEOUT,
     MAX_DESCRIPTORS,
@@ -53,7 +56,7 @@ from barfs.vfio_user.channel import (
     close_all,
     is_memory,
 )
-from barfs.vfio_user.wire import ACCESS_MESSAGE, REGION_ACCESS, Message, Number
+from barfs.vfio_user.wire import ACCESS_MESSAGE, REGION_ACCESS, BadBody, Message, Number
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +99,7 @@ class VfioUserClient:
         self._channel = Channel(sock, timeout)
         self._lock = threading.Lock()
         self._regions: dict[int, tuple[RegionInfo, int | NoDescriptor]] = {}
+        self._told: set[type[PeerError]] = set()
         try:
             self.max_width = self._negotiate()
         except BaseException:
@@ -144,22 +148,24 @@ class VfioUserClient:
         return {}
 
     def read(self, region: int, offset: int, width: int) -> bytes:
-        """One access. Raises AccessError, and PeerError when the reply makes no sense."""
+        """One access. Raises AccessError, and PeerError when the peer is not spoken to again."""
         body = REGION_ACCESS.pack(offset, region, width)
         answer = self._access(Number.REGION_READ, body, region, offset, width, width)
         if isinstance(answer, bytes):
             return answer
         request = messages.RegionRead(region, offset, width)
-        return self._checked(lambda: messages.reply_to_read(answer, request))
+        with self._failing(region, offset, width):
+            return self._checked(lambda: messages.reply_to_read(answer, request))
 
     def write(self, region: int, offset: int, data: bytes) -> None:
-        """One access. Raises AccessError, and PeerError when the reply makes no sense."""
+        """One access. Raises AccessError, and PeerError when the peer is not spoken to again."""
         width = len(data)
         body = REGION_ACCESS.pack(offset, region, width) + data
         answer = self._access(Number.REGION_WRITE, body, region, offset, width, 0)
         if isinstance(answer, Message):
             request = messages.RegionWrite(region, offset, data)
-            self._checked(lambda: messages.reply_to_write(answer, request))
+            with self._failing(region, offset, width):
+                self._checked(lambda: messages.reply_to_write(answer, request))
 
     def signals(self) -> tuple[Signal, ...]:
         """The socket: the peer hangs up when it ends, and this end when the peer is distrusted."""
@@ -222,12 +228,25 @@ class VfioUserClient:
         return message, fds
 
     def _checked(self, decode: Callable[[], T]) -> T:
-        """Decode a reply; one that makes no sense ends all conversation."""
+        """Decode a reply; one that is about something else ends all conversation."""
         try:
             return decode()
         except PeerError as error:
-            self._channel.fail(error)
+            if not isinstance(error, BadBody):
+                self._channel.fail(error)
             raise self._distrust(error) from error
+
+    @contextlib.contextmanager
+    def _failing(self, region: int, offset: int, width: int) -> Iterator[None]:
+        """What a body that makes no sense does to its access; the log has each kind once."""
+        try:
+            yield
+        except BadBody as error:
+            if type(error) not in self._told:
+                self._told.add(type(error))
+                _log.warning("%s", error)
+            name = region_name(region)
+            raise BusFault(str(error), region=name, offset=offset, width=width) from error
 
     def _distrust(self, error: PeerError) -> PeerError:
         """The same malformation, told with the device's name."""
@@ -270,7 +289,10 @@ class VfioUserClient:
     def _decode_region(
         self, reply: Message, request: messages.GetRegionInfo
     ) -> tuple[RegionInfo, int]:
-        return self._checked(lambda: messages.reply_to_region_info(reply, request))
+        try:
+            return self._checked(lambda: messages.reply_to_region_info(reply, request))
+        except BadBody as error:
+            raise RegionError(str(error)) from error
 
     def _choose_descriptor(self, info: RegionInfo, fds: list[int]) -> int | NoDescriptor:
         """Take a descriptor of the region's windows out of `fds`, if it has any."""
@@ -337,7 +359,7 @@ def _connect(path: str, source: str, timeout: float) -> socket.socket:
     limit = struct.pack("@ll", int(seconds), int(fraction * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
     try:
-        sock.connect(path)
+        address.connect(sock, path)
     except OSError as error:
         sock.close()
         raise DeviceError(f"{source}: {_connect_problem(path, error)}") from error
@@ -361,4 +383,4 @@ def _connect_problem(path: str, error: OSError) -> str:
         return "is a socket of another type; vfio-user needs a stream socket"
     if error.errno == errno.EAGAIN:
         return "the server accepts no more connections; end its other clients"
-    return error.strerror or str(error)
+    return address.path_problem(error)

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: MIT
 """The configuration space of a software device: a type 0 header, PCI Express and MSI-X.
 
-Rule 1: a byte has a value and a mask of the bits that a write changes; nothing else happens. BAR
-        sizing follows by itself: the low bits of a BAR are read-only, so all-ones read back as
-        the size's complement.
+Rule 1: a byte has a value and a mask of the bits that a write changes. BAR sizing follows by
+        itself: the low bits of a BAR are read-only, so all-ones read back as the size's complement.
+        Nothing else happens, but for the bits that start a reset of the function.
 Rule 2: decode bits and addresses are kept, and have no effect: this device is not reached through
         addresses.
 
-Layout: PCI Local Bus Specification 3.0, chapter 6; PCI Express Base Specification 3.0, section 7.8.
+Rule 3: the capabilities that can be written are those of the list as it is, also where contents of
+        the description (of a real device, say) have gone over what was made.
+
+Layout: PCI Local Bus Specification 3.0, chapter 6; PCI Express Base Specification 3.0, section 7.8;
+Conventional PCI Advanced Capabilities ECN.
 """
 
 import struct
 from collections.abc import Iterator
 
-from barfs.pci import CONFIG_INDEX, ROM_INDEX
+from barfs.pci import CONFIG_INDEX, CONFIG_SIZE, ROM_INDEX, ConfigSpace
 from barfs.vfio_user.facts import DeviceFacts, RegionFacts
 
 _COMMAND = 0x04
@@ -25,6 +29,7 @@ _SUBSYSTEM = 0x2C
 _ROM_BAR = 0x30
 _CAPABILITY_POINTER = 0x34
 _INTERRUPT_LINE = 0x3C
+_INTERRUPT_PIN = 0x3D
 _EXPRESS = 0x40
 
 _MSIX = 0x80
@@ -33,11 +38,22 @@ _COMMAND_IO = 0x1
 _COMMAND_MEMORY = 0x2
 _COMMAND_WRITABLE = 0x0547
 _STATUS_CAPABILITY_LIST = 0x10
-_ID_MSIX = 0x11
+_ID_MSI = 0x05
 _ID_EXPRESS = 0x10
+_ID_MSIX = 0x11
+_ID_ADVANCED_FEATURES = 0x13
 _EXPRESS_VERSION_2_INTEGRATED_ENDPOINT = 0x0092
+_DEVICE_CAPABILITIES_RESET = 1 << 28
 _DEVICE_CONTROL_WRITABLE = 0x7FFF
+_DEVICE_CONTROL_RESET = 0x80
+"""Of its second byte."""
+_FEATURES_RESET = 0x02
+_FEATURES_CONTROL_RESET = 0x01
 _MSIX_CONTROL_WRITABLE = 0xC000
+_LONGEST_CONTROL = 10
+"""Bytes of a capability up to the end of what is looked at here."""
+_LARGEST_MSI = 5
+"""As a power of two: 32 vectors."""
 
 _FIRST_IO_ADDRESS = 0xC000
 _FIRST_MEM32_ADDRESS = 0xE000_0000
@@ -58,15 +74,26 @@ class ConfigRegisters:
         self._capabilities(facts)
         for content in region.contents:
             self._initial[content.offset : content.end] = content.data
+        self.has_pin = self._initial[_INTERRUPT_PIN] != 0
+        self.msi_vectors = 0
+        self._resets: dict[int, int] = {}
+        for identifier, offset in ConfigSpace(bytes(self._initial)).capabilities():
+            # What reaches into the extended space or past the end is none.
+            if offset + _LONGEST_CONTROL <= CONFIG_SIZE:
+                self._control(identifier, offset)
         self._values = bytearray(self._initial)
 
     def read(self, offset: int, count: int) -> bytes:
         return bytes(self._values[offset : offset + count])
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes) -> bool:
+        """Returns whether it starts a reset of the function."""
+        reset = False
         for position, byte in enumerate(data, offset):
             mask = self._writable[position]
             self._values[position] = (self._values[position] & ~mask) | (byte & mask)
+            reset |= bool(byte & self._resets.get(position, 0))
+        return reset
 
     def reset(self) -> None:
         """Back to the state at the start."""
@@ -111,13 +138,26 @@ class ConfigRegisters:
         self._set(_STATUS, "<H", _STATUS_CAPABILITY_LIST)
         self._set(_CAPABILITY_POINTER, "<B", _EXPRESS)
         self._set(_EXPRESS, "<BBH", _ID_EXPRESS, msix, _EXPRESS_VERSION_2_INTEGRATED_ENDPOINT)
-        self._allow(_EXPRESS + 8, "<H", _DEVICE_CONTROL_WRITABLE)
+        self._set(_EXPRESS + 4, "<I", _DEVICE_CAPABILITIES_RESET)
         if facts.msix is not None:
             control = facts.msix.vectors - 1
             table = facts.msix.table_offset | facts.msix.table_bar
             pba = facts.msix.pba_offset | facts.msix.pba_bar
             self._set(_MSIX, "<BBHII", _ID_MSIX, 0, control, table, pba)
-            self._allow(_MSIX + 2, "<H", _MSIX_CONTROL_WRITABLE)
+
+    def _control(self, identifier: int, offset: int) -> None:
+        """What can be written in a capability, what that starts, and what it says of MSI."""
+        found = self._initial
+        if identifier == _ID_EXPRESS:
+            self._allow(offset + 8, "<H", _DEVICE_CONTROL_WRITABLE)
+            if struct.unpack_from("<I", found, offset + 4)[0] & _DEVICE_CAPABILITIES_RESET:
+                self._resets[offset + 9] = _DEVICE_CONTROL_RESET
+        elif identifier == _ID_MSIX:
+            self._allow(offset + 2, "<H", _MSIX_CONTROL_WRITABLE)
+        elif identifier == _ID_ADVANCED_FEATURES and found[offset + 3] & _FEATURES_RESET:
+            self._resets[offset + 4] = _FEATURES_CONTROL_RESET
+        elif identifier == _ID_MSI:
+            self.msi_vectors = 1 << min(found[offset + 2] >> 1 & 0x7, _LARGEST_MSI)
 
 
 def _bar_flags(region: RegionFacts) -> int:

@@ -21,7 +21,6 @@ an 8-byte access in both, the lower first. Page 0 is a gap: every access is one 
     0x1000..0x2000  window: memory that begins with "barf"
     0x2000..0x3000  gap: the MSI-X table (4 vectors), the pending bits at 0x2800
     0x3000..0x4000  window: memory
-    0x5800..0x7800  memory reported as mappable, but only 0x6000..0x7000 are whole pages
     the rest        gap: memory
 
 bar2, 1 MiB, 64-bit and prefetchable: memory, one window.
@@ -33,6 +32,9 @@ bar4, 64 I/O ports:
     0x08  INVERT    rw  reads as the complement of what was written
     0x0c  ONES      r   0xffffffff, always
     ...             r   0; writes have no effect
+
+bar5, 16 KiB: memory. 0x800..0x2800 is reported as mappable, but only 0x1000..0x2000 are whole
+pages. (It is alone in its BAR: QEMU 11 maps none of a region that has such an area.)
 
 rom, 4 KiB: an image without code. config, 4096 bytes: PCI Express and MSI-X.
 """

@@ -35,7 +35,9 @@
 `offset` is 0 where it is left out. Later initial contents go over earlier ones. The ids, the
 registers of BARs and the capabilities in configuration space are made from the rest of the
 description; a region `config` is needed only for 256 instead of 4096 bytes, or for `initial`
-contents, which go over what was made. Addresses are given to BARs as firmware would.
+contents, which go over what was made (an interrupt pin at 0x3d gives the device INTx). Addresses
+are given to BARs as firmware would. A function level reset (PCI Express or Advanced Features) puts
+everything back to the start, as a reset by message does.
 
 Rule 1: a key that is not in this text is an error, not ignored.
 Rule 2: every error is one line that names the file, the place in it and the key.

@@ -40,10 +40,12 @@ Recorder = Callable[[str], object]
 `r|w REGION OFFSET WIDTH VALUE`, as in `r bar0 0x1000 4 0x010000ed`. VALUE is `-` where there is
 none: an access that was refused, or one of more than 8 bytes."""
 
+IRQ_INTX, IRQ_MSI, IRQ_MSIX, IRQ_ERR, IRQ_REQ = range(5)
+"""VFIO's indexes of interrupts."""
+
 _WIDTHS = (1, 2, 4, 8)
 _PAGE = mmap.PAGESIZE
 _IRQ_COUNT = 5
-_IRQ_MSIX, _IRQ_ERR, _IRQ_REQ = 2, 3, 4
 _MSIX_ENTRY = 16
 _MSIX_VECTOR_CONTROL = 12
 
@@ -196,10 +198,15 @@ class SoftwareDevice:
         return self._fd if index in self._offsets else None
 
     def irq_count(self, index: int) -> int:
-        """How many vectors the VFIO interrupt `index` has: MSI-X, and one for ERR and for REQ."""
-        if index == _IRQ_MSIX:
+        """How many vectors the VFIO interrupt `index` has: what configuration space says of INTx
+        and of MSI (it may be a real device's), MSI-X, and one for ERR and for REQ."""
+        if index == IRQ_INTX:
+            return int(self._config.has_pin)
+        if index == IRQ_MSI:
+            return self._config.msi_vectors
+        if index == IRQ_MSIX:
             return self.facts.msix.vectors if self.facts.msix is not None else 0
-        return int(index in (_IRQ_ERR, _IRQ_REQ))
+        return int(index in (IRQ_ERR, IRQ_REQ))
 
     def read(self, region: int, offset: int, count: int) -> bytes:
         """An access of `count` bytes. Raises AccessError, InvalidAccess for one that cannot be."""
@@ -234,7 +241,8 @@ class SoftwareDevice:
         if not region.writable:
             raise _refusal(index, offset, len(data))
         if index == CONFIG_INDEX:
-            self._config.write(offset, data)
+            if self._config.write(offset, data):
+                self.reset()
             return
         behaviour = self._behaviour(index, offset, len(data))
         if behaviour is None:

@@ -2,7 +2,8 @@
 """The bodies of vfio-user messages: commands and replies as facts; without I/O.
 
 Rule 1: a body that is wrong in any way is a named error of `wire`; nothing else is ever raised.
-Rule 2: nothing a reply says is believed before it was checked against what was asked.
+Rule 2: nothing a reply says is believed before it was checked against what was asked. What goes on
+        after all that was asked for is done is not looked at.
 Rule 3: what the specification leaves open is accepted; what it forbids is refused. A longer
         structure than ours is a newer one and accepted, where it carries an `argsz` of its own.
 """
@@ -29,6 +30,7 @@ from barfs.vfio_user.wire import (
     BadCapability,
     BadJson,
     BadRegion,
+    BadReplyType,
     BadVersion,
     CountMismatch,
     Message,
@@ -108,7 +110,7 @@ class Version:
 
 def _capabilities(text: bytes) -> dict[str, Any]:
     """The `capabilities` object of a VERSION body; empty where the peer sent none."""
-    text = text.rstrip(b"\0")
+    text = text.partition(b"\0")[0]
     if not text:
         return {}
     if len(text) > JSON_LIMIT:
@@ -126,7 +128,7 @@ def _capabilities(text: bytes) -> dict[str, Any]:
 
 def _number(capabilities: dict[str, Any], name: str, default: int, least: int) -> int:
     value = capabilities.get(name, default)
-    if type(value) is not int or not least <= value < 1 << 32:
+    if type(value) is not int or value < least:
         raise BadCapability(f"capability {name} in VERSION is not a usable number")
     return value
 
@@ -373,6 +375,8 @@ def encode_access_reply(message: Message, command: RegionRead | RegionWrite, dat
 def _body_of(message: Message, number: Number) -> bytes:
     if message.command != number:
         raise WrongCommand(f"a reply to {command_name(message.command)} instead of {number.name}")
+    if not message.is_reply:
+        raise BadReplyType(f"the reply to {number.name} has the type of a command")
     return message.body
 
 
@@ -394,7 +398,6 @@ def reply_to_region_info(message: Message, request: GetRegionInfo) -> tuple[Regi
     body = _body_of(message, Number.DEVICE_GET_REGION_INFO)
     _fields(_REGION_INFO, body, what, more=True)
     argsz = region_info_argsz(body)
-    _check_argsz(argsz, _REGION_INFO, what)
     info = decode_region_info(body)
     if info.index != request.index:
         raise WrongIndex(f"{what}: about region {info.index} instead of {request.index}")
@@ -417,8 +420,6 @@ def reply_to_write(message: Message, request: RegionWrite) -> None:
     """Check that the write that was done is the one that was asked for."""
     body = _body_of(message, Number.REGION_WRITE)
     _check_place(body, request.region, request.offset, len(request.data))
-    if len(body) > REGION_ACCESS.size:
-        raise TrailingBytes("the reply to REGION_WRITE carries data")
 
 
 def _check_place(body: bytes, region: int, offset: int, count: int) -> None:
@@ -433,4 +434,4 @@ def _check_place(body: bytes, region: int, offset: int, count: int) -> None:
 
 def reply_to_reset(message: Message) -> None:
     """Check that the reset was done."""
-    Reset.decode(_body_of(message, Number.DEVICE_RESET))
+    _body_of(message, Number.DEVICE_RESET)

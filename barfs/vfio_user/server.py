@@ -23,11 +23,15 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from barfs.errors import DeviceError, PeerError
+from barfs.vfio_user.address import Place, path_problem, place_of
 from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.session import Session
 from barfs.vfio_user.wire import SERVER_LIMIT, Decoder
 
 _log = logging.getLogger(__name__)
+
+PRIVATE, SHARED = 0o600, 0o660
+"""Modes of a socket: its owner alone may use it, or a group, too."""
 
 _BACKLOG = 16
 _RECEIVE = 1 << 13
@@ -107,6 +111,8 @@ class Server:
                     reply, fd = session.answer(message)
                     if reply:
                         self._send(connection, reply, fd)
+                    if session.over:
+                        return
         except PeerError as error:
             _log.warning("a client is sent away: %s", error)
         except OSError as error:
@@ -142,16 +148,22 @@ def serve_in_thread(device: SoftwareDevice) -> socket.socket:
     return client
 
 
-def serve(device: SoftwareDevice, socket_path: str, ready: Callable[[], None]) -> None:
+def serve(
+    device: SoftwareDevice,
+    socket_path: str,
+    ready: Callable[[], None],
+    mode: int = PRIVATE,
+    group: int | None = None,
+) -> None:
     """Serve `device` on a new socket at `socket_path` until SIGTERM or SIGINT.
 
-    `ready` is called when clients can connect. The socket is there only for the user who runs
-    this, and is removed at the end. Raises DeviceError where it cannot be made.
+    `ready` is called when clients can connect: those whom the socket's `mode` and `group` let in.
+    It is removed at the end. Raises DeviceError where it cannot be made.
     """
     with (
         contextlib.closing(Server(device)) as server,
         _stopped_by_signals(server),
-        listening(socket_path) as listener,
+        listening(socket_path, mode, group) as listener,
     ):
         ready()
         server.serve_listener(listener)
@@ -171,51 +183,56 @@ def _stopped_by_signals(server: Server) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def listening(path: str) -> Iterator[socket.socket]:
+def listening(path: str, mode: int = PRIVATE, group: int | None = None) -> Iterator[socket.socket]:
     """A listening socket at `path`, removed at the end; one that nobody listens on is replaced.
 
-    Raises DeviceError where somebody listens there, or something else is there.
+    It has no wider mode than `mode` at any time, and that one only once it is the group's. Raises
+    DeviceError where somebody listens there, or something else is there.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with listener:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
-            try:
-                listener.bind(path)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                _remove_stale(path)
-                listener.bind(path)
-            made = os.stat(path)
-            # Before listen: nobody could connect yet.
-            os.chmod(path, 0o600)
+            place = stack.enter_context(place_of(path))
+            if place.taken():
+                _remove_stale(place)
+            place.bind(listener, mode)
+            stack.callback(_remove_own, place, place.status())
+            if group is not None:
+                _give(place, group)
+            place.permit(mode)
             listener.listen(_BACKLOG)
         except OSError as error:
-            raise DeviceError(f"{path}: no socket there: {error.strerror or error}") from error
-        try:
-            yield listener
-        finally:
-            _remove_own(path, made)
+            raise DeviceError(f"{path}: no socket there: {path_problem(error)}") from error
+        yield listener
 
 
-def _remove_stale(path: str) -> None:
+def _give(place: Place, group: int) -> None:
+    try:
+        place.give(group)
+    except PermissionError as error:
+        raise DeviceError(
+            f"{place.path}: cannot be given to the group {group}; be a member of it, or run as root"
+        ) from error
+
+
+def _remove_stale(place: Place) -> None:
     """Remove a socket that nobody listens on. Raises DeviceError where it is anything else."""
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise DeviceError(f"{path}: is there already and is no socket; choose another path")
+    if not stat.S_ISSOCK(place.status().st_mode):
+        raise DeviceError(f"{place.path}: is there already and is no socket; choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(path)
+            place.connect(probe)
         except ConnectionRefusedError:
-            os.unlink(path)
+            place.remove()
             return
         except BlockingIOError:
             pass
-    raise DeviceError(f"{path}: another server listens there; end it, or choose another path")
+    raise DeviceError(f"{place.path}: another server listens there; end it, or choose another path")
 
 
-def _remove_own(path: str, made: os.stat_result) -> None:
+def _remove_own(place: Place, made: os.stat_result) -> None:
     with contextlib.suppress(FileNotFoundError):
-        found = os.lstat(path)
+        found = place.status()
         if (found.st_dev, found.st_ino) == (made.st_dev, made.st_ino):
-            os.unlink(path)
+            place.remove()

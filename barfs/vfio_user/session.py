@@ -5,7 +5,10 @@ Rule 1: every message gets exactly one reply, unless it wants none or is a reply
 Rule 2: a request that cannot be done gets an errno (EINVAL where it makes no sense), and the next
         one is answered as if it had not been there.
 
-DMA and interrupts are accepted and have no effect: the device does neither.
+Rule 3: a client that speaks another major version gets its error reply, and nothing after it.
+
+DMA and interrupts are checked as the kernel and libvfio-user do, and have no effect: the device
+does neither.
 """
 
 import errno
@@ -17,11 +20,16 @@ from typing import assert_never
 from barfs.errors import AccessError, AccessTimeout, DeviceGone, InvalidAccess, PeerError
 from barfs.uapi import REGION_INFO_SIZE, encode_region_info
 from barfs.vfio_user import messages
-from barfs.vfio_user.device import SoftwareDevice
+from barfs.vfio_user.device import IRQ_ERR, IRQ_INTX, IRQ_REQ, SoftwareDevice
+from barfs.vfio_user.dma import DmaRanges
 from barfs.vfio_user.wire import (
     DEFAULT_MAX_TRANSFER,
+    BadInterrupt,
+    BadVersion,
     Message,
     OutOfTurn,
+    RangeExists,
+    TooManyRanges,
     UnexpectedReply,
     WrongIndex,
     command_name,
@@ -30,7 +38,14 @@ from barfs.vfio_user.wire import (
 _log = logging.getLogger(__name__)
 
 _MAX_FDS = 8
-_IRQ_EVENTFD = 1
+_UNMAP_ALL = 2
+_IRQ_EVENTFD, _IRQ_MASKABLE, _IRQ_AUTOMASKED = 1, 2, 4
+_DATA_NONE, _DATA_BOOL, _DATA_EVENTFD = 1, 2, 4
+_ACTION_MASK, _ACTION_UNMASK, _ACTION_TRIGGER = 8, 16, 32
+_DATA_TYPES = _DATA_NONE | _DATA_BOOL | _DATA_EVENTFD
+_ACTIONS = _ACTION_MASK | _ACTION_UNMASK | _ACTION_TRIGGER
+_DESCRIPTOR_SIZE = 4
+_REFUSALS: dict[type[PeerError], int] = {RangeExists: errno.EEXIST, TooManyRanges: errno.ENOSPC}
 _ERRORS: dict[type[AccessError], int] = {
     InvalidAccess: errno.EINVAL,
     DeviceGone: errno.ENODEV,
@@ -42,11 +57,13 @@ Reply = tuple[bytes, int | None]
 
 
 class Session:
-    """One client of `device`, from its VERSION on."""
+    """One client of `device`, from its VERSION on. `over` once it is to be sent away."""
 
     def __init__(self, device: SoftwareDevice) -> None:
+        self.over = False
         self._device = device
         self._theirs: messages.Version | None = None
+        self._dma = DmaRanges()
 
     def answer(self, message: Message) -> Reply:
         """The reply to a message, empty where there is none."""
@@ -56,7 +73,9 @@ class Session:
             return b"", None
         except PeerError as error:
             _log.info("refused %s: %s", command_name(message.command), error)
-            reply = messages.encode_error(message, errno.EINVAL), None
+            self.over = isinstance(error, BadVersion)
+            number = _REFUSALS.get(type(error), errno.EINVAL)
+            reply = messages.encode_error(message, number), None
         except AccessError as error:
             reply = messages.encode_error(message, _ERRORS.get(type(error), errno.EIO)), None
         except Exception:
@@ -86,14 +105,15 @@ class Session:
                 fd = fd if self._theirs.max_fds else None
             case messages.IrqInfo():
                 body = self._irq_info(command).body()
+            case messages.DmaMap():
+                self._dma.add(command.address, command.size)
             case messages.DmaUnmap():
+                self._unmap(command)
                 body = command.body()
             case messages.Reset():
                 self._device.reset()
             case messages.SetIrqs():
                 self._check_irqs(command)
-            case messages.DmaMap():
-                pass
             case _:
                 assert_never(command)
         return messages.encode_reply(message, body), fd
@@ -123,14 +143,41 @@ class Session:
         bare = encode_region_info(replace(info, areas=None, type=None, msix_mappable=False))
         return argsz + bare[len(argsz) : REGION_INFO_SIZE], None
 
+    def _unmap(self, command: messages.DmaUnmap) -> None:
+        if command.flags & _UNMAP_ALL and command.address == command.size == 0:
+            self._dma.clear()
+        else:
+            self._dma.remove(command.address, command.size)
+
     def _irq_info(self, command: messages.IrqInfo) -> messages.IrqInfo:
         if command.index >= self._device.info().num_irqs:
             raise WrongIndex(f"there is no interrupt {command.index}")
         count = self._device.irq_count(command.index)
-        return messages.IrqInfo(command.index, _IRQ_EVENTFD if count else 0, count)
+        flags = _IRQ_EVENTFD if count else 0
+        if count and command.index == IRQ_INTX:
+            flags |= _IRQ_MASKABLE | _IRQ_AUTOMASKED
+        return messages.IrqInfo(command.index, flags, count)
 
     def _check_irqs(self, command: messages.SetIrqs) -> None:
+        """As drivers/vfio/vfio_main.c, vfio_set_irqs_validate_and_prepare, and drivers/vfio/pci/
+        vfio_pci_intrs.c; the descriptors of DATA_EVENTFD come beside the message, or not at all."""
         if command.index >= self._device.info().num_irqs:
             raise WrongIndex(f"there is no interrupt {command.index}")
-        if command.start + command.count > self._device.irq_count(command.index):
+        vectors = self._device.irq_count(command.index)
+        if command.start >= vectors or command.start + command.count > vectors:
             raise WrongIndex(f"interrupt {command.index} has fewer vectors")
+        kind, action = command.flags & _DATA_TYPES, command.flags & _ACTIONS
+        if kind.bit_count() != 1 or action.bit_count() != 1 or command.flags != kind | action:
+            raise BadInterrupt(f"flags {command.flags:#x}: not one type of data and one action")
+        if command.index in (IRQ_ERR, IRQ_REQ) and action != _ACTION_TRIGGER:
+            raise BadInterrupt(f"interrupt {command.index} cannot be masked")
+        disable = command.start == 0 and kind == _DATA_NONE and action == _ACTION_TRIGGER
+        if command.count == 0 and not disable:
+            raise BadInterrupt("no vectors, which means all of them only to disable them")
+        lengths = {
+            _DATA_NONE: (0,),
+            _DATA_BOOL: (command.count,),
+            _DATA_EVENTFD: (0, command.count * _DESCRIPTOR_SIZE),
+        }
+        if len(command.data) not in lengths[kind]:
+            raise BadInterrupt(f"{len(command.data)} bytes of data for {command.count} vectors")

@@ -37,8 +37,9 @@ FLAG_ERROR = 0x20
 DEFAULT_MAX_FDS = 1
 DEFAULT_MAX_TRANSFER = 1 << 20
 """What a peer takes that does not say so: descriptors of a message, data of an access in bytes."""
-CLIENT_LIMIT = HEADER.size + (1 << 16)
-"""Longest message that a client accepts: no reply it asks for comes near."""
+CLIENT_LIMIT = ACCESS_MESSAGE.size + DEFAULT_MAX_TRANSFER
+"""Longest message that a client accepts: a DMA_WRITE of the size that it advertises. No reply that
+it asks for comes near."""
 SERVER_LIMIT = ACCESS_MESSAGE.size + DEFAULT_MAX_TRANSFER
 """Longest message that a server accepts: a REGION_WRITE of the size that it advertises."""
 
@@ -55,8 +56,8 @@ class BadType(PeerError):
     """The message is neither a command nor a reply."""
 
 
-class UnexpectedCommand(PeerError):
-    """A command arrived where only replies can."""
+class TooManyCommands(PeerError):
+    """More commands to a client than it may leave without an answer."""
 
 
 class UnexpectedReply(PeerError):
@@ -75,19 +76,30 @@ class OutOfTurn(PeerError):
     """A command before VERSION, or a second VERSION."""
 
 
-class ShortBody(PeerError):
+class BadBody(PeerError):
+    """A whole message that says what it belongs to, with a body that makes no sense.
+
+    The stream is in step, and it is known which request it is about: it costs that one.
+    """
+
+
+class BadReplyType(BadBody):
+    """A message has the id and the command of a request, but the type of a command."""
+
+
+class ShortBody(BadBody):
     """The body ends before the fields that it must have, or before the data it announces."""
 
 
-class TrailingBytes(PeerError):
+class TrailingBytes(BadBody):
     """The body goes on after its last field."""
 
 
-class BadArgsz(PeerError):
+class BadArgsz(BadBody):
     """`argsz` leaves no room for the fixed part of the structure."""
 
 
-class CountMismatch(PeerError):
+class CountMismatch(BadBody):
     """The count of a region access differs from what was asked, or from the data that came."""
 
 
@@ -99,8 +111,24 @@ class WrongIndex(PeerError):
     """A reply describes another region or interrupt than the request named."""
 
 
-class BadRegion(PeerError):
+class BadRegion(BadBody):
     """A region whose size or offset no file can have."""
+
+
+class BadInterrupt(PeerError):
+    """DEVICE_SET_IRQS asks for what no interrupt of the index can do, or contradicts itself."""
+
+
+class BadRange(PeerError):
+    """A range of DMA addresses that cannot be, or a part of one that was mapped."""
+
+
+class RangeExists(PeerError):
+    """DMA_MAP over a range that is mapped already."""
+
+
+class TooManyRanges(PeerError):
+    """DMA_MAP of more ranges than a client may have."""
 
 
 class BadVersion(PeerError):
@@ -131,6 +159,8 @@ class Number(IntEnum):
     DEVICE_SET_IRQS = 8
     REGION_READ = 9
     REGION_WRITE = 10
+    DMA_READ = 11
+    DMA_WRITE = 12
     DEVICE_RESET = 13
 
 

@@ -85,7 +85,7 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
         (["layout"], ["DEVICE"]),
         (["layout", "nonsense"], ["'nonsense' is no device"]),
         (["layout", "demo", "bar9"], ["'bar9' is not a region", "bar0..bar5"]),
-        (["layout", "demo", "bar3"], ["has no bar3; it has bar0, bar2, bar4, rom, config"]),
+        (["layout", "demo", "bar3"], ["has no bar3; it has bar0, bar2, bar4, bar5, rom, config"]),
         (["umount"], ["MOUNTPOINT"]),
         (["list", "x"], ["unrecognized arguments: x"]),
         (["bind"], ["BDF"]),

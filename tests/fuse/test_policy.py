@@ -101,7 +101,7 @@ def test_a_policy_that_cannot_be(tmp_path: Path) -> None:
     result = command("mount", "-o", f"policy={rules}", "demo", tmp_path / "mnt")
     assert result.returncode == 2
     assert result.stderr.strip().endswith(
-        "policy: ffff:00:00.0 has no bar1; it has bar0, bar2, bar4, rom, config"
+        "policy: ffff:00:00.0 has no bar1; it has bar0, bar2, bar4, bar5, rom, config"
     )
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Descriptions of software devices: what they say, and one line for each way to get one wrong."""
 
+import contextlib
 import textwrap
 from pathlib import Path
 
@@ -8,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barfs.pci import ConfigSpace, MsixCapability
+from barfs.pci import CONFIG_INDEX, ConfigSpace, MsixCapability
 from barfs.uapi import SparseArea
-from barfs.vfio_user import description
+from barfs.vfio_user import description, wire
+from barfs.vfio_user import messages as m
 from barfs.vfio_user.config_space import ConfigRegisters
 from barfs.vfio_user.description import load, parse
+from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.facts import Content, DescriptionError, DeviceFacts, RegionFacts
+from barfs.vfio_user.session import Session
 
 IDS = "vendor = 0x1234\ndevice = 0x11e8\nclass = 0xff0000\n"
 
@@ -269,3 +273,62 @@ def test_contents_of_config_go_over_what_was_made() -> None:
     space = RegionFacts(7, 256, contents=(Content(8, b"\x77"), Content(0xF0, b"hi")))
     config = ConfigRegisters(DeviceFacts(0x1234, 0x5678, 3, revision=1, regions=(space,)))
     assert (config.read(8, 1), config.read(0xF0, 2)) == (b"\x77", b"hi")
+
+
+def config_of(contents: dict[int, bytes], size: int = 256) -> DeviceFacts:
+    """A device whose configuration space says something of its own, as that of a dump does."""
+    pieces = tuple(Content(offset, data) for offset, data in contents.items())
+    space = RegionFacts(CONFIG_INDEX, size, contents=pieces)
+    bar = RegionFacts(0, 0x1000)
+    return DeviceFacts(0x1234, 0x5678, 3, regions=(bar, space))
+
+
+INTX, MSI = 0, 1
+
+
+@pytest.mark.parametrize("pin", [0, 1, 4])
+def test_a_device_with_a_pin_has_an_interrupt(pin: int) -> None:
+    with contextlib.closing(SoftwareDevice(config_of({0x3D: bytes([pin])}))) as device:
+        asked = m.IrqInfo(INTX)
+        message = wire.Message(1, asked.NUMBER, 0, 0, asked.body())
+        session = Session(device)
+        session.answer(wire.Message(0, 1, 0, 0, m.Version().body()))
+        answer, _fd = session.answer(message)
+        assert answer[16:] == (m.IrqInfo(INTX, 7, 1) if pin else asked).body()
+
+
+@pytest.mark.parametrize(("control", "vectors"), [(0, 1), (0x8A, 32), (0x86, 8), (0x8E, 32)])
+def test_a_device_with_msi_has_its_vectors(control: int, vectors: int) -> None:
+    facts = config_of({0x34: b"\x50", 0x50: bytes([0x05, 0x00, control, 0])})
+    with contextlib.closing(SoftwareDevice(facts)) as device:
+        assert device.irq_count(MSI) == vectors
+
+
+@pytest.mark.parametrize(
+    ("capability", "offset", "bit", "resets"),
+    [
+        pytest.param(bytes([0x10, 0, 2, 0, 0, 0, 0, 0x10]), 8, 0x8000, True, id="PCI Express"),
+        pytest.param(bytes([0x10, 0, 2, 0, 0, 0, 0, 0]), 8, 0x8000, False, id="not capable"),
+        pytest.param(bytes([0x13, 0, 6, 3]), 4, 1, True, id="Advanced Features"),
+        pytest.param(bytes([0x13, 0, 6, 1]), 4, 1, False, id="Advanced Features, not capable"),
+        pytest.param(bytes([0x09, 0, 16, 0, 0, 0, 0, 0x10]), 8, 0x8000, False, id="no such thing"),
+    ],
+)
+def test_a_function_is_reset_where_its_own_capabilities_say(
+    capability: bytes, offset: int, bit: int, resets: bool
+) -> None:
+    """Not where the made ones would be: contents have gone over them."""
+    facts = config_of({0x34: b"\x60", 0x40: bytes(32), 0x60: capability})
+    with contextlib.closing(SoftwareDevice(facts)) as device:
+        device.write(0, 0, b"kept")
+        device.write(CONFIG_INDEX, 0x48, b"\0\x80")
+        assert device.read(0, 0, 4) == b"kept"
+        device.write(CONFIG_INDEX, 0x60 + offset, bit.to_bytes(2, "little"))
+        assert device.read(0, 0, 4) == (bytes(4) if resets else b"kept")
+        assert device.read(CONFIG_INDEX, 0x60 + offset, 2) == bytes(2)
+
+
+def test_capabilities_at_the_very_end_are_not_followed_out_of_it() -> None:
+    for identifier in (0x05, 0x10, 0x11, 0x13):
+        facts = config_of({0x34: b"\xfc", 0xFC: bytes([identifier, 0, 0xFF, 0xFF])})
+        ConfigRegisters(facts).write(0, b"\xff" * 256)

@@ -130,6 +130,11 @@ def raw(make: Callable[[wire.Message], bytes]) -> Answer:
     return lambda peer, message: peer.sock.sendall(make(message))
 
 
+def header(size: int, flags: int = wire.FLAG_REPLY) -> Answer:
+    """Answer with the header of a message of this size, and nothing after it."""
+    return raw(lambda message: wire.HEADER.pack(message.id, message.command, size, flags, 0))
+
+
 def until_taken(sock: socket.socket) -> None:
     """Wait until the other side has received what was sent."""
     while int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder):

@@ -83,6 +83,27 @@ def test_scratch_is_memory_for_every_width(demo: Registers, data: st.DataObject)
         assert demo.device.read(BAR0, 4, 4) == expected[:4]
 
 
+def test_a_write_of_the_reset_bit_resets_the_function(fresh: Registers) -> None:
+    (express,) = [
+        offset
+        for identifier, offset in ConfigSpace(fresh.device.read(CONFIG, 0, 256)).capabilities()
+        if identifier == 0x10
+    ]
+    assert fresh.get(express + 4, region=CONFIG) & 1 << 28
+    before = fresh.device.read(CONFIG, 0, 4096)
+    for offset, value, width in ((8, 0x8000, 2), (9, 0x80, 1), (8, 0x8FFF, 4), (6, 0x8000_0000, 4)):
+        fresh.set(0x04, 0x1234)
+        fresh.set(0x1000, 0x1234)
+        fresh.set(0x04, 0x0406, 2, region=CONFIG)
+        fresh.set(0x10, ONES, region=CONFIG)
+        fresh.set(express + 8, 0x7FFF, 2, region=CONFIG)
+        assert fresh.get(0x04) == 0x1234
+        fresh.set(express + offset, value, width, region=CONFIG)
+        assert fresh.get(0x04) == 0
+        assert fresh.device.read(BAR0, 0x1000, 4) == b"barf"
+        assert fresh.device.read(CONFIG, 0, 4096) == before
+
+
 def test_ones_and_what_is_not_there(fresh: Registers) -> None:
     fresh.set(0x14, 0)
     assert fresh.get(0x14) == ONES

@@ -2,6 +2,7 @@
 """The life of a vfio-user server: its socket, its clients one by one, its end."""
 
 import contextlib
+import os
 import signal
 import socket
 import stat
@@ -13,14 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from barfs.attach import DeviceName, open_device
+from barfs.device import Options
 from barfs.errors import DeviceError
 from barfs.pci import Bdf
 from barfs.uapi import RegionInfo
 from barfs.vfio_user import messages as m
+from barfs.vfio_user.address import Place, place_of
 from barfs.vfio_user.client import VfioUserClient
 from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.server import listening, serve_in_thread
+from tests.support import require
 
 from .peer import until_taken
 from .raw import RawClient, connection, running
@@ -87,11 +92,153 @@ def test_a_place_where_no_socket_can_be(tmp_path: Path) -> None:
     for path, problem in (
         (file, "is there already and is no socket"),
         (tmp_path / "no" / "where", "No such file or directory"),
-        (tmp_path / ("x" * 200), "path too long"),
+        (tmp_path / ("x" * 256), "255 bytes for a name and 4095 for all of it; choose shorter"),
+        (tmp_path / ("x/" * 2200) / "sock", "255 bytes for a name and 4095 for all of it"),
+        (file / "where", "Not a directory"),
+        (Path(), "is there already and is no socket"),
     ):
         with pytest.raises(DeviceError, match=problem), listening(str(path)):
             pass
     assert file.read_text() == "precious"
+
+
+LONG_PATHS = [
+    pytest.param("d" * 200, "device.sock", id="a long directory"),
+    pytest.param("/".join(["d" * 250] * 10), "device.sock", id="a very long directory"),
+    pytest.param("d" * 200, "s" * 92, id="a name that does not fit behind its directory"),
+    pytest.param("", "s" * 255, id="a name as long as can be"),
+    pytest.param("d\udcff" * 100, "s\udcff.sock", id="bytes that are no text"),
+]
+
+
+@pytest.mark.parametrize(("folder", "name"), LONG_PATHS)
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_path_may_be_longer_than_an_address(
+    tmp_path: Path,
+    device: SoftwareDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+    name: str,
+    absolute: bool,
+) -> None:
+    """Made, used, found to be in use, replaced when it is stale, and removed."""
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    path = tmp_path / folder / name
+    assert len(os.fsencode(path)) > 107
+    if not absolute:
+        monkeypatch.chdir(tmp_path)
+        path = Path(folder, name)
+    bdf = Bdf(0xFFFF, 0, 0, 0)
+    with running(path, device):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert [entry.name for entry in path.parent.iterdir()] == [name]
+        with contextlib.closing(VfioUserClient(str(path), bdf=bdf, source="t")) as client:
+            assert client.read(0, 0, 4) == b"barf"
+            with pytest.raises(DeviceError, match="another server"), listening(str(path)):
+                pass
+    assert list(path.parent.iterdir()) == []
+    with place_of(str(path)) as place, socket.socket(socket.AF_UNIX) as stale:
+        place.bind(stale, 0o600)
+    with pytest.raises(DeviceError, match="nobody listens there"):
+        VfioUserClient(str(path), bdf=bdf, source="t")
+    with running(path, device):
+        VfioUserClient(str(path), bdf=bdf, source="t").close()
+    assert list(path.parent.iterdir()) == []
+    path.write_text("precious")
+    with pytest.raises(DeviceError, match="is no socket"), listening(str(path)):
+        pass
+    with pytest.raises(DeviceError, match="is not a socket"):
+        VfioUserClient(str(path), bdf=bdf, source="t")
+    assert path.read_text() == "precious"
+
+
+def test_a_relative_path_is_not_made_longer(
+    tmp_path: Path, device: SoftwareDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a directory whose own path is longer than any that the kernel takes."""
+    monkeypatch.chdir(tmp_path)
+    for _level in range(20):
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    try:
+        path = Path("device.sock")
+        name = DeviceName.parse(f"vfio-user:{path}")
+        with running(path, device), contextlib.closing(open_device(name, Options())) as opened:
+            assert opened["bar0"].read32(0) == int.from_bytes(b"barf", "little")
+        assert os.listdir() == []
+    finally:
+        for _level in range(20):
+            os.chdir("..")
+            os.rmdir("d" * 250)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o777, 0o200, 0o060, 0])
+def test_the_socket_has_the_mode_that_was_asked_for(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "device.sock"
+    with listening(str(path), mode):
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    with listening(str(path), mode, os.getgid()):
+        assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid) == (mode, os.getgid())
+
+
+@pytest.mark.parametrize("name", ["device.sock", "s" * 200])
+@pytest.mark.parametrize("mode", [0o660, 0o400, 0o077])
+def test_the_socket_is_never_wider_than_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mode: int
+) -> None:
+    """As each step leaves it, whatever the umask."""
+    path = tmp_path / name
+    seen: list[tuple[str, int]] = []
+
+    def watch(step: str) -> None:
+        original = getattr(Place, step)
+
+        def watched(place: Place, *arguments: object) -> None:
+            original(place, *arguments)
+            seen.append((step, stat.S_IMODE(path.stat().st_mode)))
+
+        monkeypatch.setattr(Place, step, watched)
+
+    for step in ("bind", "give", "permit"):
+        watch(step)
+    previous = os.umask(0)
+    try:
+        with listening(str(path), mode, os.getgid()):
+            pass
+    finally:
+        assert os.umask(previous) == 0
+    assert seen == [("bind", mode & 0o700), ("give", mode & 0o700), ("permit", mode)]
+
+
+STRANGE_GROUP = """
+import os, sys
+from barfs.errors import DeviceError
+from barfs.vfio_user.server import listening
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+try:
+    with listening("device.sock", 0o660, 12345):
+        pass
+except DeviceError as error:
+    print(error)
+"""
+
+
+def test_a_group_of_others_is_told_of(tmp_path: Path) -> None:
+    require("root", os.geteuid() == 0, "only root can become somebody else")
+    tmp_path.chmod(0o777)
+    result = subprocess.run(
+        [sys.executable, "-c", STRANGE_GROUP],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == (
+        "device.sock: cannot be given to the group 12345; be a member of it, or run as root\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_servers_socket_is_not_removed_at_the_end(tmp_path: Path) -> None:
