@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from barfs.errors import BarfsError, UsageError
+from barfs.native import Owner, keep_from_children
 from barfs.pci import Bdf
 
 FSTYPE = "fuse.barfs"
@@ -175,7 +176,8 @@ def _is_dead(mountpoint: Path) -> bool:
 class FuseMount:
     """A mount and its `/dev/fuse` descriptor, `fd`.
 
-    While this object is open, the helper waits to unmount in case this process dies.
+    While this object is open, the helper waits to unmount in case this process dies. A child of
+    this process holds nothing of it, and its `close` does nothing.
     """
 
     def __init__(self, mountpoint: Path, *, source: str, options: Iterable[str] = ()) -> None:
@@ -201,6 +203,8 @@ class FuseMount:
                 reason = messages.read().decode(errors="replace").strip().replace("\n", "; ")
                 raise MountError(f"cannot mount on {mountpoint}: {reason or 'no reason given'}")
 
+        self._owner = Owner()
+        keep_from_children(self)
         self._number = self._number_here()
 
     def _number_here(self) -> str | None:
@@ -213,16 +217,22 @@ class FuseMount:
 
         Whoever still waits for an answer gets an error.
         """
+        if not self._owner.is_here:
+            return
         # `umount -f` of a mount in use ends its connection, but leaves it in the tree. The number
         # of a file system is its own until the descriptor is closed.
         if self._number is not None and self._number_here() == self._number:
             with contextlib.suppress(MountError):
                 unmount(self.mountpoint, lazy=True)
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        os.close(fd)
         # Without unmounting: if the mount point is in use again, it would hit the wrong mount.
         self._helper.kill()
         self._helper.wait()
         self._socket.close()
+
+    def descriptors(self) -> tuple[int, int]:
+        return (self.fd, self._socket.fileno())
 
     def _receive_fd(self) -> int:
         fds = array.array("i")

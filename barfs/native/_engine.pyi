@@ -52,8 +52,10 @@ class _Lib:
     MAP_ANONYMOUS: int
     MAP_NORESERVE: int
     MAP_FIXED: int
+    MADV_DONTFORK: int
 
     barfs_call: CData
+    barfs_forks: int
     def barfs_transfer(
         self, table: CData, offset: int, buffer: CData, count: int, direction: int, control: CData
     ) -> int: ...
@@ -88,6 +90,7 @@ class _Lib:
         self, address: CData, size: int, protection: int, flags: int, fd: int, offset: int
     ) -> CData: ...
     def munmap(self, address: CData, size: int) -> int: ...
+    def madvise(self, address: CData, size: int, advice: int) -> int: ...
 
 ffi: _Ffi
 lib: _Lib

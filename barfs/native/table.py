@@ -60,7 +60,7 @@ class Table:
 
     Any number of threads may use it at once. Every method raises the `AccessError` that fits:
     BusFault, DeviceGone (also once the occupancy is closed), AccessTimeout, InvalidAccess,
-    AccessDenied, PolicyDenied, BeyondEnd, Interrupted.
+    AccessDenied, PolicyDenied, BeyondEnd, Interrupted, ForkedAccess.
     """
 
     def __init__(

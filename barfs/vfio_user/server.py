@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from barfs.errors import DeviceError, PeerError
+from barfs.native import Owner
 from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.session import Session
 from barfs.vfio_user.wire import SERVER_LIMIT, Decoder
@@ -42,13 +43,19 @@ class Server:
 
     def __init__(self, device: SoftwareDevice) -> None:
         self._device = device
+        self._owner = Owner()
         device.stopping.clear()
         # Sockets, not an eventfd: a late stop() must not hit a descriptor that is somebody else's.
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_writer.setblocking(False)
 
     def stop(self) -> None:
-        """End serving, now. May be called from other threads and signal handlers, and again."""
+        """End serving, now. May be called from other threads and signal handlers, and again.
+
+        A process that is forked from this one, signal handlers and all, ends nothing.
+        """
+        if not self._owner.is_here:
+            return
         self._device.stopping.set()
         with contextlib.suppress(OSError):
             self._wake_writer.send(b"\0")
@@ -176,6 +183,7 @@ def listening(path: str) -> Iterator[socket.socket]:
 
     Raises DeviceError where somebody listens there, or something else is there.
     """
+    owner = Owner()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with listener:
         try:
@@ -195,7 +203,8 @@ def listening(path: str) -> Iterator[socket.socket]:
         try:
             yield listener
         finally:
-            _remove_own(path, made)
+            if owner.is_here:
+                _remove_own(path, made)
 
 
 def _remove_stale(path: str) -> None:
