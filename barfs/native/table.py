@@ -232,7 +232,13 @@ class Table:
             raise error
 
 
-@ffi.def_extern(name="barfs_call", error=-errno.EIO)
+def _outside(_kind: object, error: BaseException, _traceback: object) -> int:
+    """What was raised around the function below: by the handler of a signal."""
+    _raised.error = error
+    return -errno.EINTR
+
+
+@ffi.def_extern(name="barfs_call", error=-errno.EIO, onerror=_outside)
 def _barfs_call(context: Any, offset: int, width: int, direction: int, data: Any) -> int:
     """One access of a `Call` segment: 0, or -errno."""
     call: Call = ffi.from_handle(context)

@@ -15,13 +15,12 @@ import errno
 import logging
 import os
 import select
-import signal
 import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 
+from barfs.ending import heard
 from barfs.errors import DeviceError, PeerError
 from barfs.native import Owner
 from barfs.vfio_user.device import SoftwareDevice
@@ -150,31 +149,18 @@ def serve_in_thread(device: SoftwareDevice) -> socket.socket:
 
 
 def serve(device: SoftwareDevice, socket_path: str, ready: Callable[[], None]) -> None:
-    """Serve `device` on a new socket at `socket_path` until SIGTERM or SIGINT.
+    """Serve `device` on a new socket at `socket_path` until SIGTERM, SIGINT or SIGHUP.
 
     `ready` is called when clients can connect. The socket is there only for the user who runs
     this, and is removed at the end. Raises DeviceError where it cannot be made.
     """
     with (
         contextlib.closing(Server(device)) as server,
-        _stopped_by_signals(server),
+        heard(lambda _number: server.stop()),
         listening(socket_path) as listener,
     ):
         ready()
         server.serve_listener(listener)
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(server: Server) -> Iterator[None]:
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        server.stop()
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "barfs"
 
 ROOMS = (
     "errors",
+    "ending",
     "pci",
     "ranges",
     "policy",
