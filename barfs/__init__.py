@@ -29,6 +29,8 @@ from barfs.errors import (
     BusFault,
     DeviceError,
     DeviceGone,
+    ForkedAccess,
+    ForkedDevice,
     Interrupted,
     InvalidAccess,
     PolicyDenied,
@@ -48,6 +50,8 @@ __all__ = [
     "Device",
     "DeviceError",
     "DeviceGone",
+    "ForkedAccess",
+    "ForkedDevice",
     "Interrupted",
     "InvalidAccess",
     "Layout",
@@ -77,7 +81,9 @@ def open(
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
 
     After the address of a virtual function may stand `,vf_token=UUID`. Opening a PCI device makes
-    the kernel reset it. For the choices see `Options`; `policy` is a file (`barfs.policy`). Raises
+    the kernel reset it. It belongs to this process: one that is forked from it, `multiprocessing`'s
+    included, cannot use the device (`ForkedAccess`), and neither its `close` nor its end touches
+    it. For the choices see `Options`; `policy` is a file (`barfs.policy`). Raises
     UsageError for a bad name or choice and DeviceError, saying what stands in the way, for the
     rest.
 

@@ -20,10 +20,11 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from barfs.ending import Ended, Held
 from barfs.errors import DeviceError, UsageError
 from barfs.machine import Machine
 from barfs.pci import Bdf
@@ -171,8 +172,11 @@ class Memory:
         path = self.path(machine, bdf)
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         new = path.with_suffix(".new")
-        new.write_text(json.dumps({"before": before, "driver": self.driver}) + "\n")
-        new.replace(path)
+        try:
+            new.write_text(json.dumps({"before": before, "driver": self.driver}) + "\n")
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def transition(machine: Machine, bdf: Bdf, now: State, to: State) -> list[Step]:
@@ -315,9 +319,12 @@ class Binder:
     def bind(self, bdfs: Sequence[Bdf], driver: str, owner: Owner) -> None:
         """Bind all or none. Raises DeviceError; `check_bind` comes first."""
         self._need_rights("bind")
-        with self._all_or_nothing(bdfs):
+
+        def bind_each() -> None:
             for bdf in bdfs:
                 self._bind(bdf, driver, owner)
+
+        self._all_or_nothing(bdfs, bind_each)
 
     def _bind(self, bdf: Bdf, driver: str, owner: Owner) -> None:
         before = State.read(self._machine, bdf)
@@ -332,7 +339,8 @@ class Binder:
     def unbind(self, bdfs: Sequence[Bdf]) -> None:
         """Give all back or none. Raises DeviceError; `check_unbind` comes first."""
         self._need_rights("unbind")
-        with self._all_or_nothing(bdfs):
+
+        def unbind_each() -> None:
             for bdf in bdfs:
                 steps, goal = self._way_back(bdf)
                 self._take(steps)
@@ -343,8 +351,10 @@ class Binder:
                         f"{bdf}: {self._machine.driver(bdf)} took it again; its ids are in "
                         "the driver's new_id, write them to remove_id"
                     )
-        for bdf in bdfs:
-            Memory.path(self._machine, bdf).unlink(missing_ok=True)
+            for bdf in bdfs:
+                Memory.path(self._machine, bdf).unlink(missing_ok=True)
+
+        self._all_or_nothing(bdfs, unbind_each)
 
     def _need_rights(self, command: str) -> None:
         if not self._hands.permitted():
@@ -353,20 +363,22 @@ class Binder:
                 "or see with --dry-run what it would do"
             )
 
-    @contextlib.contextmanager
-    def _all_or_nothing(self, bdfs: Iterable[Bdf]) -> Iterator[None]:
+    def _all_or_nothing(self, bdfs: Iterable[Bdf], work: Callable[[], None]) -> None:
+        """Do all of the work, or, where it fails or a signal comes, nothing."""
         before = {bdf: State.read(self._machine, bdf) for bdf in bdfs}
         memories = {bdf: _read_bytes(Memory.path(self._machine, bdf)) for bdf in before}
         self._given = []
-        try:
-            yield
-        except BaseException as error:
-            left = self._roll_back(before)
-            for bdf, memory in memories.items():
-                _write_bytes(Memory.path(self._machine, bdf), memory)
-            if left and isinstance(error, DeviceError):
-                raise DeviceError(f"{error}; and {'; '.join(left)}") from error
-            raise
+        with Held() as hold:
+            try:
+                with hold.released():
+                    work()
+            except BaseException as error:
+                left = self._roll_back(before)
+                for bdf, memory in memories.items():
+                    _write_bytes(Memory.path(self._machine, bdf), memory)
+                if left and isinstance(error, DeviceError | Ended):
+                    raise DeviceError(f"{error}; and {'; '.join(left)}") from error
+                raise
 
     def _roll_back(self, before: Mapping[Bdf, State]) -> list[str]:
         """Undo what was done; returns what could not be."""

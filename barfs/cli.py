@@ -26,6 +26,7 @@ from barfs.cli_registers import add_md, add_mw, add_poll, add_rmw
 from barfs.cli_trace import add_trace
 from barfs.daemon import run_in_background
 from barfs.dump import Dump
+from barfs.ending import Held, ended_by_signals
 from barfs.errors import BarfsError, UsageError
 from barfs.fusermount import (
     GRACE,
@@ -67,9 +68,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command; returns its exit code. Raises SystemExit, also on a signal."""
     for stream in (sys.stdout, sys.stderr):
         take_all_text(stream)
+    with ended_by_signals():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = make_parser()
     # `mount -t fuse.barfs` and fstab call `barfs DEVICE MOUNTPOINT -o ...`.
@@ -82,8 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except KeyboardInterrupt:
-        return 130
 
 
 def _exit_code(run: Callable[[], int]) -> int:
@@ -279,10 +283,16 @@ def _demo(choice: argparse.Namespace) -> int:
     if choice.mountpoint is not None:
         return _mount(choice)
     choice.foreground = True
-    with tempfile.TemporaryDirectory(prefix="barfs-demo-") as directory:
-        choice.mountpoint = Path(directory)
+    with Held() as hold:
+        directory = choice.mountpoint = Path(tempfile.mkdtemp(prefix="barfs-demo-"))
         message = f"{directory}/bus/ffff:00:00.0 - press ^C to end"
-        return _mount(choice, lambda: print(printable(message), flush=True))
+        try:
+            with hold.released():
+                return _mount(choice, lambda: print(printable(message), flush=True))
+        finally:
+            # Not with what is in it: should the mount still be there, that is a device.
+            with contextlib.suppress(OSError):
+                directory.rmdir()
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,9 @@ Rule 1: a device is opened once and held; opening and closing make the kernel re
 Rule 2: every access of a region goes through its one `native.Table`, the mount's included.
 Rule 3: a window that cannot be mapped becomes `pread`, a region that cannot be described is left
         out with a line in the log; neither costs the user the device.
-Rule 4: `close` refuses new accesses, waits for those inside, and only then unmaps.
+Rule 4: a device belongs to the process that opened it: in one that is forked from it every use is
+        refused, and `close` does nothing.
+Rule 5: `close` refuses new accesses, waits for those inside, and only then unmaps.
 """
 
 import functools
@@ -20,7 +22,7 @@ from typing import Literal, Self
 
 from barfs import native
 from barfs.backend import Backend, Signal, VfioPath
-from barfs.errors import AccessError, DeviceError, RegionError, UsageError
+from barfs.errors import AccessError, DeviceError, ForkedDevice, RegionError, UsageError
 from barfs.layout import Choices, Layout, MsixMode, MsixPlace, Segment, plan
 from barfs.pci import (
     CONFIG_INDEX,
@@ -98,7 +100,7 @@ class Region:
 
     `read8`..`read64` and `write8`..`write64` are exactly one access of that width, or an
     `AccessError`: InvalidAccess where it is misaligned or wider than the place allows,
-    AccessDenied, PolicyDenied, BusFault, DeviceGone, AccessTimeout.
+    AccessDenied, PolicyDenied, BusFault, DeviceGone, AccessTimeout, ForkedAccess.
 
     `readable`, `writable`: whether any part can be, by the device and the options; a policy does
     not change what can be opened.
@@ -132,6 +134,7 @@ class Region:
         self.readable = layout.readable
         self.writable = layout.writable
         self._restricted = False
+        self._owner = native.Owner()
         self._mappings = mappings
         self._reservation = reservation
         self.read32 = table.load32
@@ -145,8 +148,11 @@ class Region:
 
         The rest of the range is reserved and not accessible. Needs `mapping="contiguous"`, at
         least one window and no policy for this region (which memory cannot hold), else UsageError.
-        Valid until the device is closed.
+        Valid until the device is closed, and in this process: one that is forked from it has
+        nothing there (ForkedDevice).
         """
+        if not self._owner.is_here:
+            raise _forked(self.layout.device)
         if self._restricted:
             raise UsageError(f"{self.name} has no address: a policy restricts it")
         if self._reservation is None:
@@ -232,6 +238,7 @@ class Device:
         self.regions: dict[str, Region] = {}
         self._backend = backend
         self._closing = threading.Lock()
+        self._owner = native.Owner()
         self._trace: native.Trace | None = None
         try:
             if self.options.trace is not None:
@@ -269,13 +276,16 @@ class Device:
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        """What the device has to say without being asked, until it is closed."""
-        return self._backend.signals()
+        """What the device has to say without being asked, to its owner, until it is closed."""
+        return self._backend.signals() if self._owner.is_here else ()
 
     @property
     def gone(self) -> bool:
         """Whether the device was lost, is wanted back by the kernel (which waits for `close`), or
-        was closed: then every access, of windows too, is refused."""
+        was closed, or is another process's, from which this one was forked: then every access, of
+        windows too, is refused."""
+        if not self._owner.is_here:
+            return True
         if not self.occupancy.closed:
             poll = select.poll()
             for signal in self.signals:
@@ -286,7 +296,9 @@ class Device:
         return self.occupancy.closed
 
     def reset(self) -> None:
-        """Reset the function. Raises DeviceError where it cannot."""
+        """Reset the function. Raises DeviceError where it cannot, ForkedDevice in a child."""
+        if not self._owner.is_here:
+            raise _forked(self.source)
         self._backend.reset()
 
     def close(self, grace: float | None = None) -> bool:
@@ -294,8 +306,10 @@ class Device:
 
         `grace` is how many seconds to wait for them, None for the request timeout. Returns False
         when one of them did not finish: then its mappings stay, since pulling memory from under
-        an access would kill the process.
+        an access would kill the process. In a child of the process that opened it, does nothing.
         """
+        if not self._owner.is_here:
+            return True
         self.occupancy.close()
         if not self.occupancy.drain(self.options.timeout if grace is None else grace):
             log.error("%s: an access has not come back; its mappings are left in place", self.bdf)
@@ -406,6 +420,10 @@ class Device:
             )
 
         return target
+
+
+def _forked(device: str) -> ForkedDevice:
+    return ForkedDevice(f"{device} belongs to the process that opened it, which forked this one")
 
 
 def _native_segments(

@@ -20,6 +20,13 @@ class DeviceError(BarfsError):
     """A device that cannot be opened or described, or that has failed as a whole."""
 
 
+class ForkedDevice(DeviceError):
+    """A device in a process that was forked from the one that opened it, and has it still.
+
+    What the child may do is open it anew, once its owner has closed it.
+    """
+
+
 class RegionError(DeviceError):
     """One region that cannot be described; the rest of the device can be used."""
 
@@ -79,6 +86,12 @@ class AccessTimeout(AccessError):
     """No answer within the deadline. The access is not repeated."""
 
     summary = "no answer from the device in time"
+
+
+class ForkedAccess(AccessError, ForkedDevice):
+    """An access by a process that was forked from the one that opened the device."""
+
+    summary = "the device belongs to the process that opened it, which forked this one"
 
 
 class InvalidAccess(AccessError):

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from barfs.errors import BarfsError, UsageError
+from barfs.native import Owner, keep_from_children
 from barfs.pci import Bdf
 from barfs.text import dump_json, shell_word, unicode
 
@@ -199,7 +200,8 @@ def _is_dead(mountpoint: Path) -> bool:
 class FuseMount:
     """A mount and its `/dev/fuse` descriptor, `fd`.
 
-    While this object is open, the helper waits to unmount in case this process dies.
+    While this object is open, the helper waits to unmount in case this process dies. A child of
+    this process holds nothing of it, and its `close` does nothing.
     """
 
     def __init__(self, mountpoint: Path, *, source: str, options: Iterable[str] = ()) -> None:
@@ -225,6 +227,8 @@ class FuseMount:
                 reason = os.fsdecode(messages.read()).strip().replace("\n", "; ")
                 raise MountError(f"cannot mount on {mountpoint}: {reason or 'no reason given'}")
 
+        self._owner = Owner()
+        keep_from_children(self)
         self._number = device_of(mountpoint)
 
     def close(self) -> None:
@@ -232,16 +236,22 @@ class FuseMount:
 
         Whoever still waits for an answer gets an error.
         """
+        if not self._owner.is_here:
+            return
         # `umount -f` of a mount in use ends its connection, but leaves it in the tree. The number
         # of a file system is its own until the descriptor is closed.
         if self._number is not None and device_of(self.mountpoint) == self._number:
             with contextlib.suppress(MountError):
                 unmount(self.mountpoint, lazy=True)
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        os.close(fd)
         # Without unmounting: if the mount point is in use again, it would hit the wrong mount.
         self._helper.kill()
         self._helper.wait()
         self._socket.close()
+
+    def descriptors(self) -> tuple[int, int]:
+        return (self.fd, self._socket.fileno())
 
     def _receive_fd(self) -> int:
         fds = array.array("i")

@@ -12,12 +12,10 @@ Rule 4: nothing that can block on the mount itself (its unmounting, a look into 
 import contextlib
 import logging
 import os
-import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import pyfuse3
 import trio
@@ -25,44 +23,43 @@ import trio
 from barfs import native
 from barfs.bus import Bus
 from barfs.device import Device
+from barfs.ending import Ended, end, heard
 from barfs.fs import Filesystem
 from barfs.fusermount import (
     GRACE,
     FuseMount,
+    MountError,
     MountOptions,
     unmount_command,
 )
 from barfs.tree import Tree
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
 log = logging.getLogger(__name__)
 
 
 class _Signals:
-    """The signals that end a mount: before it serves, through the process's `finally` clauses; from
-    then on, by whoever waits for them. (Not trio's receiver: many at once can lock it up.)"""
+    """The signals that end a mount: before it is made, through the process's `finally` clauses, and
+    from then on, by whoever waits for them. (Not trio's receiver: many at once can lock it up.)"""
 
     def __init__(self) -> None:
-        self.serving = False
-        self._received = False
+        self.mounting = False
+        self.first = 0
+        self._owner = native.Owner()
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if not self.serving:
-            raise SystemExit(128 + number)
-        self._received = True
+    def _hear(self, number: int) -> None:
+        if not self.mounting or not self._owner.is_here:
+            end(number)
+            return
+        self.first = self.first or number
         os.eventfd_write(self._fd, 1)
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         try:
-            yield
+            with heard(self._hear):
+                yield
         finally:
-            for number, handler in previous.items():
-                # The rest of a burst does not kill what has ended for its first.
-                signal.signal(number, signal.SIG_IGN if self._received else handler)
             os.close(self._fd)
 
     async def wait(self) -> None:
@@ -100,15 +97,23 @@ def serve(
         source = source or (devices[0].source if devices else "all")
         if len(devices) > 1:
             source += f"+{len(devices) - 1}"
-        fuse_options = options.fuse_options()
-        with contextlib.closing(FuseMount(mountpoint, source=source, options=fuse_options)) as fuse:
+        signals.mounting = True
+        with contextlib.closing(_mounted(mountpoint, source, options, signals)) as fuse:
             gate = native.Gate(fuse.fd)
             bus = Bus(filesystem.tree, gate)
             stack.callback(bus.close)
             bus.add(devices)
-            signals.serving = True
             session = partial(_session, gate, mountpoint, bus, follow, ready, ending, signals)
             _run(filesystem, gate, session)
+
+
+def _mounted(mountpoint: Path, source: str, options: MountOptions, signals: _Signals) -> FuseMount:
+    try:
+        return FuseMount(mountpoint, source=source, options=options.fuse_options())
+    except MountError:
+        if signals.first:  # a terminal's ^C ends the helper, too
+            raise Ended(signals.first) from None
+        raise
 
 
 def _run(filesystem: Filesystem, gate: native.Gate, session: Callable[[], Awaitable[bool]]) -> None:
@@ -137,7 +142,7 @@ async def _session(
     stopped = False
     token = trio.lowlevel.current_trio_token()
 
-    def end() -> None:
+    def on_end() -> None:
         with contextlib.suppress(trio.RunFinishedError):
             token.run_sync_soon(pyfuse3.terminate)
 
@@ -145,7 +150,7 @@ async def _session(
         nursery.start_soon(_end_on_signal, signals, mountpoint, nursery.cancel_scope)
         nursery.start_soon(bus.watch)
         nursery.start_soon(_announce, mountpoint, ready)
-        gate.start(end)
+        gate.start(on_end)
         if follow is not None:
             nursery.start_soon(follow, bus)
         try:

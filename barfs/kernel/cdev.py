@@ -61,7 +61,7 @@ def open_cdev(machine: Machine, bdf: Bdf, token: UUID | None) -> Opening:
             _bind(fd, iommufd, token)
         except OSError as error:
             raise _refused(machine, bdf, node, group, token, error) from error
-    return Opening(fd, lambda: os.close(iommufd))
+    return Opening(fd, lambda: os.close(iommufd), (iommufd,))
 
 
 def _existing_node(machine: Machine, bdf: Bdf) -> Path:

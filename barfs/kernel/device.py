@@ -17,6 +17,7 @@ from barfs.kernel.irqs import ERROR_INDEX, REQUEST_INDEX, eventfd_of
 from barfs.kernel.opening import Opening
 from barfs.layout import NARROW_WIDTH
 from barfs.machine import Machine
+from barfs.native import Owner, keep_from_children
 from barfs.pci import Bdf
 from barfs.uapi import (
     DEVICE_INFO_SIZE,
@@ -88,6 +89,8 @@ class KernelDevice:
         self._opening: Opening | None = _open(self._machine, bdf, path, token)
         self._fd = self._opening.fd
         self._events: dict[int, int] = {}
+        self._owner = Owner()
+        keep_from_children(self)
         try:
             for index in _SIGNALS:
                 if (event := eventfd_of(self._fd, index)) is not None:
@@ -167,7 +170,7 @@ class KernelDevice:
             raise DeviceError(f"{self.bdf} cannot be reset: {error.strerror}") from error
 
     def close(self) -> None:
-        if self._opening is None:
+        if self._opening is None or not self._owner.is_here:
             return
         opening, self._opening = self._opening, None
         # The eventfds last: who polls them finds out that the device went.
@@ -176,3 +179,8 @@ class KernelDevice:
         for fd in self._events.values():
             os.close(fd)
         self._events.clear()
+
+    def descriptors(self) -> tuple[int, ...]:
+        if self._opening is None:
+            return ()
+        return (self._fd, *self._opening.others, *self._events.values())

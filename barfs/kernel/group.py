@@ -50,7 +50,8 @@ def open_group(machine: Machine, bdf: Bdf, token: UUID | None, *, noiommu: bool)
     """Open a function through its group. Raises DeviceError."""
     group = _Group.acquire(machine, machine.iommu_group(bdf), bdf, noiommu)
     try:
-        return Opening(group.device_fd(machine, bdf, token), group.release)
+        fd = group.device_fd(machine, bdf, token)
+        return Opening(fd, group.release, (group.fd, group.container))
     except BaseException:
         group.release()
         raise
@@ -64,8 +65,8 @@ def group_node(machine: Machine, bdf: Bdf, *, noiommu: bool = False) -> Path:
 class _Group:
     """An open IOMMU group with its container."""
 
-    _open: ClassVar[dict[Path, "_Group"]] = {}
-    _lock = threading.Lock()
+    _open: ClassVar[dict[Path, "_Group"]]
+    _lock: ClassVar[threading.Lock]
 
     def __init__(self, machine: Machine, number: int, bdf: Bdf, noiommu: bool) -> None:
         self.number = number
@@ -100,6 +101,12 @@ class _Group:
             if self.users == 0:
                 del self._open[self.node]
                 self._close()
+
+    @classmethod
+    def open_none(cls) -> None:
+        """The start; again in a child that is forked, where the groups, and the lock that a thread
+        may hold, are the parent's."""
+        cls._open, cls._lock = {}, threading.Lock()
 
     def _close(self) -> None:
         os.close(self.fd)
@@ -197,6 +204,10 @@ class _Group:
         if error.errno == errno.EPERM and self.noiommu:
             return _needs_rawio(bdf)
         return DeviceError(f"{bdf} cannot be opened: {error.strerror}")
+
+
+_Group.open_none()
+os.register_at_fork(after_in_child=_Group.open_none)
 
 
 def require_noiommu(machine: Machine, bdf: Bdf) -> None:

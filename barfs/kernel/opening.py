@@ -13,10 +13,12 @@ from barfs.pci import Bdf
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A function that is open as `fd`; `release` closes what else was needed, after `fd`."""
+    """A function that is open as `fd`; `release` closes what else was needed, after `fd`, and may
+    have been needed by more functions: the descriptors `others`."""
 
     fd: int
     release: Callable[[], None]
+    others: tuple[int, ...]
 
 
 def open_node(node: Path, hint: str) -> int:

@@ -13,6 +13,7 @@ from barfs.native.gate import DeviceGate, Gate
 from barfs.native.guard import arm_guard
 from barfs.native.mapping import PAGE_SIZE, Mapping, Reservation
 from barfs.native.occupancy import Control, Occupancy
+from barfs.native.ownership import Owner, keep_from_children
 from barfs.native.segment import Call, Descriptor, Memory, Refused, Segment, Target
 from barfs.native.table import Readable, Table, Writable
 from barfs.native.trace import Trace
@@ -27,6 +28,7 @@ __all__ = [
     "Mapping",
     "Memory",
     "Occupancy",
+    "Owner",
     "Readable",
     "Refused",
     "Reservation",
@@ -38,4 +40,5 @@ __all__ = [
     "arm_guard",
     "errno_of",
     "error_from",
+    "keep_from_children",
 ]

@@ -38,7 +38,7 @@ struct barfs_segment {
     barfs_call_fn *call;
     void *context;
 };
-struct barfs_occupancy { ...; };
+struct barfs_occupancy { unsigned forks; ...; };
 #define BARFS_MOST_TRACE_NAME ...
 struct barfs_trace { int fd; char name[...]; ...; };
 struct barfs_range { uint64_t start, end; };
@@ -66,6 +66,7 @@ bool barfs_occupancy_drain(struct barfs_occupancy *, int64_t timeout_ns);
 void barfs_control_stop(struct barfs_control *);
 int64_t barfs_now_ns(void);
 int barfs_guard_install(void);
+extern unsigned barfs_forks;
 
 struct barfs_refusal {
     const struct barfs_table *table;
@@ -105,15 +106,18 @@ extern "Python" int barfs_call(void *context, uint64_t offset, uint32_t width, i
 #define MAP_ANONYMOUS ...
 #define MAP_NORESERVE ...
 #define MAP_FIXED ...
+#define MADV_DONTFORK ...
 void *mmap(void *address, size_t size, int protection, int flags, int fd, int64_t offset);
 int munmap(void *address, size_t size);
+int madvise(void *address, size_t size, int advice);
 """
 
 ffibuilder = FFI()
 ffibuilder.cdef(DECLARATIONS)
 ffibuilder.set_source(
     "barfs.native._engine",
-    '#include <sys/mman.h>\n#include "gate.h"\n#include "guard.h"\n#include "transfer.h"\n',
+    '#include <sys/mman.h>\n#include "forks.h"\n#include "gate.h"\n#include "guard.h"\n'
+    '#include "transfer.h"\n',
 )
 
 

@@ -13,6 +13,7 @@ from barfs.errors import (
     BeyondEnd,
     BusFault,
     DeviceGone,
+    ForkedAccess,
     Interrupted,
     InvalidAccess,
     PolicyDenied,
@@ -27,6 +28,7 @@ _ERRNO_OF: dict[type[AccessError], int] = {
     PolicyDenied: errno.EPERM,
     BeyondEnd: errno.EFBIG,
     Interrupted: errno.EINTR,
+    ForkedAccess: errno.ECHILD,
 }
 _ERROR_OF = {number: kind for kind, number in _ERRNO_OF.items()}
 

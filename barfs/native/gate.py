@@ -17,6 +17,7 @@ from typing import Any
 
 from barfs.native.binding import ffi, lib
 from barfs.native.errnos import error_from
+from barfs.native.ownership import Owner
 from barfs.native.table import Table
 
 # What one request that goes to libfuse, or its answer, may hold; the kernel gives what it allows.
@@ -47,6 +48,7 @@ class Gate:
         self.libfuse_fd = theirs.detach()
         self._tables: dict[int, tuple[str, Table]] = {}  # by address, with the device's name
         self._threads: list[threading.Thread] = []
+        self._owner = Owner()
 
     def add_device(self, name: str, regions: dict[int, tuple[Table, bool, bool]]) -> "DeviceGate":
         """Answer for a device's regions: by node id, the table, and whether it can be opened for
@@ -75,7 +77,10 @@ class Gate:
         What waits is answered with ENODEV, what runs ends after its access, with a short count.
         A thread that has not left is inside an access that does not come back. Its request has
         been answered, and should it come back yet, nothing is written to `fuse_fd` any more.
+        A child of the process that made it has no such threads, and nothing to stop.
         """
+        if not self._owner.is_here:
+            return False
         end = time.monotonic() + timeout
         lib.barfs_gate_stop(self._gate, int(timeout * 1e9))
         for thread in self._threads:

@@ -86,6 +86,17 @@ static void on_sigbus(int signum, siginfo_t *info, void *context)
     errno = saved_errno;
 }
 
+/* Another thread may have held it when this process was forked. */
+static void renew_lock(void)
+{
+    pthread_mutex_init(&install_lock, NULL);
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, renew_lock);
+}
+
 int barfs_guard_install(void)
 {
     /* SA_NODEFER and an empty mask: the handler leaves by siglongjmp() with no mask to restore. */

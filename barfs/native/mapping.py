@@ -4,7 +4,10 @@
 Rule 1: a mapping must not vanish under an access: that would be a SIGSEGV, which nothing guards.
         So a mapping that a `Table` refers to can be closed only when the table's occupancy is
         drained; one that is never closed is unmapped when the last table goes.
-Rule 2: MAP_FIXED is used inside a `Reservation` only, where it cannot hit anything else.
+Rule 2: a child that is forked has none of them: an access would reach the device behind the back
+        of its owner, and the kernel would not get the device back before the child's end. What has
+        taken their place there is not touched.
+Rule 3: MAP_FIXED is used inside a `Reservation` only, where it cannot hit anything else.
 """
 
 import mmap
@@ -16,6 +19,7 @@ from typing import Any, TypeAlias
 from barfs.native.binding import ffi, lib
 from barfs.native.guard import arm_guard
 from barfs.native.occupancy import Occupancy
+from barfs.native.ownership import Owner
 
 PAGE_SIZE = mmap.PAGESIZE
 
@@ -103,6 +107,7 @@ def _map(address: int, size: int, protection: int, flags: int, fd: int, fd_offse
     mapped = int(ffi.cast("intptr_t", lib.mmap(where, size, protection, flags, fd, fd_offset)))
     if mapped == -1:
         raise OSError(ffi.errno, f"mmap of {size:#x} bytes: {os.strerror(ffi.errno)}")
+    lib.madvise(ffi.cast("void *", mapped), size, lib.MADV_DONTFORK)
     return mapped
 
 
@@ -122,6 +127,11 @@ def _vacate(reservation: Reservation, address: int, size: int) -> None:
 
 
 def _release_once(owner: object, release: Callable[..., None], *arguments: object) -> Finalizer:
-    finalizer = weakref.finalize(owner, release, *arguments)
+    finalizer = weakref.finalize(owner, _release_here, Owner(), release, *arguments)
     finalizer.atexit = False  # other threads may be inside until the very end
     return finalizer
+
+
+def _release_here(process: Owner, release: Callable[..., None], *arguments: object) -> None:
+    if process.is_here:
+        release(*arguments)

@@ -7,10 +7,13 @@ from barfs.native.binding import ffi, lib
 
 
 class Occupancy:
-    """One per device, shared by its tables: counts the accesses under way, and can refuse more."""
+    """One per device, shared by its tables: counts the accesses under way, and can refuse more.
+
+    A process that is forked from this one is refused with `ForkedAccess`.
+    """
 
     def __init__(self) -> None:
-        self._occupancy = ffi.new("struct barfs_occupancy *")
+        self._occupancy = ffi.new("struct barfs_occupancy *", {"forks": lib.barfs_forks})
         self._closed = False
 
     @property

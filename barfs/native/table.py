@@ -60,7 +60,7 @@ class Table:
 
     Any number of threads may use it at once. Every method raises the `AccessError` that fits:
     BusFault, DeviceGone (also once the occupancy is closed), AccessTimeout, InvalidAccess,
-    AccessDenied, PolicyDenied, BeyondEnd, Interrupted.
+    AccessDenied, PolicyDenied, BeyondEnd, Interrupted, ForkedAccess.
     """
 
     def __init__(
@@ -232,7 +232,13 @@ class Table:
             raise error
 
 
-@ffi.def_extern(name="barfs_call", error=-errno.EIO)
+def _outside(_kind: object, error: BaseException, _traceback: object) -> int:
+    """What was raised around the function below: by the handler of a signal."""
+    _raised.error = error
+    return -errno.EINTR
+
+
+@ffi.def_extern(name="barfs_call", error=-errno.EIO, onerror=_outside)
 def _barfs_call(context: Any, offset: int, width: int, direction: int, data: Any) -> int:
     """One access of a `Call` segment: 0, or -errno."""
     call: Call = ffi.from_handle(context)

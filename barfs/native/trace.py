@@ -7,6 +7,7 @@ from typing import Any
 
 from barfs.errors import UsageError
 from barfs.native.binding import ffi, lib
+from barfs.native.ownership import keep_from_children
 
 HEADER = b"# barfs trace v1: time pid device region direction offset width value access\n"
 
@@ -24,6 +25,7 @@ class Trace:
             self._fd = os.open(path, flags, 0o600)
         except OSError as error:
             raise UsageError(f"trace={path}: {error.strerror}") from error
+        keep_from_children(self)
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             self.close()
@@ -38,4 +40,8 @@ class Trace:
 
     def close(self) -> None:
         """Once nobody uses any of its tables."""
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def descriptors(self) -> tuple[int]:
+        return (self._fd,)

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "transfer.h"
 #include "admission.h"
+#include "forks.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -63,11 +64,18 @@ static const unsigned CLOSED = 1u << 31;
 
 bool barfs_occupancy_enter(struct barfs_occupancy *occupancy)
 {
+    if (occupancy->forks != barfs_forks)
+        return false;
     if (atomic_fetch_add(&occupancy->state, 1) & CLOSED) {
         barfs_occupancy_leave(occupancy);
         return false;
     }
     return true;
+}
+
+int barfs_occupancy_refusal(const struct barfs_occupancy *occupancy)
+{
+    return occupancy->forks != barfs_forks ? -ECHILD : -ENODEV;
 }
 
 void barfs_occupancy_leave(struct barfs_occupancy *occupancy)
@@ -425,7 +433,7 @@ int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *b
         control = &timeout;
     }
     if (!barfs_occupancy_enter(table->occupancy))
-        return -ENODEV;
+        return barfs_occupancy_refusal(table->occupancy);
     if (admitted.count != 0)
         result = perform(table, offset, buffer, admitted.count, admitted.limit, direction, control);
     barfs_occupancy_leave(table->occupancy);
@@ -446,7 +454,7 @@ static int64_t single(const struct barfs_table *table, uint64_t offset, void *bu
         width > table->size - offset || (width > 4 && table->flags & BARFS_PORT))
         return -EINVAL;
     if (!barfs_occupancy_enter(table->occupancy))
-        return -ENODEV;
+        return barfs_occupancy_refusal(table->occupancy);
     segment = segment_at(table, offset);
     if (!(segment->permission & 1u << direction))
         result = -EACCES;

@@ -63,6 +63,7 @@ struct barfs_segment {
  * a closed flag in the same word, so that no order of enter and close can miss anybody. */
 struct barfs_occupancy {
     atomic_uint state;
+    unsigned forks; /* barfs_forks of the process whose device it is */
 };
 
 struct barfs_range {
@@ -100,6 +101,7 @@ struct barfs_control {
  *   -EFBIG      a write at or past the end       -EACCES     the segment's permission lacks it
  *   -EIO        the device did not take it       -ENODEV     the occupancy is closed
  *   -EINTR      control->stop                    -ETIMEDOUT  control->deadline_ns
+ *   -ECHILD     the device is another process's, from which this one was forked
  *   -EINVAL     BARFS_PORT and BARFS_GUARD rules   -EPERM    the first access touches a denied byte
  * and what pread()/pwrite() (ENODEV, ETIMEDOUT, EACCES; anything else is EIO) or the call answered.
  * Without a `control`, the table's timeout counts from now. */
@@ -128,6 +130,9 @@ BARFS_HIDDEN int64_t barfs_load_narrow(const struct barfs_table *table, uint64_t
 
 /* Every function above enters and leaves by itself. */
 BARFS_HIDDEN bool barfs_occupancy_enter(struct barfs_occupancy *occupancy);
+
+/* Why it could not be entered: -ECHILD or -ENODEV. */
+BARFS_HIDDEN int barfs_occupancy_refusal(const struct barfs_occupancy *occupancy);
 BARFS_HIDDEN void barfs_occupancy_leave(struct barfs_occupancy *occupancy);
 
 /* How many are inside now. */

@@ -33,6 +33,7 @@ from array import array
 from collections.abc import Iterable
 
 from barfs.errors import DeviceError, PeerError
+from barfs.native import Owner, keep_from_children
 from barfs.vfio_user.wire import (
     ACCESS_MESSAGE,
     CLIENT_LIMIT,
@@ -95,6 +96,8 @@ class Channel:
         self._refused = False
         self._last_id = 0
         self._dead = ""
+        self._owner = Owner()
+        keep_from_children(self)
 
     def access(self, command: int, body: bytes, reply_size: int) -> Message | bytes:
         """Send a region access and wait for its reply, which should have `reply_size` bytes.
@@ -141,13 +144,21 @@ class Channel:
         """The socket's descriptor, to wait for the peer's end on."""
         return self._sock.fileno()
 
+    def descriptors(self) -> tuple[int]:
+        return (self._sock.fileno(),)
+
     def fail(self, error: PeerError) -> None:
         """Speak to this peer no more: it has answered nonsense."""
         self._dead = self._dead or f"the peer broke the protocol ({error})"
         self._shutdown()
 
     def close(self) -> None:
-        """End the connection; requests under way fail with ChannelClosed. May be called again."""
+        """End the connection; requests under way fail with ChannelClosed. May be called again.
+
+        Does nothing in a child of the process that made it.
+        """
+        if not self._owner.is_here:
+            return
         self._dead = self._dead or "the connection was closed"
         self._shutdown()
         with self._lock:

@@ -37,6 +37,7 @@ from barfs.errors import (
     RegionError,
 )
 from barfs.layout import REASON_BAD_DESCRIPTOR, REASON_DESCRIPTORS_DIFFER, REASON_NO_DESCRIPTOR
+from barfs.native import Owner, keep_from_children
 from barfs.pci import Bdf, region_name
 from barfs.uapi import (
     REGION_INFO_LIMIT,
@@ -100,6 +101,8 @@ class VfioUserClient:
         self._lock = threading.Lock()
         self._regions: dict[int, tuple[RegionInfo, int | NoDescriptor]] = {}
         self._told: set[type[PeerError]] = set()
+        self._owner = Owner()
+        keep_from_children(self)
         try:
             self.max_width = self._negotiate()
         except BaseException:
@@ -177,11 +180,20 @@ class VfioUserClient:
         self._checked(lambda: messages.reply_to_reset(reply))
 
     def close(self) -> None:
-        """Leave the server; who maps windows keeps them. May be called again."""
+        """Leave the server; who maps windows keeps them. May be called again.
+
+        Does nothing in a child of the process that made it.
+        """
+        if not self._owner.is_here:
+            return
         self._channel.close()
         with self._lock:
-            close_all(fd for _info, fd in self._regions.values() if isinstance(fd, int))
+            fds = self.descriptors()
             self._regions.clear()
+        close_all(fds)
+
+    def descriptors(self) -> list[int]:
+        return [fd for _info, fd in self._regions.values() if isinstance(fd, int)]
 
     def _access(
         self, command: Number, body: bytes, region: int, offset: int, width: int, data_size: int

@@ -15,14 +15,14 @@ import errno
 import logging
 import os
 import select
-import signal
 import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 
+from barfs.ending import heard
 from barfs.errors import DeviceError, PeerError
+from barfs.native import Owner
 from barfs.vfio_user.address import Place, path_problem, place_of
 from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.session import Session
@@ -46,13 +46,19 @@ class Server:
 
     def __init__(self, device: SoftwareDevice) -> None:
         self._device = device
+        self._owner = Owner()
         device.stopping.clear()
         # Sockets, not an eventfd: a late stop() must not hit a descriptor that is somebody else's.
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_writer.setblocking(False)
 
     def stop(self) -> None:
-        """End serving, now. May be called from other threads and signal handlers, and again."""
+        """End serving, now. May be called from other threads and signal handlers, and again.
+
+        A process that is forked from this one, signal handlers and all, ends nothing.
+        """
+        if not self._owner.is_here:
+            return
         self._device.stopping.set()
         with contextlib.suppress(OSError):
             self._wake_writer.send(b"\0")
@@ -155,31 +161,18 @@ def serve(
     mode: int = PRIVATE,
     group: int | None = None,
 ) -> None:
-    """Serve `device` on a new socket at `socket_path` until SIGTERM or SIGINT.
+    """Serve `device` on a new socket at `socket_path` until SIGTERM, SIGINT or SIGHUP.
 
     `ready` is called when clients can connect: those whom the socket's `mode` and `group` let in.
     It is removed at the end. Raises DeviceError where it cannot be made.
     """
     with (
         contextlib.closing(Server(device)) as server,
-        _stopped_by_signals(server),
+        heard(lambda _number: server.stop()),
         listening(socket_path, mode, group) as listener,
     ):
         ready()
         server.serve_listener(listener)
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(server: Server) -> Iterator[None]:
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        server.stop()
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -189,6 +182,7 @@ def listening(path: str, mode: int = PRIVATE, group: int | None = None) -> Itera
     It has no wider mode than `mode` at any time, and that one only once it is the group's. Raises
     DeviceError where somebody listens there, or something else is there.
     """
+    owner = Owner()
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
@@ -196,7 +190,7 @@ def listening(path: str, mode: int = PRIVATE, group: int | None = None) -> Itera
             if place.taken():
                 _remove_stale(place)
             place.bind(listener, mode)
-            stack.callback(_remove_own, place, place.status())
+            stack.callback(_remove_own, place, place.status(), owner)
             if group is not None:
                 _give(place, group)
             place.permit(mode)
@@ -231,7 +225,9 @@ def _remove_stale(place: Place) -> None:
     raise DeviceError(f"{place.path}: another server listens there; end it, or choose another path")
 
 
-def _remove_own(place: Place, made: os.stat_result) -> None:
+def _remove_own(place: Place, made: os.stat_result, owner: Owner) -> None:
+    if not owner.is_here:
+        return
     with contextlib.suppress(FileNotFoundError):
         found = place.status()
         if (found.st_dev, found.st_ino) == (made.st_dev, made.st_ino):

@@ -16,6 +16,7 @@ from barfs.backend import VfioPath
 from barfs.errors import DeviceError, UsageError
 from barfs.fusermount import mounted_devices
 from barfs.kernel import KernelDevice
+from tests.forks import in_child
 
 from .fake_machine import BDF, OTHER, FakeMachine
 
@@ -120,6 +121,32 @@ def test_auto_takes_what_the_user_may_open(
     monkeypatch.setattr(os, "access", lambda node, *_rights, **_ids: node != iommu)
     opened(fake)
     assert way(kernel) == "group"
+
+
+@pytest.mark.parametrize("path", ["cdev", "group"])
+def test_a_child_holds_nothing_and_opens_anew(
+    fake: FakeMachine, kernel: FakeVfio, path: VfioPath
+) -> None:
+    device = KernelDevice(BDF, fake.machine, path=path)
+    node = {"cdev": "vfio/devices/vfio3", "group": "vfio/12"}[path]
+    others = {"cdev": "iommu", "group": "vfio/vfio"}[path]
+
+    def holders() -> list[int]:
+        links = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        return [links.count(str(fake.machine.dev / name)) for name in (node, others)]
+
+    def work() -> list[list[int]]:
+        found = [holders()]
+        device.close()
+        own = KernelDevice(BDF, fake.machine, path=path)
+        found.append(holders())
+        own.close()
+        return [*found, holders()]
+
+    assert in_child(work) == [[0, 0], [1, 1], [0, 0]]
+    assert holders() == [1, 1]
+    device.close()
+    assert holders() == [0, 0]
 
 
 @pytest.mark.parametrize(("path", "expected"), [("cdev", "cdev"), ("group", "group")])

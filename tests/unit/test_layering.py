@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "barfs"
 ROOMS = (
     "errors",
     "text",
+    "ending",
     "pci",
     "ranges",
     "policy",

@@ -3,12 +3,14 @@
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator
 
 import pytest
 
 import barfs
 from barfs.device import MappingMode
+from tests.forks import fork, in_child
 
 from .guest import bind, bound, driver, sparse
 from .mounts import PAGE
@@ -66,6 +68,40 @@ def test_memory_decode_off_is_a_bus_fault() -> None:
         assert (caught.value.region, caught.value.offset, caught.value.width) == ("bar0", 4, 4)
         device["config"].write16(4, command | 2)
         assert device["bar0"].read32(0) == IDENTITY
+
+
+def test_a_child_that_is_forked() -> None:
+    """It is refused, resets nothing, and does not keep the kernel from getting the device back."""
+    with bound("edu") as bdf:
+        device = barfs.open(bdf)
+        bar0 = device["bar0"]
+
+        def refused() -> list[int]:
+            found = []
+            for offset in (0, 4):
+                try:
+                    bar0.read32(offset)
+                except barfs.ForkedAccess as error:
+                    found.append(error.offset)
+            device.close()
+            return found
+
+        bar0.write32(4, 0xFFFF0000)
+        assert in_child(refused) == [0, 4]
+        assert bar0.read32(4) == 0x0000FFFF
+        reading, writing = os.pipe()
+        child = fork()
+        if child == 0:
+            os.close(writing)
+            os._exit(len(os.read(reading, 1)))  # once the parent closes its end
+        try:
+            assert device.close()
+            with barfs.open(bdf) as again:
+                assert again["bar0"].read32(0) == IDENTITY
+        finally:
+            os.close(reading)
+            os.close(writing)
+            assert os.waitpid(child, 0)[1] == 0
 
 
 def test_opened_elsewhere() -> None:
