@@ -6,7 +6,6 @@ Rule 1: a byte has a value and a mask of the bits that a write changes. BAR sizi
         Nothing else happens, but for the bits that start a reset of the function.
 Rule 2: decode bits and addresses are kept, and have no effect: this device is not reached through
         addresses.
-
 Rule 3: the capabilities that can be written are those of the list as it is, also where contents of
         the description (of a real device, say) have gone over what was made.
 

@@ -4,7 +4,6 @@
 Rule 1: every message gets exactly one reply, unless it wants none or is a reply itself.
 Rule 2: a request that cannot be done gets an errno (EINVAL where it makes no sense), and the next
         one is answered as if it had not been there.
-
 Rule 3: a client that speaks another major version gets its error reply, and nothing after it.
 
 DMA and interrupts are checked as the kernel and libvfio-user do, and have no effect: the device

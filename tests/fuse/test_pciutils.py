@@ -19,7 +19,7 @@ INTx-
 	Region 0: Memory at e0000000 (32-bit, non-prefetchable) [size=64K]
 	Region 2: Memory at 3800000000 (64-bit, prefetchable) [size=1M]
 	Region 4: I/O ports at c000 [size=64]
-	Expansion ROM at e0010000 [disabled] [size=4K]
+	Expansion ROM at e0014000 [disabled] [size=4K]
 	Capabilities: [40] Express (v2) Root Complex Integrated Endpoint, MSI 00
 	Capabilities: [80] MSI-X: Enable- Count=4 Masked-
 		Vector table: BAR=0 offset=00002000
