@@ -4,11 +4,15 @@
 Rule 1: every byte is read at most once. What cannot be read is a hole with its reason, and one bad
         register does not cost the rest.
 Rule 2: a device that is gone or does not answer ends it.
+Rule 3: what is not read costs nothing, however large it is. Where many registers in a row fail, one
+        of each page is tried, and the longer it goes on, the fewer; what lies between counts as
+        failed. The first that can be read again is then searched for backwards.
 """
 
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +28,17 @@ from barfs.layout import REASON_POLICY, Layout
 from barfs.pci import region_index
 
 _CHUNK = 1 << 16
+_STEP = 1 << 12
+_PATIENCE = 64
+"""Registers in a row that fail before steps are made."""
+_TRIES = 1024
+_LONGEST_PACE = 1.0
+"""So many registers, or seconds, with steps of one length; then they become twice as long."""
 _FATAL = (errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN)
 
 Span = tuple[int, int]
-Progress = Callable[[str, int, int], object]
-"""Told the region, the bytes of it that are done, and its size."""
+Piece = tuple[int, bytes]
+"""An offset in a region, and the bytes from there."""
 
 
 class SnapshotError(BarfsError):
@@ -109,10 +119,7 @@ class Skip:
 
 
 class RegionReader:
-    """The bytes of one region, in order; `holes` is complete when they have all come.
-
-    What was not read comes as zeros.
-    """
+    """What can be read of one region, in order; `holes` is complete when it has all come."""
 
     def __init__(self, source: Source, layout: Layout, skips: Sequence[Skip] = ()) -> None:
         self._source = source
@@ -121,12 +128,11 @@ class RegionReader:
         self._singly = False
         self.holes: list[Hole] = []
 
-    def chunks(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[Piece]:
         """Raises SnapshotError when the device is gone or does not answer."""
         for start, end, reason in self._ranges():
             if reason is not None:
                 self._hole(start, end, reason)
-                yield from _zeros(end - start)
             else:
                 yield from self._read(start, end)
 
@@ -146,32 +152,76 @@ class RegionReader:
                 yield position, edge, reason
                 position = edge
 
-    def _read(self, start: int, end: int) -> Iterator[bytes]:
-        width = self._layout.width
-        position = start
+    def _read(self, start: int, end: int) -> Iterator[Piece]:
+        position, failures = start, 0
+        known: dict[int, bytes] = {}
         while position < end:
-            count = min(end - position, _CHUNK)
+            data, reason = known.pop(position, b""), ""
+            if not data:
+                data, reason = self._try(position, min(known, default=end))
+            if data:
+                yield position, data
+                position, failures = position + len(data), 0
+                continue
+            bad = min(self._next_register(position), end)
+            failures += 1
+            if failures == _PATIENCE and not known:
+                bad, known = self._search(bad, end)
+                failures = 0
+            self._hole(position, bad, reason)
+            position = bad
+
+    def _next_register(self, position: int) -> int:
+        return position - position % self._layout.width + self._layout.width
+
+    def _try(self, position: int, end: int) -> tuple[bytes, str]:
+        """Read from a position; what came, or why nothing did. Raises SnapshotError."""
+        while True:
+            count = min(end - position, _CHUNK - position % _CHUNK)
             if self._singly:
-                count = _single(position, end, width)
+                count = _single(position, end, self._layout.width)
             try:
-                data = self._source.read(self._layout.region, position, count)
-                reason = "short-read"
+                return self._source.read(self._layout.region, position, count), "short-read"
             except OSError as error:
                 if error.errno == errno.EINVAL and not self._singly:
                     self._singly = True  # I/O ports, or -o guard
                     continue
                 if error.errno in _FATAL:
-                    raise SnapshotError(
-                        f"{self._source.name}: {self._layout.region}+{position:#x}: "
-                        f"{os.strerror(error.errno or 0)}"
-                    ) from error
-                data, reason = b"", errno.errorcode.get(error.errno or 0, "EIO")
-            if not data:
-                bad = min(position - position % width + width, end)
-                self._hole(position, bad, reason)
-                data = bytes(bad - position)
-            position += len(data)
-            yield data
+                    raise SnapshotError(self._why(position, count, error.errno)) from error
+                return b"", errno.errorcode.get(error.errno or 0, "EIO")
+
+    def _why(self, position: int, count: int, error: int) -> str:
+        region = self._layout.region
+        text = f"{self._source.name}: {region}+{position:#x}: {os.strerror(error)}"
+        if error != errno.ETIMEDOUT:
+            return text
+        where = f"{region}:{position:#x}-{position + count - 1:#x}"
+        return f"{text}; --skip leaves out what does not answer, which is in {where}"
+
+    def _search(self, start: int, end: int) -> tuple[int, dict[int, bytes]]:
+        """Where registers can be read again; and what was read on the way, by its offset."""
+        step, tries, since = _STEP, 0, time.monotonic()
+        low, high = start, start + -start % step
+        while True:
+            if high >= end:
+                return end, {}
+            data, _ = self._try(high, min(self._next_register(high), end))
+            if data:
+                break
+            low, tries = self._next_register(high), tries + 1
+            if tries == _TRIES or time.monotonic() - since > _LONGEST_PACE:
+                step, tries, since = 2 * step, 0, time.monotonic()
+            high += step
+        known = {high: data}
+        while low < high:
+            middle = low + (high - low) // 2
+            middle -= middle % self._layout.width
+            data, _ = self._try(middle, self._next_register(middle))
+            if data:
+                known[middle], high = data, middle
+            else:
+                low = self._next_register(middle)
+        return high, known
 
     def _hole(self, start: int, end: int, reason: str) -> None:
         last = self.holes[-1] if self.holes else None
@@ -186,8 +236,3 @@ def _single(position: int, end: int, width: int) -> int:
     while position % width or position + width > end:
         width //= 2
     return width
-
-
-def _zeros(count: int) -> Iterator[bytes]:
-    for start in range(0, count, _CHUNK):
-        yield bytes(min(_CHUNK, count - start))

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "barfs"
 
 ROOMS = (
     "errors",
+    "output",
     "pci",
     "ranges",
     "policy",
@@ -42,6 +43,7 @@ ROOMS = (
     "cli_devices",
     "registers",
     "dump",
+    "comparison",
     "snapshot",
     "replica",
     "cli_dump",
