@@ -38,6 +38,8 @@ from barfs.uapi import RegionInfo
 
 MappingMode = Literal["separate", "contiguous", "off"]
 
+LEAST_TRACE = 4096
+
 REGION_LIMIT = 256
 """A device that claims more regions than this is not believed."""
 
@@ -54,8 +56,9 @@ class Options:
     request may take. `guard`: a request that is not one aligned access of 1, 2, 4 or 8 bytes is
     refused (but reads of configuration space are not: they have no side effects, and pciutils reads
     it whole). `policy`: the ranges that may not be written or touched. `vfio`: the way into kernel
-    VFIO; `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access. Raises
-    UsageError for values that are none of these.
+    VFIO; `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access, and is
+    moved to a name that ends in `.1` when it has `trace_limit` bytes. Raises UsageError for values
+    that are none of these.
 
         >>> Options(width=8, timeout=0.5).mapping
         'separate'
@@ -74,6 +77,7 @@ class Options:
     guard: bool = False
     policy: AccessPolicy = EVERYTHING
     trace: str | PathLike[str] | None = None
+    trace_limit: int = 256 << 20
 
     def __post_init__(self) -> None:
         if self.mapping not in ("separate", "contiguous", "off"):
@@ -84,6 +88,8 @@ class Options:
             raise UsageError(f"vfio={self.vfio}: it is auto, cdev, group or noiommu")
         if not 0 < self.timeout < float("inf"):
             raise UsageError(f"timeout={self.timeout}: it is a positive number of seconds")
+        if not LEAST_TRACE <= self.trace_limit < 1 << 63:
+            raise UsageError(f"trace_limit={self.trace_limit}: it is at least {LEAST_TRACE} bytes")
         if self.msix == "carve" and self.mapping == "off":
             raise UsageError("msix=carve has no meaning with mapping=off: nothing is mapped")
         _ = self.choices
@@ -232,7 +238,9 @@ class Device:
         self._trace: native.Trace | None = None
         try:
             if self.options.trace is not None:
-                self._trace = native.Trace(self.options.trace, str(self.bdf))
+                self._trace = native.Trace(
+                    self.options.trace, str(self.bdf), self.options.trace_limit
+                )
             self.attributes = self._discover()
             self.links = backend.links()
         except BaseException:
