@@ -32,7 +32,8 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
         parser,
         "barfs trace /mnt/bar",
         "barfs trace /mnt/bar/bus/0000:01:00.0/bar0 0x100-0x13f",
-        details="The mount was made with -o trace=FILE. Ends when the mount does.",
+        details="The mount was made with -o trace=FILE. Goes on in the new file when one has "
+        "reached trace-limit=, and ends when the mount does.",
     )
     parser.set_defaults(run=_trace)
 
