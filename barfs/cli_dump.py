@@ -97,14 +97,16 @@ def _with_progress(region: str, size: int, pieces: Iterator[Piece]) -> Iterator[
             done = offset + len(data)
             if (part := done * _BAR_LENGTH // size) != shown:
                 shown = part
-                line.write(f"{region:<8} [{'#' * part:<{_BAR_LENGTH}}] {done * 100 // size:3}%")
+                line.show(region, part, done * 100 // size)
+        line.show(region, _BAR_LENGTH, 100)  # what is last may be left out, or known to be zeros
 
 
 class _Line:
     """One line of a terminal, written over and over, and gone in the end."""
 
-    def write(self, text: str) -> None:
-        print(f"\r{text}", end="", file=sys.stderr, flush=True)
+    def show(self, region: str, part: int, percent: int) -> None:
+        text = f"\r{region:<8} [{'#' * part:<{_BAR_LENGTH}}] {percent:3}%"
+        print(text, end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -107,7 +107,8 @@ class Region:
     AccessDenied, PolicyDenied, BusFault, DeviceGone, AccessTimeout.
 
     `readable`, `writable`: whether any part can be, by the device and the options; a policy does
-    not change what can be opened.
+    not change what can be opened. `backing`: the descriptor that windows are mapped from, and where
+    in it the region begins.
 
         >>> import barfs
         >>> device = barfs.open("demo")
@@ -137,6 +138,7 @@ class Region:
         self.table = table
         self.readable = layout.readable
         self.writable = layout.writable
+        self.backing: tuple[int, int] | None = None
         self._restricted = False
         self._mappings = mappings
         self._reservation = reservation
@@ -390,6 +392,7 @@ class Device:
             trace=self._trace,
         )
         region = Region(layout, table, list(mapper.mappings.values()), mapper.reservation)
+        region.backing = None if fd is None else (fd, info.offset)
         self.regions[layout.region] = region
         return region
 

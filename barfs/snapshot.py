@@ -12,6 +12,7 @@ Rule 3: what is not read costs nothing, however large it is. Where many register
 import contextlib
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from barfs.device import Device
 from barfs.dump import Hole
 from barfs.errors import AccessError, BarfsError
 from barfs.fusermount import MountError, find_device
-from barfs.layout import REASON_POLICY, Layout
+from barfs.layout import REASON_POLICY, Layout, Segment
 from barfs.pci import region_index
 
 _CHUNK = 1 << 16
@@ -54,6 +55,9 @@ class Source(Protocol):
     def read(self, region: str, offset: int, count: int) -> bytes:
         """As `pread` of the region's file. Raises OSError."""
 
+    def zeros_end(self, region: str, segment: Segment, offset: int) -> int:
+        """Up to where, from an offset in a segment on, all is known to be zeros without reading."""
+
 
 class _Mounted:
     """A device's directory in a mount."""
@@ -73,13 +77,18 @@ class _Mounted:
             self._files.callback(os.close, fd)
         return os.pread(self._fds[region], count, offset)
 
+    def zeros_end(self, _region: str, _segment: Segment, offset: int) -> int:
+        return offset
+
 
 class _Opened:
     """A device that was opened for it."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, files: contextlib.ExitStack) -> None:
         self.name = str(device.bdf)
         self._device = device
+        self._files = files
+        self._memory: dict[str, tuple[int, int] | None] = {}
         self.layouts = {name: device[name].layout for name in device}
 
     def read(self, region: str, offset: int, count: int) -> bytes:
@@ -87,6 +96,37 @@ class _Opened:
             return self._device[region].read(offset, count)
         except AccessError as error:
             raise OSError(native.errno_of(error), str(error)) from error
+
+    def zeros_end(self, region: str, segment: Segment, offset: int) -> int:
+        """The holes of a software device's memory: reading them would allocate it."""
+        if segment.access != "mmap":
+            return offset
+        if region not in self._memory:
+            self._memory[region] = self._memory_of(region)
+        memory = self._memory[region]
+        if memory is None:
+            return offset
+        fd, start = memory
+        try:
+            data = os.lseek(fd, start + offset, os.SEEK_DATA) - start
+        except OSError as error:
+            return segment.end if error.errno == errno.ENXIO else offset
+        return min(data, segment.end)
+
+    def _memory_of(self, region: str) -> tuple[int, int] | None:
+        """The file that a region's windows are mapped from, with a position of its own: that of the
+        device's descriptor is the device's."""
+        backing = self._device[region].backing
+        if backing is None or not stat.S_ISREG(os.fstat(backing[0]).st_mode):
+            return None
+        try:
+            fd = os.open(f"/proc/self/fd/{backing[0]}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        self._files.callback(os.close, fd)
+        if os.fstat(fd).st_size < backing[1] + self._device[region].size:
+            return None  # what lies behind its end is no memory
+        return fd, backing[1]
 
 
 @contextlib.contextmanager
@@ -97,8 +137,8 @@ def source_of(name: DeviceName, opened: Callable[[str], object]) -> Iterator[Sou
     """
     directory = find_device(name.source)
     if directory is None:
-        with open_unasked(name, opened) as device:
-            yield _Opened(device)
+        with open_unasked(name, opened) as device, contextlib.ExitStack() as files:
+            yield _Opened(device, files)
         return
     with contextlib.ExitStack() as files:
         try:
@@ -130,14 +170,14 @@ class RegionReader:
 
     def pieces(self) -> Iterator[Piece]:
         """Raises SnapshotError when the device is gone or does not answer."""
-        for start, end, reason in self._ranges():
+        for segment, start, end, reason in self._ranges():
             if reason is not None:
                 self._hole(start, end, reason)
             else:
-                yield from self._read(start, end)
+                yield from self._read(segment, start, end)
 
-    def _ranges(self) -> Iterator[tuple[int, int, str | None]]:
-        """The region in pieces, each with the reason why it is not read."""
+    def _ranges(self) -> Iterator[tuple[Segment, int, int, str | None]]:
+        """The region in pieces: each with its segment, and the reason why it is not read."""
         spans = [skip.span or (0, self._layout.size) for skip in self._skips]
         for segment in self._layout.segments:
             inside = (edge for span in spans for edge in span)
@@ -149,13 +189,17 @@ class RegionReader:
                     reason = "policy" if segment.reason == REASON_POLICY else "not-readable"
                 elif any(start <= position < end for start, end in spans):
                     reason = "skipped"
-                yield position, edge, reason
+                yield segment, position, edge, reason
                 position = edge
 
-    def _read(self, start: int, end: int) -> Iterator[Piece]:
+    def _read(self, segment: Segment, start: int, end: int) -> Iterator[Piece]:
         position, failures = start, 0
         known: dict[int, bytes] = {}
-        while position < end:
+        while True:
+            if not failures and not known:
+                position = self._source.zeros_end(self._layout.region, segment, position)
+            if position >= end:
+                return
             data, reason = known.pop(position, b""), ""
             if not data:
                 data, reason = self._try(position, min(known, default=end))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from barfs.dump import Dump
 from tests.support import BARFS, barfs, ended, mounted, served, wait_until
 
 SCRATCH, FIFO, COUNTER, COUNTER_H, READS = 0x04, 0x18, 0x08, 0x0C, 0x24
@@ -145,6 +146,20 @@ def test_a_bar_of_256_gib_that_is_skipped(tmp_path: Path) -> None:
     )
     with served(tmp_path, "--from", first, name="replica") as replica:
         assert quiet("md", f"{replica.name}:bar2", "0x4000").startswith("00004000: 00000005")
+
+
+def test_zeros_of_a_software_device_stay_unallocated(tmp_path: Path) -> None:
+    (tmp_path / "large.toml").write_text(LARGE)
+    with served(tmp_path, tmp_path / "large.toml") as server:
+        quiet("dump", server.name, "-o", tmp_path / "whole")
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        shared = int(status.partition("RssShmem:")[2].split()[0])
+    assert shared < 64 << 10
+    with served(tmp_path, "--from", tmp_path / "whole", name="replica") as replica:
+        assert quiet("md", f"{replica.name}:bar2", "0x4000").startswith("00004000: 00000005")
+    with Dump(tmp_path / "whole") as dump:
+        assert [start for start, _ in dump.blocks("bar2")] == [0]
+        assert dump.holes["bar2"] == []
 
 
 def test_a_dump_goes_into_what_is_no_file(tmp_path: Path) -> None:

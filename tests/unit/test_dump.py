@@ -26,7 +26,14 @@ def layout(*segments: Segment, size: int = SIZE, region: str = "bar0") -> Layout
     return Layout("0000:01:00.0", region, size, ("read", "write"), 4, None, segments or whole)
 
 
-class FakeSource:
+class Unknown:
+    """A device of which nothing is known without reading."""
+
+    def zeros_end(self, _region: str, _segment: Segment, offset: int) -> int:
+        return offset
+
+
+class FakeSource(Unknown):
     """A device of bytes that count up, with registers that fail."""
 
     name = "0000:01:00.0"
@@ -106,7 +113,7 @@ def test_what_is_skipped_or_denied_is_not_read() -> None:
     assert source.reads == []
 
 
-class Islands:
+class Islands(Unknown):
     """A device of 256 GiB in which only some ranges can be read."""
 
     name = "0000:01:00.0"
