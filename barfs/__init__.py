@@ -77,6 +77,7 @@ def open(
     guard: bool = False,
     policy: str | _PathLike[str] | None = None,
     trace: str | _PathLike[str] | None = None,
+    trace_limit: int = 256 << 20,
 ) -> Device:
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
 
@@ -94,5 +95,7 @@ def open(
         barfs.errors.AccessDenied: bar0+0x4 (4 bytes): not permitted here
     """
     rules = _EVERYTHING if policy is None else _AccessPolicy.load(policy)
-    options = Options(mapping, width, msix, read_only, timeout, vfio, guard, rules, trace)
+    options = Options(
+        mapping, width, msix, read_only, timeout, vfio, guard, rules, trace, trace_limit
+    )
     return _open_device(_DeviceName.parse(device), options)

@@ -27,6 +27,7 @@ from pathlib import Path
 from barfs.ending import Ended, Held
 from barfs.errors import DeviceError, UsageError
 from barfs.machine import Machine
+from barfs.output import OutputError, save
 from barfs.pci import Bdf
 from barfs.usage import carried, openers
 
@@ -168,15 +169,10 @@ class Memory:
         return memory if memory.driver == machine.driver(bdf) else None
 
     def write(self, machine: Machine, bdf: Bdf) -> None:
+        """Raises DeviceError."""
         before = {"driver": self.before.driver, "override": self.before.override}
-        path = self.path(machine, bdf)
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        try:
-            new.write_text(json.dumps({"before": before, "driver": self.driver}) + "\n")
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
+        text = json.dumps({"before": before, "driver": self.driver}) + "\n"
+        _remember(self.path(machine, bdf), text.encode())
 
 
 def transition(machine: Machine, bdf: Bdf, now: State, to: State) -> list[Step]:
@@ -352,7 +348,7 @@ class Binder:
                         "the driver's new_id, write them to remove_id"
                     )
             for bdf in bdfs:
-                Memory.path(self._machine, bdf).unlink(missing_ok=True)
+                _remember(Memory.path(self._machine, bdf), None)
 
         self._all_or_nothing(bdfs, unbind_each)
 
@@ -375,7 +371,10 @@ class Binder:
             except BaseException as error:
                 left = self._roll_back(before)
                 for bdf, memory in memories.items():
-                    _write_bytes(Memory.path(self._machine, bdf), memory)
+                    try:
+                        _remember(Memory.path(self._machine, bdf), memory)
+                    except DeviceError as failed:
+                        left.append(str(failed))
                 if left and isinstance(error, DeviceError | Ended):
                     raise DeviceError(f"{error}; and {'; '.join(left)}") from error
                 raise
@@ -481,8 +480,15 @@ def _read_bytes(path: Path) -> bytes | None:
         return None
 
 
-def _write_bytes(path: Path, data: bytes | None) -> None:
-    if data is None:
-        path.unlink(missing_ok=True)
-    else:
-        path.write_bytes(data)
+def _remember(path: Path, data: bytes | None) -> None:
+    """Write what is remembered of a function; None: nothing any more. Raises DeviceError."""
+    try:
+        if data is None:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        save(path, data, 0o644)
+    except OSError as error:
+        raise DeviceError(f"{path}: {error.strerror}") from error
+    except (UsageError, OutputError) as error:
+        raise DeviceError(str(error)) from error

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from barfs.attach import DeviceName
 from barfs.cli_help import explain
-from barfs.dump import Dump, DumpWriter, changes
+from barfs.comparison import changes
+from barfs.dump import Dump, new_dump
 from barfs.errors import UsageError
 from barfs.logs import tell
 from barfs.pci import region_index
 from barfs.ranges import parse_range
-from barfs.snapshot import RegionReader, Skip, Source, source_of
+from barfs.snapshot import Piece, RegionReader, Skip, Source, source_of
 from barfs.text import printable
 
 EXIT_DIFFERENT = 1
@@ -40,7 +41,10 @@ def add_dump(parser: argparse.ArgumentParser) -> None:
         "barfs dump 0000:01:00.0 -o card.dump --skip rom",
         details="Reads every byte at most once, through the mount that holds the device; otherwise "
         "the device is opened, which is said. What cannot be read, by the policy or the device, is "
-        "left out and listed.",
+        "left out and listed; where many registers in a row fail, only some of those that follow "
+        "are tried. FILE has its old contents until the new ones are complete, and keeps its owner "
+        "and mode, and symbolic links; other hard links keep the old contents. A new FILE is for "
+        "its owner alone. A FIFO, a device and /dev/stdout are written into.",
     )
     parser.set_defaults(run=_dump)
 
@@ -48,18 +52,19 @@ def add_dump(parser: argparse.ArgumentParser) -> None:
 def _dump(choice: argparse.Namespace) -> int:
     name = DeviceName.parse(choice.device)
     skips = [_skip(text) for text in choice.skip]
-    with source_of(name, tell) as source:
+    with (
+        new_dump(choice.output) as dump,  # first: opening the device may reset it
+        source_of(name, tell) as source,
+    ):
         _check(skips, source)
-        with DumpWriter(choice.output, source.name) as writer:
-            for layout in source.layouts.values():
-                reader = RegionReader(source, layout, skips)
-                chunks = _with_progress(layout.region, layout.size, reader.chunks())
-                writer.add(layout, chunks, reader.holes)
-                for hole in reader.holes:
-                    tell(
-                        f"{layout.region}: {hole.start:#x}-{hole.end - 1:#x} is left out: "
-                        f"{hole.reason}"
-                    )
+        for layout in source.layouts.values():
+            reader = RegionReader(source, layout, skips)
+            pieces = _with_progress(layout.region, layout.size, reader.pieces())
+            dump.add(layout, pieces, reader.holes)
+            for hole in reader.holes:
+                tell(
+                    f"{layout.region}: {hole.start:#x}-{hole.end - 1:#x} is left out: {hole.reason}"
+                )
     return 0
 
 
@@ -80,26 +85,28 @@ def _check(skips: list[Skip], source: Source) -> None:
             raise UsageError(f"--skip: {skip.region} has {size:#x} bytes")
 
 
-def _with_progress(region: str, size: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same chunks; on a terminal with a bar that shows how far they are."""
+def _with_progress(region: str, size: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The same pieces; on a terminal with a bar that shows how far they are."""
     if not sys.stderr.isatty():
-        yield from chunks
+        yield from pieces
         return
-    done, shown = 0, -1
+    shown = -1
     with contextlib.closing(_Line()) as line:
-        for chunk in chunks:
-            yield chunk
-            done += len(chunk)
+        for offset, data in pieces:
+            yield offset, data
+            done = offset + len(data)
             if (part := done * _BAR_LENGTH // size) != shown:
                 shown = part
-                line.write(f"{region:<8} [{'#' * part:<{_BAR_LENGTH}}] {done * 100 // size:3}%")
+                line.show(region, part, done * 100 // size)
+        line.show(region, _BAR_LENGTH, 100)  # what is last may be left out, or known to be zeros
 
 
 class _Line:
     """One line of a terminal, written over and over, and gone in the end."""
 
-    def write(self, text: str) -> None:
-        print(f"\r{text}", end="", file=sys.stderr, flush=True)
+    def show(self, region: str, part: int, percent: int) -> None:
+        text = f"\r{region:<8} [{'#' * part:<{_BAR_LENGTH}}] {percent:3}%"
+        print(text, end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
@@ -144,7 +151,8 @@ def _unlike(before: Dump, after: Dump) -> Iterator[str]:
         if sizes[0] != sizes[1]:
             yield f"{name}: {sizes[0]:#x} bytes -> {sizes[1]:#x} bytes"
         for which, here, there in (("first", before, after), ("second", after, before)):
+            known = set(there.holes[name])
             for hole in here.holes[name]:
-                if hole not in there.holes[name]:
+                if hole not in known:
                     where = f"{name}+{hole.start:#010x}-{hole.end - 1:#x}"
                     yield f"{where}: not in the {which}: {hole.reason}"

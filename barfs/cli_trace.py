@@ -2,6 +2,7 @@
 """The command `trace`: the accesses of a mount, as they happen."""
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -9,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from barfs.cli_help import explain
 from barfs.errors import UsageError
@@ -18,6 +18,7 @@ from barfs.ranges import parse_range
 from barfs.text import printable
 
 _PAUSE = 0.05
+_FIRST_LINE = "# barfs trace v"
 _LINE = re.compile(r"[0-9.]+ \S+ (?P<device>\S+) (?P<region>\S+) [rw] (?P<offset>0x[0-9a-f]+) ")
 
 
@@ -32,7 +33,8 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
         parser,
         "barfs trace /mnt/bar",
         "barfs trace /mnt/bar/bus/0000:01:00.0/bar0 0x100-0x13f",
-        details="The mount was made with -o trace=FILE. Ends when the mount does.",
+        details="The mount was made with -o trace=FILE. Goes on in the new file when one has "
+        "reached trace-limit=, and ends when the mount does.",
     )
     parser.set_defaults(run=_trace)
 
@@ -48,8 +50,8 @@ class _Filter:
 
     def shows(self, line: str) -> bool:
         match = _LINE.match(line)
-        if match is None:  # a line that says that others are missing
-            return True
+        if match is None:  # a line that says that others are missing, unless it is a file's first
+            return not line.startswith(_FIRST_LINE)
         return (
             self.device in (None, match["device"])
             and self.region in (None, match["region"])
@@ -71,9 +73,8 @@ def _trace(choice: argparse.Namespace) -> int:
         raise UsageError(f"{choice.place}: there is no such device in {mountpoint}")
     wanted = _Filter(device, region, *span)
     try:
-        with open(info.trace, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            for line in _follow(file, lambda: mountpoint in barfs_mounts()):
+        with contextlib.closing(_Follower(Path(info.trace))) as follower:
+            for line in follower.lines(lambda: mountpoint in barfs_mounts()):
                 if wanted.shows(line):
                     sys.stdout.write(f"{printable(line)}\n")
                     sys.stdout.flush()
@@ -93,16 +94,56 @@ def _split(place: Path) -> tuple[Path, tuple[str, ...]]:
     raise UsageError(f"{place} is not in a mount of barfs; mount -t fuse.barfs lists them")
 
 
-def _follow(file: BinaryIO, lives: Callable[[], bool]) -> Iterator[str]:
-    """The whole lines that are added to a file, until it does not live any more and all is read."""
-    rest = b""
-    while True:
-        living = lives()
-        while text := file.readline():
-            rest += text
-            if rest.endswith(b"\n"):
-                yield os.fsdecode(rest[:-1])
-                rest = b""
-        if not living:
-            return
-        time.sleep(_PAUSE)
+class _Follower:
+    """Whole lines as they are added to a file, from its present end on; and to those that take its
+    place when it has reached its limit."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self._path = Path(os.path.realpath(path))
+        self._older = Path(f"{self._path}.1")
+        self._file = self._path.open("rb")
+        self._file.seek(0, os.SEEK_END)
+        self._rest = b""
+
+    def close(self) -> None:
+        self._file.close()
+
+    def lines(self, lives: Callable[[], bool]) -> Iterator[str]:
+        """Until it does not live any more and all is read. Raises OSError."""
+        while True:
+            living = lives()
+            yield from self._added()
+            while (following := self._following()) is not None:
+                # The last lines came before the move; whoever reads slowly may be a file behind.
+                yield from self._added()
+                if following == self._older:
+                    yield "# lines may be missing here: it was moved faster than it was read"
+                self._go_on_in(following)
+                yield from self._added()
+            if not living:
+                return
+            time.sleep(_PAUSE)
+
+    def _added(self) -> Iterator[str]:
+        while text := self._file.readline():
+            self._rest += text
+            if self._rest.endswith(b"\n"):
+                yield os.fsdecode(self._rest[:-1])
+                self._rest = b""
+
+    def _following(self) -> Path | None:
+        """What to read behind the file that is open: the older one, if it came between."""
+        own = os.fstat(self._file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(own, self._path.stat()):
+                return None
+            if own.st_nlink == 0 and self._older.exists():
+                return self._older
+            return self._path
+        return None
+
+    def _go_on_in(self, path: Path) -> None:
+        self._file.close()
+        self._file = path.open("rb")
+        self._rest = b""

@@ -40,6 +40,8 @@ from barfs.windows import WindowMapper
 
 MappingMode = Literal["separate", "contiguous", "off"]
 
+LEAST_TRACE = 4096
+
 REGION_LIMIT = 256
 """A device that claims more regions than this is not believed."""
 
@@ -56,8 +58,9 @@ class Options:
     request may take. `guard`: a request that is not one aligned access of 1, 2, 4 or 8 bytes is
     refused (but reads of configuration space are not: they have no side effects, and pciutils reads
     it whole). `policy`: the ranges that may not be written or touched. `vfio`: the way into kernel
-    VFIO; `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access. Raises
-    UsageError for values that are none of these.
+    VFIO; `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access, and is
+    moved to a name that ends in `.1` when it has `trace_limit` bytes. Raises UsageError for values
+    that are none of these.
 
         >>> Options(width=8, timeout=0.5).mapping
         'separate'
@@ -76,6 +79,7 @@ class Options:
     guard: bool = False
     policy: AccessPolicy = EVERYTHING
     trace: str | PathLike[str] | None = None
+    trace_limit: int = 256 << 20
 
     def __post_init__(self) -> None:
         if self.mapping not in ("separate", "contiguous", "off"):
@@ -86,6 +90,8 @@ class Options:
             raise UsageError(f"vfio={self.vfio}: it is auto, cdev, group or noiommu")
         if not 0 < self.timeout < float("inf"):
             raise UsageError(f"timeout={self.timeout}: it is a positive number of seconds")
+        if not LEAST_TRACE <= self.trace_limit < 1 << 63:
+            raise UsageError(f"trace_limit={self.trace_limit}: it is at least {LEAST_TRACE} bytes")
         if self.msix == "carve" and self.mapping == "off":
             raise UsageError("msix=carve has no meaning with mapping=off: nothing is mapped")
         _ = self.choices
@@ -103,7 +109,8 @@ class Region:
     AccessDenied, PolicyDenied, BusFault, DeviceGone, AccessTimeout, ForkedAccess.
 
     `readable`, `writable`: whether any part can be, by the device and the options; a policy does
-    not change what can be opened.
+    not change what can be opened. `backing`: the descriptor that windows are mapped from, and where
+    in it the region begins.
 
         >>> import barfs
         >>> device = barfs.open("demo")
@@ -133,6 +140,7 @@ class Region:
         self.table = table
         self.readable = layout.readable
         self.writable = layout.writable
+        self.backing: tuple[int, int] | None = None
         self._restricted = False
         self._owner = native.Owner()
         self._mappings = mappings
@@ -242,7 +250,9 @@ class Device:
         self._trace: native.Trace | None = None
         try:
             if self.options.trace is not None:
-                self._trace = native.Trace(self.options.trace, str(self.bdf))
+                self._trace = native.Trace(
+                    self.options.trace, str(self.bdf), self.options.trace_limit
+                )
             self.attributes = self._discover()
             self.links = backend.links()
         except BaseException:
@@ -384,8 +394,9 @@ class Device:
             msix=msix,
         )
         mapper = WindowMapper(layout, info, contiguous=self.options.mapping == "contiguous")
-        if layout.windows:
-            mapper.map_windows(self._backend.region_fd(info.index))
+        fd = self._backend.region_fd(info.index) if layout.windows else None
+        if fd is not None:
+            mapper.map_windows(fd)
         layout = layout.with_failed_windows(mapper.failed, self._backend.max_width)
         table = native.Table(
             self.occupancy,
@@ -401,6 +412,7 @@ class Device:
         )
         mappings = list(mapper.mappings.values())
         region = Region(layout.merged(), table, mappings, mapper.reservation)
+        region.backing = (fd, info.offset) if isinstance(fd, int) else None
         self.regions[layout.region] = region
         return region
 

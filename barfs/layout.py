@@ -277,6 +277,7 @@ def layouts_to_json(layouts: Iterable[Layout]) -> str:
 
 
 _ACCESS: dict[str, Access] = {"mmap": "mmap", "pread": "pread", "none": "none"}
+_PERMS = ("rw", "r-", "-w", "--")
 _HEAD = re.compile(r"# barfs layout v1: (\S+) of (\S+)")
 _MSIX = re.compile(r"(table|pba)=(0x[0-9a-f]+)\+(0x[0-9a-f]+)")
 
@@ -298,9 +299,13 @@ def _parse_text(text: str) -> Layout:
     for line in lines[1:]:
         if line.startswith("0x"):
             start, end, _size, access, perm, width, reason = line.split()
+            if perm not in _PERMS or int(width) not in WIDTHS:
+                raise ValueError(f"{line[:100]!r} is no range of it")
             segments.append(
                 Segment(int(start, 16), int(end, 16), _ACCESS[access], perm, int(width), reason)
             )
+    if int(fields["width"]) not in WIDTHS:
+        raise ValueError(f"a width is 1, 2, 4 or 8 bytes, not {fields['width'][:20]}")
     flags = fields["flags"].split()
     return Layout(
         device=head[2],

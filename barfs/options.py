@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from barfs.device import Options
+from barfs.device import LEAST_TRACE, Options
 from barfs.errors import UsageError
 from barfs.fusermount import MountOptions
 from barfs.policy import AccessPolicy
+from barfs.ranges import parse_number
 
 # util-linux: libmount/src/optmap.c.
 _FROM_MOUNT = frozenset(
@@ -50,6 +51,16 @@ def group_id(text: str) -> int:
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
+def _trace_limit(text: str) -> int:
+    try:
+        value = parse_number(text)
+    except UsageError:
+        raise ValueError from None
+    if not LEAST_TRACE <= value < 1 << 63:
         raise ValueError
     return value
 
@@ -129,6 +140,15 @@ OPTIONS = (
         "a line for each access, which barfs trace follows",
         read=os.path.abspath,
         expected="a file",
+    ),
+    Option(
+        "trace-limit",
+        "SIZE",
+        "how large the trace gets before it is moved to FILE.1, replacing the one before, and "
+        "begun anew; k, M and G may follow (default 256M)",
+        read=_trace_limit,
+        expected="a size of 4k or more, like 100M",
+        field="trace_limit",
     ),
     Option(
         "timeout",

@@ -6,7 +6,7 @@ Its registers are memory: they keep what is written, and do nothing else.
 
 from collections.abc import Iterator
 
-from barfs.dump import Dump, DumpError
+from barfs.dump import Dump, DumpError, filled
 from barfs.layout import (
     REASON_BAD_AREA,
     REASON_BAD_CAPABILITY,
@@ -15,12 +15,20 @@ from barfs.layout import (
     Layout,
     Segment,
 )
-from barfs.pci import BAR_COUNT, CONFIG_INDEX, ROM_INDEX, Bar, ConfigSpace, region_index
+from barfs.pci import (
+    BAR_COUNT,
+    CONFIG_INDEX,
+    CONFIG_SIZE_EXPRESS,
+    ROM_INDEX,
+    Bar,
+    ConfigSpace,
+    region_index,
+)
 from barfs.uapi import SparseArea
 from barfs.vfio_user.facts import Content, DescriptionError, DeviceFacts, RegionFacts
 
 _PAGE = 4096
-_MOST_CONTENTS = 1 << 28
+_MOST_CONTENTS = 1 << 29
 _NOT_MAPPABLE = (REASON_NOT_IN_AREA, REASON_BAD_AREA, REASON_BAD_CAPABILITY)
 
 
@@ -28,10 +36,12 @@ def facts_of(dump: Dump) -> DeviceFacts:
     """The facts of a dumped device. Raises DumpError, DescriptionError."""
     if "config" not in dump.layouts:
         raise DumpError("the dump has no config; a device cannot be made without")
-    config = ConfigSpace(b"".join(dump.chunks("config")))
+    config = ConfigSpace(dump.head("config", CONFIG_SIZE_EXPRESS))
     bars = config.bars()
+    contents = _Contents(dump)
     regions = tuple(
-        _region(dump, layout, bars.get(region_index(name))) for name, layout in dump.layouts.items()
+        _region(contents, layout, bars.get(region_index(name)))
+        for name, layout in dump.layouts.items()
     )
     msix = config.msix()
     places = {region.index for region in regions if region.is_bar and not region.is_io}
@@ -50,7 +60,7 @@ def facts_of(dump: Dump) -> DeviceFacts:
     )
 
 
-def _region(dump: Dump, layout: Layout, bar: Bar | None) -> RegionFacts:
+def _region(contents: "_Contents", layout: Layout, bar: Bar | None) -> RegionFacts:
     index = region_index(layout.region)
     if index >= BAR_COUNT:
         bar = None
@@ -66,7 +76,7 @@ def _region(dump: Dump, layout: Layout, bar: Bar | None) -> RegionFacts:
             is_io=bar is not None and bar.kind == "io",
             is_64bit=bar is not None and bar.kind == "mem64",
             prefetchable=bar is not None and bar.prefetchable,
-            contents=tuple(_contents(dump, layout.region)),
+            contents=tuple(contents.of(layout.region)),
         )
     except DescriptionError as error:
         raise DumpError(f"{layout.region} of the dump cannot be made: {error}") from None
@@ -102,12 +112,44 @@ def _edges_of_areas(segment: Segment) -> range:
     return range(first + _PAGE // 2, max(first, last), _PAGE)
 
 
-def _contents(dump: Dump, region: str) -> Iterator[Content]:
-    """The pages that are not zero."""
-    total = 0
-    for number, page in enumerate(dump.chunks(region, _PAGE)):
-        if any(page):
-            total += len(page)
-            if total > _MOST_CONTENTS:
-                raise DumpError(f"{region} of the dump has more than {_MOST_CONTENTS:#x} bytes")
-            yield Content(number * _PAGE, page)
+class _Contents:
+    """What of a dump's regions is not zero; not more than a process has room for."""
+
+    def __init__(self, dump: Dump) -> None:
+        self._dump = dump
+        self._left = _MOST_CONTENTS
+
+    def of(self, region: str) -> Iterator[Content]:
+        """Whole pages, neighbours together. Raises DumpError."""
+        for start, block in self._dump.blocks(region):
+            used = [
+                page
+                for page in range(0, len(block), _PAGE)
+                if not _is_zero(block[page : page + _PAGE])
+            ]
+            for first, end in _runs(used):
+                data = block[first:end]
+                self._left -= len(data)
+                if self._left < 0:
+                    raise DumpError(
+                        f"the regions of the dump hold more than {_MOST_CONTENTS:#x} bytes that "
+                        "are not zero"
+                    )
+                yield Content(start + first, data)
+
+
+def _is_zero(data: bytes) -> bool:
+    return data == filled(0, len(data))
+
+
+def _runs(pages: list[int]) -> Iterator[tuple[int, int]]:
+    """The ranges that pages in order make."""
+    start = end = -1
+    for page in pages:
+        if page != end:
+            if end > start:
+                yield start, end
+            start = page
+        end = page + _PAGE
+    if end > start:
+        yield start, end

@@ -4,11 +4,16 @@
 Rule 1: every byte is read at most once. What cannot be read is a hole with its reason, and one bad
         register does not cost the rest.
 Rule 2: a device that is gone or does not answer ends it.
+Rule 3: what is not read costs nothing, however large it is. Where many registers in a row fail, one
+        of each page is tried, and the longer it goes on, the fewer; what lies between counts as
+        failed. The first that can be read again is then searched for backwards.
 """
 
 import contextlib
 import errno
 import os
+import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +25,21 @@ from barfs.device import Device
 from barfs.dump import Hole
 from barfs.errors import AccessError, BarfsError
 from barfs.fusermount import MountError, find_device
-from barfs.layout import REASON_POLICY, Layout
+from barfs.layout import REASON_POLICY, Layout, Segment
 from barfs.pci import region_index
 
 _CHUNK = 1 << 16
+_STEP = 1 << 12
+_PATIENCE = 64
+"""Registers in a row that fail before steps are made."""
+_TRIES = 1024
+_LONGEST_PACE = 1.0
+"""So many registers, or seconds, with steps of one length; then they become twice as long."""
 _FATAL = (errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN)
 
 Span = tuple[int, int]
-Progress = Callable[[str, int, int], object]
-"""Told the region, the bytes of it that are done, and its size."""
+Piece = tuple[int, bytes]
+"""An offset in a region, and the bytes from there."""
 
 
 class SnapshotError(BarfsError):
@@ -43,6 +54,9 @@ class Source(Protocol):
 
     def read(self, region: str, offset: int, count: int) -> bytes:
         """As `pread` of the region's file. Raises OSError."""
+
+    def zeros_end(self, region: str, segment: Segment, offset: int) -> int:
+        """Up to where, from an offset in a segment on, all is known to be zeros without reading."""
 
 
 class _Mounted:
@@ -65,13 +79,18 @@ class _Mounted:
             self._files.callback(os.close, fd)
         return os.pread(self._fds[region], count, offset)
 
+    def zeros_end(self, _region: str, _segment: Segment, offset: int) -> int:
+        return offset
+
 
 class _Opened:
     """A device that was opened for it."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, files: contextlib.ExitStack) -> None:
         self.name = str(device.bdf)
         self._device = device
+        self._files = files
+        self._memory: dict[str, tuple[int, int] | None] = {}
         self.layouts = {name: device[name].layout for name in device}
 
     def read(self, region: str, offset: int, count: int) -> bytes:
@@ -79,6 +98,37 @@ class _Opened:
             return self._device[region].read(offset, count)
         except AccessError as error:
             raise OSError(native.errno_of(error), str(error)) from error
+
+    def zeros_end(self, region: str, segment: Segment, offset: int) -> int:
+        """The holes of a software device's memory: reading them would allocate it."""
+        if segment.access != "mmap":
+            return offset
+        if region not in self._memory:
+            self._memory[region] = self._memory_of(region)
+        memory = self._memory[region]
+        if memory is None:
+            return offset
+        fd, start = memory
+        try:
+            data = os.lseek(fd, start + offset, os.SEEK_DATA) - start
+        except OSError as error:
+            return segment.end if error.errno == errno.ENXIO else offset
+        return min(data, segment.end)
+
+    def _memory_of(self, region: str) -> tuple[int, int] | None:
+        """The file that a region's windows are mapped from, with a position of its own: that of the
+        device's descriptor is the device's."""
+        backing = self._device[region].backing
+        if backing is None or not stat.S_ISREG(os.fstat(backing[0]).st_mode):
+            return None
+        try:
+            fd = os.open(f"/proc/self/fd/{backing[0]}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        self._files.callback(os.close, fd)
+        if os.fstat(fd).st_size < backing[1] + self._device[region].size:
+            return None  # what lies behind its end is no memory
+        return fd, backing[1]
 
 
 @contextlib.contextmanager
@@ -89,8 +139,8 @@ def source_of(name: DeviceName, opened: Callable[[str], object]) -> Iterator[Sou
     """
     directory = find_device(name.source)
     if directory is None:
-        with open_unasked(name, opened) as device:
-            yield _Opened(device)
+        with open_unasked(name, opened) as device, contextlib.ExitStack() as files:
+            yield _Opened(device, files)
         return
     with contextlib.ExitStack() as files:
         try:
@@ -111,10 +161,7 @@ class Skip:
 
 
 class RegionReader:
-    """The bytes of one region, in order; `holes` is complete when they have all come.
-
-    What was not read comes as zeros.
-    """
+    """What can be read of one region, in order; `holes` is complete when it has all come."""
 
     def __init__(self, source: Source, layout: Layout, skips: Sequence[Skip] = ()) -> None:
         self._source = source
@@ -123,17 +170,16 @@ class RegionReader:
         self._singly = False
         self.holes: list[Hole] = []
 
-    def chunks(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[Piece]:
         """Raises SnapshotError when the device is gone or does not answer."""
-        for start, end, reason in self._ranges():
+        for segment, start, end, reason in self._ranges():
             if reason is not None:
                 self._hole(start, end, reason)
-                yield from _zeros(end - start)
             else:
-                yield from self._read(start, end)
+                yield from self._read(segment, start, end)
 
-    def _ranges(self) -> Iterator[tuple[int, int, str | None]]:
-        """The region in pieces, each with the reason why it is not read."""
+    def _ranges(self) -> Iterator[tuple[Segment, int, int, str | None]]:
+        """The region in pieces: each with its segment, and the reason why it is not read."""
         spans = [skip.span or (0, self._layout.size) for skip in self._skips]
         for segment in self._layout.segments:
             inside = (edge for span in spans for edge in span)
@@ -145,35 +191,83 @@ class RegionReader:
                     reason = "policy" if segment.reason == REASON_POLICY else "not-readable"
                 elif any(start <= position < end for start, end in spans):
                     reason = "skipped"
-                yield position, edge, reason
+                yield segment, position, edge, reason
                 position = edge
 
-    def _read(self, start: int, end: int) -> Iterator[bytes]:
-        width = self._layout.width
-        position = start
-        while position < end:
-            count = min(end - position, _CHUNK)
+    def _read(self, segment: Segment, start: int, end: int) -> Iterator[Piece]:
+        position, failures = start, 0
+        known: dict[int, bytes] = {}
+        while True:
+            if not failures and not known:
+                position = self._source.zeros_end(self._layout.region, segment, position)
+            if position >= end:
+                return
+            data, reason = known.pop(position, b""), ""
+            if not data:
+                data, reason = self._try(position, min(known, default=end))
+            if data:
+                yield position, data
+                position, failures = position + len(data), 0
+                continue
+            bad = min(self._next_register(position), end)
+            failures += 1
+            if failures == _PATIENCE and not known:
+                bad, known = self._search(bad, end)
+                failures = 0
+            self._hole(position, bad, reason)
+            position = bad
+
+    def _next_register(self, position: int) -> int:
+        return position - position % self._layout.width + self._layout.width
+
+    def _try(self, position: int, end: int) -> tuple[bytes, str]:
+        """Read from a position; what came, or why nothing did. Raises SnapshotError."""
+        while True:
+            count = min(end - position, _CHUNK - position % _CHUNK)
             if self._singly:
-                count = _single(position, end, width)
+                count = _single(position, end, self._layout.width)
             try:
-                data = self._source.read(self._layout.region, position, count)
-                reason = "short-read"
+                return self._source.read(self._layout.region, position, count), "short-read"
             except OSError as error:
                 if error.errno == errno.EINVAL and not self._singly:
                     self._singly = True  # I/O ports, or -o guard
                     continue
                 if error.errno in _FATAL:
-                    raise SnapshotError(
-                        f"{self._source.name}: {self._layout.region}+{position:#x}: "
-                        f"{os.strerror(error.errno or 0)}"
-                    ) from error
-                data, reason = b"", errno.errorcode.get(error.errno or 0, "EIO")
-            if not data:
-                bad = min(position - position % width + width, end)
-                self._hole(position, bad, reason)
-                data = bytes(bad - position)
-            position += len(data)
-            yield data
+                    raise SnapshotError(self._why(position, count, error.errno)) from error
+                return b"", errno.errorcode.get(error.errno or 0, "EIO")
+
+    def _why(self, position: int, count: int, error: int) -> str:
+        region = self._layout.region
+        text = f"{self._source.name}: {region}+{position:#x}: {os.strerror(error)}"
+        if error != errno.ETIMEDOUT:
+            return text
+        where = f"{region}:{position:#x}-{position + count - 1:#x}"
+        return f"{text}; --skip leaves out what does not answer, which is in {where}"
+
+    def _search(self, start: int, end: int) -> tuple[int, dict[int, bytes]]:
+        """Where registers can be read again; and what was read on the way, by its offset."""
+        step, tries, since = _STEP, 0, time.monotonic()
+        low, high = start, start + -start % step
+        while True:
+            if high >= end:
+                return end, {}
+            data, _ = self._try(high, min(self._next_register(high), end))
+            if data:
+                break
+            low, tries = self._next_register(high), tries + 1
+            if tries == _TRIES or time.monotonic() - since > _LONGEST_PACE:
+                step, tries, since = 2 * step, 0, time.monotonic()
+            high += step
+        known = {high: data}
+        while low < high:
+            middle = low + (high - low) // 2
+            middle -= middle % self._layout.width
+            data, _ = self._try(middle, self._next_register(middle))
+            if data:
+                known[middle], high = data, middle
+            else:
+                low = self._next_register(middle)
+        return high, known
 
     def _hole(self, start: int, end: int, reason: str) -> None:
         last = self.holes[-1] if self.holes else None
@@ -188,8 +282,3 @@ def _single(position: int, end: int, width: int) -> int:
     while position % width or position + width > end:
         width //= 2
     return width
-
-
-def _zeros(count: int) -> Iterator[bytes]:
-    for start in range(0, count, _CHUNK):
-        yield bytes(min(_CHUNK, count - start))

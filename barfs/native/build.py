@@ -40,7 +40,16 @@ struct barfs_segment {
 };
 struct barfs_occupancy { unsigned forks; ...; };
 #define BARFS_MOST_TRACE_NAME ...
-struct barfs_trace { int fd; char name[...]; ...; };
+struct barfs_trace_file {
+    int fd, told;
+    uint64_t limit;
+    const char *path, *older, *header;
+    ...;
+};
+struct barfs_trace { struct barfs_trace_file *file; char name[...]; };
+int barfs_trace_error(struct barfs_trace_file *);
+bool barfs_trace_unmoved(struct barfs_trace_file *);
+uint64_t barfs_trace_missed(struct barfs_trace_file *);
 struct barfs_range { uint64_t start, end; };
 struct barfs_ranges { uint64_t count; const struct barfs_range *ranges; };
 struct barfs_table {

@@ -4,10 +4,13 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,9 +37,119 @@ static const char *name_of(int error)
     }
 }
 
-static bool put(int fd, const char *line, int length)
+/* Part of a line is none: take it back, if nothing has been written behind it meanwhile. */
+static void take_back(int fd, size_t written)
 {
-    return write(fd, line, (size_t)length) == length;
+    off_t end = lseek(fd, 0, SEEK_CUR);
+    struct stat status;
+
+    if (written > 0 && fstat(fd, &status) == 0 && status.st_size == end &&
+        ftruncate(fd, end - (off_t)written) != 0)
+        return; /* there is nothing else to try */
+}
+
+/* 0, or an errno, and then nothing of the line is there. */
+static int put(int fd, const char *line, size_t length)
+{
+    size_t done = 0;
+
+    while (done < length) {
+        ssize_t written = write(fd, line + done, length - done);
+        int error = written < 0 ? errno : ENOSPC;
+
+        if (written > 0) {
+            done += (size_t)written;
+        } else if (error != EINTR) {
+            take_back(fd, done);
+            return error;
+        }
+    }
+    return 0;
+}
+
+static void end(struct barfs_trace_file *file, int error, bool unmoved)
+{
+    char line[LINE], text[LINE / 2];
+    int none = 0;
+
+    if (!atomic_compare_exchange_strong(&file->error, &none, error))
+        return;
+    snprintf(line, sizeof line, "# the trace ends: %s%s\n",
+             unmoved ? "it has reached its limit and cannot be moved: " : "",
+             strerror_r(error, text, sizeof text));
+    put(file->fd, line, strlen(line));
+    atomic_store(&file->unmoved, unmoved);
+    eventfd_write(file->told, 1);
+}
+
+static bool is_same(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* Out of the way, unless another writer has done that already.  0, or an errno. */
+static int move_away(const struct barfs_trace_file *file, const struct stat *ours)
+{
+    struct stat found;
+
+    if (lstat(file->path, &found) != 0)
+        return errno == ENOENT ? 0 : errno;
+    if (!is_same(&found, ours))
+        return 0;
+    /* rename() of a file onto another name of itself does nothing. */
+    if (lstat(file->older, &found) == 0 && (!S_ISREG(found.st_mode) || is_same(&found, ours)))
+        return EEXIST;
+    return rename(file->path, file->older) == 0 ? 0 : errno;
+}
+
+/* 0, or an errno. */
+static int begin_anew(struct barfs_trace_file *file)
+{
+    const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+    struct stat ours, status;
+    int fd, error = 0;
+
+    if (fstat(file->fd, &ours) != 0)
+        return errno;
+    error = move_away(file, &ours);
+    if (error)
+        return error;
+    fd = open(file->path, flags, 0600);
+    if (fd < 0)
+        return errno;
+    if (fstat(fd, &status) != 0) {
+        error = errno;
+    } else if (!S_ISREG(status.st_mode)) {
+        error = EEXIST;
+    } else if (status.st_size == 0) {
+        /* Who may not give it away keeps it. */
+        if (fchown(fd, ours.st_uid, ours.st_gid) == 0)
+            fchmod(fd, ours.st_mode & 07777);
+        error = put(fd, file->header, strlen(file->header));
+    }
+    if (!error) {
+        flock(file->fd, LOCK_UN); /* a child of a fork may have it open for long */
+        if (dup3(fd, file->fd, O_CLOEXEC) < 0)
+            error = errno;
+    }
+    close(fd);
+    return error;
+}
+
+/* The file has reached its limit.  Whoever is at it already, here or in another process, does it. */
+static void move_on(struct barfs_trace_file *file)
+{
+    if (atomic_flag_test_and_set(&file->moving))
+        return;
+    if (flock(file->fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) {
+        int error = begin_anew(file);
+
+        if (error) {
+            flock(file->fd, LOCK_UN);
+            end(file, error, true);
+        }
+    }
+    atomic_flag_clear(&file->moving);
 }
 
 static void format_value(char value[WORD], const struct barfs_traced *access)
@@ -53,11 +166,15 @@ static void format_value(char value[WORD], const struct barfs_traced *access)
 
 void barfs_trace_access(struct barfs_trace *trace, const struct barfs_traced *access)
 {
+    struct barfs_trace_file *file = trace->file;
     char line[LINE], value[WORD], pid[WORD] = "-";
     struct timespec now;
-    uint64_t lost;
-    int length;
+    int length, error;
 
+    if (atomic_load(&file->error) != 0) {
+        atomic_fetch_add(&file->missed, 1);
+        return;
+    }
     clock_gettime(CLOCK_REALTIME, &now);
     if (access->pid != BARFS_PID_UNKNOWN)
         snprintf(pid, sizeof pid, "%d", access->pid ? access->pid : getpid());
@@ -66,16 +183,26 @@ void barfs_trace_access(struct barfs_trace *trace, const struct barfs_traced *ac
                       (long long)now.tv_sec, now.tv_nsec / 1000, pid, trace->name,
                       access->direction == BARFS_READ ? 'r' : 'w', access->offset, access->width, value,
                       access->kind == BARFS_MEMORY ? "mmap" : "pread");
-    lost = atomic_exchange(&trace->lost, 0);
-    if (lost != 0) {
-        char note[LINE];
-
-        if (!put(trace->fd, note,
-                 snprintf(note, sizeof note, "# %" PRIu64 " lines of %s are lost\n", lost, trace->name))) {
-            atomic_fetch_add(&trace->lost, lost + 1);
-            return;
-        }
+    error = put(file->fd, line, (size_t)length);
+    if (error) {
+        atomic_fetch_add(&file->missed, 1);
+        end(file, error, false);
+    } else if ((uint64_t)lseek(file->fd, 0, SEEK_CUR) >= file->limit) {
+        move_on(file);
     }
-    if (!put(trace->fd, line, length))
-        atomic_fetch_add(&trace->lost, 1);
+}
+
+int barfs_trace_error(struct barfs_trace_file *file)
+{
+    return atomic_load(&file->error);
+}
+
+bool barfs_trace_unmoved(struct barfs_trace_file *file)
+{
+    return atomic_load(&file->unmoved);
+}
+
+uint64_t barfs_trace_missed(struct barfs_trace_file *file)
+{
+    return atomic_load(&file->missed);
 }

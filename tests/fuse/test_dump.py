@@ -3,14 +3,16 @@
 
 import os
 import pty
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support import BARFS, barfs, mounted, served
+from barfs.dump import Dump
+from tests.support import BARFS, barfs, ended, mounted, served, wait_until
 
-SCRATCH, FIFO, COUNTER, READS = 0x04, 0x18, 0x08, 0x24
+SCRATCH, FIFO, COUNTER, COUNTER_H, READS = 0x04, 0x18, 0x08, 0x0C, 0x24
 
 
 def quiet(*words: str | Path) -> str:
@@ -35,7 +37,7 @@ def test_from_card_to_file_to_card(tmp_path: Path) -> None:
     assert f"bar0+{FIFO:#010x}-{FIFO + 3:#x}: not in the first: skipped" in lines
     assert f"bar0+{SCRATCH:#010x}: 00000000 -> 00001234" in lines
     assert {line.split(":")[0] for line in lines[1:]} <= {
-        f"bar0+{at:#010x}" for at in (SCRATCH, COUNTER, READS)
+        f"bar0+{at:#010x}" for at in (SCRATCH, COUNTER, COUNTER_H, READS)
     }
     with served(tmp_path, "--from", second, name="replica") as replica:
         quiet("dump", replica.name, "-o", third)
@@ -108,9 +110,107 @@ def test_a_full_disk(tmp_path: Path) -> None:
         left = list(folder.iterdir())
     finally:
         subprocess.run(["umount", folder], check=True)
-    assert result.returncode == 2
+    assert result.returncode == 1
     assert f"{folder / 'a'}: No space left on device" in result.stderr
     assert left == [folder / "ballast"]
+
+
+LARGE = """
+vendor = 0x1234
+device = 0x11e8
+class = 0xff0000
+[[region]]
+name = "bar0"
+size = 0x1000
+[[region]]
+name = "bar2"
+size = 0x4000000000
+bits = 64
+flags = ["read", "write", "mmap"]
+initial = [{ offset = 0x4000, u32 = 5 }]
+"""
+
+
+def test_a_bar_of_256_gib_that_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "large.toml").write_text(LARGE)
+    first, second = tmp_path / "first", tmp_path / "second"
+    with served(tmp_path, tmp_path / "large.toml") as server:
+        for file, skip in ((first, "bar2:0x10000-0x3fffffffff"), (second, "bar2")):
+            result = barfs("dump", server.name, "-o", file, "--skip", skip)
+            assert result.returncode == 0
+            assert file.stat().st_size < 4096
+    result = barfs("diff", first, second)
+    assert result.stdout == (
+        "bar2+0x00010000-0x3fffffffff: not in the first: skipped\n"
+        "bar2+0x00000000-0x3fffffffff: not in the second: skipped\n"
+    )
+    with served(tmp_path, "--from", first, name="replica") as replica:
+        assert quiet("md", f"{replica.name}:bar2", "0x4000").startswith("00004000: 00000005")
+
+
+def test_zeros_of_a_software_device_stay_unallocated(tmp_path: Path) -> None:
+    (tmp_path / "large.toml").write_text(LARGE)
+    with served(tmp_path, tmp_path / "large.toml") as server:
+        quiet("dump", server.name, "-o", tmp_path / "whole")
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        shared = int(status.partition("RssShmem:")[2].split()[0])
+    assert shared < 64 << 10
+    with served(tmp_path, "--from", tmp_path / "whole", name="replica") as replica:
+        assert quiet("md", f"{replica.name}:bar2", "0x4000").startswith("00004000: 00000005")
+    with Dump(tmp_path / "whole") as dump:
+        assert [start for start, _ in dump.blocks("bar2")] == [0]
+        assert dump.holes["bar2"] == []
+
+
+def test_a_dump_goes_into_what_is_no_file(tmp_path: Path) -> None:
+    pipe, link, target = (tmp_path / name for name in ("pipe", "link", "target"))
+    os.mkfifo(pipe)
+    link.symlink_to(target)
+    target.write_text("old")
+    target.chmod(0o640)
+    skip = ("--skip", "bar2", "--skip", "bar0")
+    piped = tmp_path / "piped"
+    with piped.open("wb") as stream, subprocess.Popen(["cat", pipe], stdout=stream) as reader:
+        quiet("dump", "demo", "-o", pipe, *skip)
+        assert reader.wait() == 0
+    quiet("dump", "demo", "-o", link, *skip)
+    quiet("dump", "demo", "-o", "/dev/null", *skip)
+    shown = subprocess.run(
+        [*BARFS, "dump", "demo", "-o", "/dev/stdout", *skip], stdout=subprocess.PIPE, check=True
+    )
+    (tmp_path / "stdout").write_bytes(shown.stdout)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert Path("/dev/null").is_char_device()
+    assert target.stat().st_mode & 0o777 == 0o640
+    for file in (piped, tmp_path / "stdout"):
+        assert quiet("diff", target, file) == ""
+
+
+def test_a_place_for_no_dump_is_refused_before_the_device_is_opened(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        for place, message in ((tmp_path, "is a directory"), (server.socket, "is a socket")):
+            result = barfs("dump", server.name, "-o", place)
+            assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+            assert f"{place} {message}" in result.stderr
+        assert server.accesses() == []
+
+
+def test_a_dump_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
+    """While the device takes its time for a register."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with served(tmp_path) as server, mounted(tmp_path, server.name, options="timeout=50"):
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            quiet("mw", f"{server.name}:bar0", "0x2c", "2000")
+            server.accesses()
+            process = subprocess.Popen(
+                [*BARFS, "dump", server.name, "-o", out / "a"], stderr=subprocess.DEVNULL, text=True
+            )
+            wait_until(lambda: " bar0 0x28 " in server.log.read_text(), "the register")
+            process.send_signal(number)
+            assert ended(process) == -number
+            assert list(out.iterdir()) == []
 
 
 def test_serving_what_is_no_dump(tmp_path: Path) -> None:

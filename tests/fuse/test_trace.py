@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 """`-o trace=FILE` and `barfs trace`: every access, as it was."""
 
+import contextlib
 import os
 import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,28 +86,126 @@ def test_the_trace_of_a_device_in_python(tmp_path: Path) -> None:
     assert {row[1] for row in rows} == {str(os.getpid())}
 
 
-def test_lines_that_are_lost_are_told(tmp_path: Path) -> None:
-    """The disk is full for a while."""
-    folder = tmp_path / "small"
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
     try:
-        file, ballast = folder / "trace", folder / "ballast"
-        with barfs.open("demo", trace=file) as device:
-            file.write_text("")  # what configuration space was read for
-            ballast.write_bytes(bytes(12 << 10))
-            for _ in range(100):
-                device["bar0"].read32(EDGE)
-            ballast.unlink()
-            device["bar0"].read32(EDGE + 4)
-        text = file.read_text()
+        yield folder
     finally:
         subprocess.run(["umount", folder], check=True)
-    whole, told = (text.count(word) for word in ("r 0x00001000 4", " lines of ffff:00:00.0 bar0"))
-    assert told == 1
-    lost = int(text.partition("# ")[2].split()[0])
-    assert whole + lost >= 100
-    assert text.endswith("r 0x00001004 4 0x00000001 mmap\n")
+
+
+def read_often(bar0: Path, times: int) -> None:
+    fd = os.open(bar0, os.O_RDONLY)
+    for _ in range(times):
+        assert os.pread(fd, 4, EDGE) == b"barf"
+    os.close(fd)
+
+
+def test_a_full_disk_ends_the_trace_and_not_the_mount(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", "16k") as folder:
+        file = folder / "trace"
+        with mounted(tmp_path, "demo", options=f"trace={file}") as mount:
+            read_often(mount.device() / "bar0", 1000)
+            wait_until(lambda: "ends: No space left" in mount.log.read_text(), "the log")
+        text = file.read_text()
+        told = mount.log.read_text()
+    assert text.endswith("\n")
+    assert text.endswith((" mmap\n", " pread\n", "# the trace ends: No space left on device\n"))
+    assert told.count("ends: No space left on device") == 1
+    missing = int(told.partition(" accesses are not in the trace")[0].split()[-1])
+    assert missing + text.count("bar0 r 0x00001000") == 1000
+
+
+def test_a_file_size_limit_ends_the_trace_and_not_the_mount(tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    limited = ["sh", "-c", 'ulimit -f 40; exec "$@"', "sh", *BARFS]
+    with (
+        served(tmp_path) as server,
+        mounted(tmp_path, server.name, options=f"trace={file}", command=limited) as mount,
+    ):
+        read_often(mount.device() / "bar0", 1000)
+        wait_until(lambda: "ends: File too large" in mount.log.read_text(), "the log")
+    assert file.read_text().endswith("\n")
+    assert file.stat().st_size <= 40 * 512
+
+
+def test_a_trace_at_its_limit_is_moved_and_begun_anew(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.touch(0o640)
+    real.chmod(0o640)
+    link.symlink_to(real)
+    with mounted(tmp_path, "demo", options=f"trace={link},trace-limit=64k") as mount:
+        read_often(mount.device() / "bar0", 3000)
+    assert link.is_symlink()
+    older = tmp_path / "real.1"
+    for file in (real, older):
+        assert file.stat().st_size < (64 << 10) + 100
+        assert file.stat().st_mode & 0o777 == 0o640
+        assert file.read_text().startswith("# barfs trace v1")
+    assert older.stat().st_size >= 64 << 10
+    assert len(lines(older)) + len(lines(real)) > 900
+    assert {path.name for path in tmp_path.iterdir()} >= {"real", "real.1", "link"}
+    assert not (tmp_path / "real.1.1").exists()
+
+
+def test_several_mounts_move_a_trace_together(tmp_path: Path) -> None:
+    """Not a line of theirs is lost, nor written into the wrong file."""
+    file, count = tmp_path / "trace", 700
+    options = f"trace={file},trace-limit=60k"
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with (
+        mounted(tmp_path / "a", "demo", "demo", options=options) as first,
+        mounted(tmp_path / "b", "demo", "demo", options=options) as second,
+    ):
+        places = [next(iter((one.path / "bus").iterdir())) for one in (first, second)]
+        with ThreadPoolExecutor() as pool:
+            for done in [pool.submit(read_often, place / "bar0", count) for place in places]:
+                done.result()
+        reads = [
+            line
+            for one in (tmp_path / "trace.1", file)
+            for line in lines(one)
+            if line.endswith("r 0x00001000 4 0x66726162 mmap")
+        ]
+    assert len(reads) == 2 * count
+    assert file.stat().st_size < 60 << 10
+
+
+def directory(path: Path) -> None:
+    path.mkdir()
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("make", [directory, dangling, os.mkfifo])
+def test_a_trace_takes_the_place_of_files_only(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    file, other = tmp_path / "trace", tmp_path / "trace.1"
+    make(other)
+    before = other.lstat()
+    with mounted(tmp_path, "demo", options=f"trace={file},trace-limit=4k") as mount:
+        read_often(mount.device() / "bar0", 200)
+        wait_until(lambda: f"cannot be moved to {other}" in mount.log.read_text(), "the log")
+    assert (other.lstat().st_ino, other.lstat().st_mode) == (before.st_ino, before.st_mode)
+    last = file.read_text().splitlines()[-1]
+    assert last == "# the trace ends: it has reached its limit and cannot be moved: File exists"
+    assert file.stat().st_size < 5000
+
+
+def test_a_trace_that_is_a_link_to_its_older_one(tmp_path: Path) -> None:
+    """rename(2) would do nothing, and the file would grow for ever."""
+    file = tmp_path / "trace"
+    file.touch()
+    os.link(file, tmp_path / "trace.1")
+    with mounted(tmp_path, "demo", options=f"trace={file},trace-limit=4k") as mount:
+        read_often(mount.device() / "bar0", 200)
+    assert file.stat().st_size < 5000
 
 
 @pytest.mark.parametrize(
@@ -124,6 +225,34 @@ def test_no_pipe(tmp_path: Path) -> None:
     with pytest.raises(barfs.UsageError, match="it is not a file"):
         barfs.open("demo", trace=tmp_path / "pipe")
     os.close(reader)
+
+
+def test_following_from_file_to_file(tmp_path: Path) -> None:
+    out = tmp_path / "followed"
+    options = f"trace={tmp_path / 'trace'},trace-limit=4k"
+    with mounted(tmp_path, "demo", options=options) as mount:
+        bar0 = mount.device() / "bar0"
+        with out.open("w") as stream:
+            process = subprocess.Popen([*BARFS, "trace", str(bar0)], stdout=stream, text=True)
+        fd = os.open(bar0, os.O_RDONLY)
+
+        def seen() -> bool:
+            os.pread(fd, 4, EDGE)
+            return bool(out.read_text())
+
+        wait_until(seen, "the first line")
+        expected = []
+        for offset in range(EDGE, EDGE + 0x400, 4):
+            os.pread(fd, 4, offset)
+            expected.append(f"0x{offset:08x}")
+            wait_until(lambda: out.read_text().count(expected[-1]) > 0, "a line")
+        os.close(fd)
+    assert ended(process) == 0
+    assert (tmp_path / "trace.1").exists()
+    text = out.read_text()
+    assert "#" not in text
+    shown = [line.split()[5] for line in text.splitlines()]
+    assert list(dict.fromkeys(shown)) == expected
 
 
 def test_following(tmp_path: Path) -> None:

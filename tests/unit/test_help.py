@@ -74,7 +74,14 @@ def test_the_help_of_mount_fits_a_terminal_and_has_every_option() -> None:
 def test_what_the_table_offers_is_what_the_parser_takes(option: Option, tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text('rule = [{ access = "ro" }]\n')
-    sample = {"FILE": str(policy), "SECONDS": "1", "USER": "0", "GROUP": "0", "OCTAL": "027"}
+    sample = {
+        "FILE": str(policy),
+        "SECONDS": "1",
+        "SIZE": "64k",
+        "USER": "0",
+        "GROUP": "0",
+        "OCTAL": "027",
+    }
     values = [sample.get(value, value) for value in option.value.split("|")]
     parsed = [
         parse_options([f"{option.name}={value}" if value else option.name]) for value in values

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.dump import Dump, DumpWriter
+from barfs.dump import Dump, new_dump
 from barfs.layout import Choices, Layout, Segment, plan
 from barfs.replica import facts_of
 from barfs.uapi import RegionInfo, SparseArea
@@ -25,9 +25,9 @@ def layout_of(info: RegionInfo) -> Layout:
 
 def replica_of(folder: Path, shown: Layout, config: bytes = bytes(256)) -> RegionFacts:
     """Region 0 of what becomes of a dump of a device with that region."""
-    with DumpWriter(folder / "dump", "x") as writer:
-        writer.add(shown, [bytes(shown.size)], [])
-        writer.add(CONFIG, [config], [])
+    with new_dump(folder / "dump") as writer:
+        writer.add(shown, [(0, bytes(shown.size))], [])
+        writer.add(CONFIG, [(0, config)], [])
     with Dump(folder / "dump") as dump:
         return facts_of(dump).by_index[0]
 
