@@ -3,7 +3,7 @@
 
 Rule 1: one access is one message, whatever its width.
 Rule 2: the peer is not trusted. What it says is checked in `messages`; what it sends to be mapped
-        is checked here: only memory that cannot block whoever reads it (tmpfs, hugetlbfs), one
+        is checked here: only memory that cannot block its reader (tmpfs, hugetlbfs), one
         file for all windows of a region, and as long as they say. Descriptors that fail leave their
         region without windows, and so do two answers about it that contradict each other.
 Rule 3: a peer that is gone stays gone: nothing is opened again, because a new server is a new
