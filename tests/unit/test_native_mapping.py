@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Mappings and reservations: where they are, what they permit, and that none is left behind."""
 
-import fcntl
 import gc
 import os
 import weakref
@@ -51,20 +50,6 @@ def test_a_mapping_has_the_protection_asked_for(
     mapping.close()
     assert maps(start, PAGE) == []
     mapping.close()
-
-
-def test_a_mapping_that_the_file_refuses_leaves_no_hole_in_the_reservation() -> None:
-    """Only the file itself knows of its seal; the kernel has prepared the range by then."""
-    fd = os.memfd_create("sealed", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, PAGE)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
-    reservation = native.Reservation(3 * PAGE)
-    address = reservation.address
-    with pytest.raises(PermissionError):
-        native.Mapping(fd, 0, PAGE, within=reservation, at=PAGE)
-    os.close(fd)
-    assert maps(address, 3 * PAGE) == [(address, address + 3 * PAGE, "---p")]
-    reservation.close()
 
 
 def test_what_the_kernel_refuses_is_an_oserror(fd: int) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 import barfs
+from barfs import native
 from barfs.device import MappingMode
 from tests.forks import fork, in_child
 
 from .guest import bind, bound, driver, sparse
 from .mounts import PAGE
-from .vfio import opened
+from .vfio import opened, region_info
 
 IDENTITY = 0x010000ED
 
@@ -57,6 +58,18 @@ def test_adjacent_areas_are_mapped_one_by_one(mapping: MappingMode) -> None:
         if mapping == "contiguous":
             both = ctypes.c_uint64.from_address(bar2.address + 0x2000)
             assert both.value == 0x1122334455667788
+
+
+def test_a_mapping_that_the_driver_refuses_leaves_no_hole_in_the_reservation() -> None:
+    with sparse("edu", [(0, PAGE)]) as bdf, opened(bdf) as fd:
+        reservation = native.Reservation(3 * PAGE)
+        with pytest.raises(OSError, match="Invalid argument"):
+            native.Mapping(fd, region_info(fd, 0).offset + PAGE, PAGE, within=reservation, at=PAGE)
+        pages = (ctypes.c_char * 3)()  # mincore: ENOMEM where nothing is mapped
+        libc = ctypes.CDLL(None, use_errno=True)
+        where = ctypes.c_void_p(reservation.address)
+        assert libc.mincore(where, ctypes.c_size_t(3 * PAGE), pages) == 0
+        reservation.close()
 
 
 def test_memory_decode_off_is_a_bus_fault() -> None:
