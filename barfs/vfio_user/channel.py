@@ -89,7 +89,8 @@ class Channel:
         seconds, fraction = divmod(self._timeout, 1)
         limit = struct.pack("@ll", int(seconds), max(1, int(fraction * 1_000_000)))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        self._lock = threading.Lock()
+        # One that knows whose it is, for `finally`: a signal's exception can come at any moment.
+        self._lock = threading.RLock()
         self._decoder = Decoder(CLIENT_LIMIT)
         self._unsent = b""
         self._pending: dict[int, int] = {}
@@ -106,8 +107,8 @@ class Channel:
         message, whatever it is. Raises ReplyTimeout, ChannelClosed, PeerError.
         """
         deadline = time.monotonic() + self._timeout
-        waited = self._enter(deadline)
         try:
+            waited = self._enter(deadline)
             identifier = self._send(command, body, deadline)
             # The socket's limit is the whole time of a request: not for one that has lost some.
             if self._decoder.empty and not waited:
@@ -122,7 +123,10 @@ class Channel:
             self.fail(error)
             raise
         finally:
-            self._lock.release()
+            try:
+                self._lock.release()
+            except RuntimeError:  # not entered
+                pass
 
     def request(self, command: int, body: bytes = b"") -> tuple[Message, list[int]]:
         """Send a command and wait for its reply, which may be an error reply.
@@ -130,15 +134,18 @@ class Channel:
         Returns it with the descriptors that came, which are now the caller's. Raises as `access`.
         """
         deadline = time.monotonic() + self._timeout
-        self._enter(deadline)
         try:
+            self._enter(deadline)
             identifier = self._send(command, body, deadline)
             return self._await_descriptors(identifier, deadline)
         except PeerError as error:
             self.fail(error)
             raise
         finally:
-            self._lock.release()
+            try:
+                self._lock.release()
+            except RuntimeError:  # not entered
+                pass
 
     def fileno(self) -> int:
         """The socket's descriptor, to wait for the peer's end on."""
@@ -170,12 +177,14 @@ class Channel:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def _enter(self, deadline: float) -> bool:
-        """Become the one whose request is sent; returns whether that took some waiting."""
+        """Become the one whose request is sent; returns whether that took some waiting.
+
+        The caller releases the lock if it has it, whatever is raised here.
+        """
         waited = not self._lock.acquire(False)
         if waited and not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise ReplyTimeout("other requests to the device have taken all the time")
         if self._dead:
-            self._lock.release()
             raise ChannelClosed(self._dead)
         return waited
 
