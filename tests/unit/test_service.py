@@ -26,8 +26,8 @@ def test_what_it_hears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract
         listening.bind("\0" + path if abstract else path)
         listening.setblocking(False)
         manager = manager_at("@" + path if abstract else path, monkeypatch)
-        manager.ready("devices on /a\nMAINPID=1")
-        assert listening.recv(1000) == b"READY=1\nSTATUS=devices on /a MAINPID=1"
+        manager.ready("devices on /a\nMAINPID=1 \udcc9")
+        assert listening.recv(1000) == rb"READY=1" b"\n" rb"STATUS=devices on /a\x0aMAINPID=1 \xc9"
         manager.stopping()
         assert listening.recv(1000) == b"STOPPING=1"
 
