@@ -13,6 +13,7 @@ import pytest
 from package_lib import environment
 
 from tests.packages.conftest import ROOT, package, runpaths
+from tests.support import DEADLINE, require
 
 FILE = """
 [global]
@@ -105,3 +106,45 @@ def test_an_sdist_has_the_modes_that_git_knows(user: dict[str, str], tmp_path: P
     assert {stat.filemode(one.mode) for one in members if one.isdir()} == {"?rwxr-xr-x"}
     assert {(one.uname, one.gname) for one in members} == {("root", "root")}
     assert stat.S_IMODE((copy / "README.md").stat().st_mode) == 0o600
+
+
+def test_a_virtual_environment_of_another_python_is_made_anew(tmp_path: Path) -> None:
+    """What is in it was built for that one."""
+    script = 'set -eu; . "$0/scripts/common"; python=$1 identity=$2; make_venv'
+    python = getattr(sys, "_base_executable", sys.executable)
+
+    def make(identity: str) -> None:
+        environment = {**os.environ, "BARFS_VENV": str(tmp_path / "venv")}
+        command = ["bash", "-c", script, ROOT, python, identity]
+        subprocess.run(command, env=environment, check=True, timeout=2 * DEADLINE)
+
+    make("one")
+    installed = tmp_path / "venv/lib/extension.so"
+    installed.touch()
+    make("one")
+    assert installed.exists()
+    make("another")
+    assert not installed.exists()
+    assert (tmp_path / "venv/bin/pip").exists()
+
+
+def test_a_checkout_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    require("deb", os.geteuid() == 0, "a read-only mount needs root")
+    script = """
+        mount --bind "$0" "$1"
+        mount -o remount,bind,ro "$1"
+        BARFS_VENV=$2 bash -euc '. "$0/scripts/common"; need_venv ""' "$1"
+    """
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    command = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-euc",
+        script,
+        *map(str, (ROOT, copy, tmp_path / "venv")),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    told = f"barfs is built in {copy}, which cannot be written to; copy it"
+    assert (result.returncode, result.stderr.splitlines()) == (1, [f"copy: {told}"])
