@@ -8,6 +8,9 @@ Rule 1: setuptools loads this file by its path while the package is not importab
 Rule 2: what is declared here is what Python may touch; the compiler checks it against the headers.
 """
 
+import shlex
+import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 from cffi import FFI
@@ -140,6 +143,12 @@ class BuildEngine(build_ext):
         ext.sources = [*ext.sources, str(binding)]
         ext.include_dirs = [*ext.include_dirs, str(HERE)]
         ext.extra_compile_args = [*ext.extra_compile_args, *COMPILE_FLAGS]
+        # A Python with a shared library links with a RUNPATH to itself (pyenv's does). The engine
+        # needs no such library, and the wheel is for others' machines and Pythons.
+        link = shlex.split(sysconfig.get_config_var("LDSHARED") or "")
+        own = {word for word in link if word.startswith(("-Wl,-rpath", "-Wl,-R"))}
+        linker = self.compiler.linker_so
+        self.compiler.set_executable("linker_so", [word for word in linker if word not in own])
         super().build_extension(ext)
 
 
@@ -152,4 +161,11 @@ class CompleteSource(sdist):
         self.filelist.extend(["CHANGELOG.md", ".gitignore"])
         for made in ("*.py[co]", "*.so", "*.o"):
             self.filelist.global_exclude(made)
+        self.owner = self.group = "root"
         super().make_distribution()
+
+    def make_release_tree(self, base_dir: str, files: Sequence[str]) -> None:
+        """Copy the files, with the modes that git knows, whatever the umask of the checkout."""
+        super().make_release_tree(base_dir, files)
+        for path in (Path(base_dir), *Path(base_dir).rglob("*")):
+            path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)

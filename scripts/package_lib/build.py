@@ -2,7 +2,6 @@
 """The packages that are archives."""
 
 import email.utils
-import os
 import shutil
 import subprocess
 import sys
@@ -11,15 +10,21 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+from package_lib import environment
+
 MAINTAINER = "The barfs authors <barfs@packages.invalid>"
 
 
-def _run(*command: str | Path, folder: Path, **environment: str) -> None:
-    """Run a command that speaks only where it fails. Raises CalledProcessError."""
+def _run(*command: str | Path, folder: Path) -> None:
+    """Run a command that speaks only where it fails, with nothing of the user's environment.
+
+    Raises CalledProcessError.
+    """
     result = subprocess.run(
         list(map(str, command)),
         cwd=folder,
-        env={**os.environ, **environment},
+        env=environment.clean(),
+        umask=0o022,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -34,7 +39,8 @@ def _run(*command: str | Path, folder: Path, **environment: str) -> None:
 def sdist(root: Path, folder: Path) -> list[Path]:
     """Build the sdist in an environment of its own."""
     with tempfile.TemporaryDirectory() as scratch:
-        _run(sys.executable, "-m", "build", "--sdist", "--outdir", scratch, root, folder=root)
+        build = ("build", "--sdist", "--outdir", scratch)
+        _run(sys.executable, "-I", "-m", *build, root, folder=root)
         return _take(Path(scratch), "*.tar.gz", folder)
 
 
@@ -42,7 +48,8 @@ def wheel(root: Path, folder: Path) -> list[Path]:
     """Build a wheel from the sdist, in an environment of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         (archive,) = sdist(root, Path(scratch))
-        _run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", scratch, archive, folder=root)
+        pip = ("pip", "wheel", "--no-deps", "-w", scratch)
+        _run(sys.executable, "-I", "-m", *pip, archive, folder=root)
         return _take(Path(scratch), "*.whl", folder)
 
 
@@ -55,9 +62,7 @@ def deb(root: Path, folder: Path) -> list[Path]:
         source = Path(scratch) / archive.name.removesuffix(".tar.gz")
         shutil.copytree(source / "scripts/debian", source / "debian")
         _write_changelog(source, source.name.removeprefix("barfs-"))
-        # Its own tools before those of a virtual environment.
-        path = "/usr/sbin:/usr/bin:/sbin:/bin"
-        _run("dpkg-buildpackage", "-b", "-us", "-uc", folder=source, PATH=path)
+        _run("dpkg-buildpackage", "-b", "-us", "-uc", folder=source)
         return _take(Path(scratch), "barfs_*.deb", folder)
 
 

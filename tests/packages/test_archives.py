@@ -9,20 +9,24 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from packaging.metadata import Metadata
 from packaging.utils import parse_wheel_filename
 
-from tests.packages.conftest import ROOT
+from tests.packages.conftest import FOREIGN, ROOT, runpaths
 from tests.support import DEADLINE, is_mounted, require, require_fuse
 
 
-def run(command: Sequence[str | Path], folder: Path, timeout: float = DEADLINE) -> str:
+def run(
+    command: Sequence[str | Path], folder: Path, timeout: float = DEADLINE, **environment: str
+) -> str:
     """What a command prints that succeeds, with nothing of this environment's Python."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     result = subprocess.run(
         list(map(str, command)),
         cwd=folder,
-        env=kept,
+        env={**kept, **environment},
+        umask=0o077,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -48,13 +52,21 @@ def test_the_sdist_has_every_file_of_the_repository(sdist: Path) -> None:
     assert [name for name in packed if name.endswith((".so", ".pyc"))] == []
 
 
-def test_the_demo_runs_from_the_sdist(sdist: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("foreign_wheel")
+def test_the_demo_runs_from_the_sdist_whatever_the_user_has_set(
+    sdist: Path, tmp_path: Path, user: dict[str, str]
+) -> None:
     require_fuse()
-    source = unpacked(sdist, tmp_path)
-    command = ["env", f"BARFS_VENV={tmp_path / 'venv'}", str(source / "scripts/demo")]
-    shown = run(command, tmp_path, timeout=300)
+    folder = tmp_path / "a folder"
+    source = unpacked(sdist, folder)
+    venv = folder / "venv"
+    command = [source / "scripts/demo"]
+    shown = run(command, tmp_path, timeout=900, **{**user, "BARFS_VENV": str(venv)})
     assert "ID 0x66726162, inverted 0xffff0000" in shown
     assert "the device is given back" in shown
+    found = runpaths(venv)
+    assert any("pyfuse3" in name for name in found)
+    assert not [path for paths in found.values() for path in paths if FOREIGN in path]
 
 
 def test_the_wheel_is_for_every_python(wheel: Path) -> None:
@@ -80,7 +92,7 @@ def test_an_installed_wheel_mounts_and_reads(wheel: Path, tmp_path: Path) -> Non
     require_fuse()
     run([sys.executable, "-m", "venv", tmp_path / "venv"], tmp_path)
     python, barfs = tmp_path / "venv/bin/python", tmp_path / "venv/bin/barfs"
-    run([python, "-m", "pip", "install", "-q", wheel], tmp_path, timeout=300)
+    run([python, "-m", "pip", "install", "-q", wheel], tmp_path, timeout=600)
     run([python, "-m", "pip", "check"], tmp_path)
     where = run([python, "-c", "import barfs.native.binding as b; print(b.__file__)"], tmp_path)
     assert where.startswith(str(tmp_path))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packages.conftest import package, require_programs
+from tests.packages.conftest import package, require_programs, runpaths
 from tests.support import require, require_fuse
 
 pytestmark = pytest.mark.deb
@@ -32,9 +32,11 @@ def codename() -> str:
 
 
 @pytest.fixture(scope="session")
-def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deb(
+    tmp_path_factory: pytest.TempPathFactory, user: dict[str, str], foreign_wheel: None
+) -> Path:
     require_programs("deb", "dpkg-buildpackage", "dh_python3", "fakeroot", "scdoc")
-    (path,) = package("deb", tmp_path_factory.mktemp("deb"))
+    (path,) = package("deb", tmp_path_factory.mktemp("deb"), user)
     return path
 
 
@@ -123,6 +125,21 @@ def test_the_package_installs_works_and_goes(deb: Path, chroot: Chroot) -> None:
     chroot.run("apt-get purge -q -y barfs")
     assert chroot.files() - before == set()
     assert not (chroot.path / "var/log/barfs.log").exists()
+
+
+def test_the_package_has_nothing_of_the_user_who_built_it(deb: Path, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "-x", deb, tmp_path], check=True)
+    found = runpaths(tmp_path / "usr/lib/barfs")
+    assert {name.partition(".")[0] for name in found} == {
+        "_cffi_backend",
+        "barfs/native/_engine",
+        "pyfuse3/__init__",
+    }
+    assert [name for name, paths in found.items() if paths] == []
+    listed = subprocess.run(["dpkg-deb", "-c", deb], capture_output=True, text=True, check=True)
+    kinds = {tuple(line.split()[:2]) for line in listed.stdout.splitlines()}
+    modes = ("drwxr-xr-x", "-rw-r--r--", "-rwxr-xr-x")
+    assert kinds - {("lrwxrwxrwx", "root/root")} == {(mode, "root/root") for mode in modes}
 
 
 def use_the_demo(chroot: Chroot) -> None:

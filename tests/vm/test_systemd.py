@@ -163,6 +163,61 @@ def test_a_killed_mount_comes_back(machine: Machine) -> None:
         assert machine.mounts() == [path]
 
 
+@contextlib.contextmanager
+def table_of_mounts(machine: Machine, folder: Path, text: str) -> Iterator[Path]:
+    """mount(8)'s table, with /etc/mtab a file of its own: fusermount3 has mount(8) and umount(8)
+    keep both, each in a child that it makes root by setuid(2).
+
+    libfuse asks in mtab_needs_update() (lib/mount_util.c): 3.14 for a regular /etc/mtab, 3.15 and
+    newer for no more than a writable one, 3.17.4 and newer for /run/mount/utab besides.
+    """
+    table = machine.root / "run/mount/utab"
+    table.parent.mkdir(exist_ok=True)
+    table.write_text(text)
+    script = """
+        mkdir "$0/real" "$0/etc"
+        mount --bind /etc "$0/real"
+        for file in "$0"/real/*; do ln -s "$file" "$0/etc/"; done
+        rm "$0/etc/mtab"
+        : >"$0/etc/mtab"
+        mount --bind "$0/etc" /etc
+    """
+    result = machine.run("sh", "-euc", script, str(folder))
+    assert result.returncode == 0, result.stderr
+    try:
+        yield table
+    finally:
+        assert machine.run("umount", "/etc", f"{folder}/real").returncode == 0
+        table.unlink()
+
+
+def test_the_mount_comes_and_goes_where_mount_8_keeps_a_table(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """umount(8) takes out what an earlier mount left there."""
+    bdf = find_all("edu")[0]
+    unit, path = f"barfs@{bdf}.service", Path("/run/barfs", bdf)
+    other = "SRC=none TARGET=/srv ROOT=/ OPTS=x-other\n"
+    left = f"SRC=none TARGET={path} ROOT=/ OPTS=x-left\n"
+    with table_of_mounts(machine, tmp_path, left + other) as table:
+        with started(machine, unit):
+            assert machine.identity(path, bdf) == IDENTITY
+            table.write_text(left + other)
+            os.kill(machine.processes(unit)[0], signal.SIGKILL)
+            wait_until(
+                lambda: (
+                    machine.property(unit, "NRestarts") == "1"
+                    and machine.property(unit, "ActiveState") == "active"
+                ),
+                "the restart",
+            )
+            assert table.read_text() == other
+            assert machine.mounts() == [path]
+            table.write_text(left + other)
+        assert table.read_text() == other
+        assert machine.mounts() == []
+
+
 def test_settings_and_a_stale_mount(machine: Machine, tmp_path: Path) -> None:
     """With the helper killed too, nobody but the unit can clear the mount away."""
     first, second = find_all("edu")[:2]
