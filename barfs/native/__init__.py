@@ -12,7 +12,7 @@ from barfs.native.errnos import errno_of, error_from
 from barfs.native.gate import DeviceGate, Gate
 from barfs.native.guard import arm_guard
 from barfs.native.mapping import PAGE_SIZE, Mapping, Reservation
-from barfs.native.occupancy import Control, Occupancy
+from barfs.native.occupancy import Control, Occupancy, Turns
 from barfs.native.segment import Call, Descriptor, Memory, Refused, Segment, Target
 from barfs.native.table import Readable, Table, Writable
 from barfs.native.trace import Trace
@@ -34,6 +34,7 @@ __all__ = [
     "Table",
     "Target",
     "Trace",
+    "Turns",
     "Writable",
     "arm_guard",
     "errno_of",
