@@ -2,7 +2,8 @@
 """Requests over a vfio-user socket: one at a time, each with a deadline.
 
 Rule 1: every wait ends at the request's deadline: for the other threads' requests, for the socket
-        to take the request, for the reply.
+        to take the request, for the reply. The deadline is for a peer that does not answer: it
+        counts from the last reply, whosever it was, and from the request where that came later.
 Rule 2: a request is sent once. When its reply is late, the request is given up but its id is kept;
         the reply is recognised by it when it comes, and thrown away. What was sent of a message,
         or received of one, stays where it is, so the stream never gets out of step.
@@ -67,7 +68,7 @@ class ReplyTimeout(DeviceError):
 class Channel:
     """A connected socket, and whose reply comes next. May be used from several threads.
 
-    The channel owns `sock`. `timeout` is how long a request may take, in seconds.
+    The channel owns `sock`. `timeout` is how long the peer may be silent, in seconds.
     """
 
     def __init__(self, sock: socket.socket, timeout: float) -> None:
@@ -79,6 +80,7 @@ class Channel:
         limit = struct.pack("@ll", int(seconds), max(1, int(fraction * 1_000_000)))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._lock = threading.Lock()
+        self._answered = time.monotonic()
         self._decoder = Decoder(CLIENT_LIMIT)
         self._unsent = b""
         self._pending: dict[int, int] = {}
@@ -91,8 +93,7 @@ class Channel:
         Returns the data behind the place when the reply is the expected one to the byte, else the
         message, whatever it is. Raises ReplyTimeout, ChannelClosed, PeerError.
         """
-        deadline = time.monotonic() + self._timeout
-        waited = self._enter(deadline)
+        waited, deadline = self._enter()
         try:
             identifier = self._send(command, body, deadline)
             # The socket's limit is the whole time of a request: not for one that has lost some.
@@ -100,6 +101,7 @@ class Channel:
                 data = self._receive(flags=0)
                 header = HEADER.pack(identifier, command, reply_size, FLAG_REPLY, 0)
                 if len(data) == reply_size and data.startswith(header + body[:_PLACE]):
+                    self._answered = time.monotonic()
                     del self._pending[identifier]
                     return data[ACCESS_MESSAGE.size :]
                 self._decoder.feed(data)
@@ -115,8 +117,7 @@ class Channel:
 
         Returns it with the descriptors that came, which are now the caller's. Raises as `access`.
         """
-        deadline = time.monotonic() + self._timeout
-        self._enter(deadline)
+        _waited, deadline = self._enter()
         try:
             identifier = self._send(command, body, deadline)
             return self._await_descriptors(identifier, deadline)
@@ -147,15 +148,27 @@ class Channel:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
-    def _enter(self, deadline: float) -> bool:
-        """Become the one whose request is sent; returns whether that took some waiting."""
+    def _enter(self) -> tuple[bool, float]:
+        """Become the one whose request is sent; returns whether that took some waiting, and the
+        request's deadline."""
+        arrived = time.monotonic()
         waited = not self._lock.acquire(False)
-        if waited and not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            raise ReplyTimeout("other requests to the device have taken all the time")
+        if waited:
+            self._wait_for_turn(arrived)
         if self._dead:
             self._lock.release()
             raise ChannelClosed(self._dead)
-        return waited
+        return waited, self._deadline(arrived)
+
+    def _wait_for_turn(self, arrived: float) -> None:
+        deadline = self._deadline(arrived)
+        while not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            passed, deadline = deadline, self._deadline(arrived)
+            if deadline == passed:
+                raise ReplyTimeout("the peer does not answer the requests before this one")
+
+    def _deadline(self, arrived: float) -> float:
+        return max(arrived, self._answered) + self._timeout
 
     def _next_id(self) -> int:
         if len(self._pending) >= _UNANSWERED_LIMIT:
@@ -236,6 +249,7 @@ class Channel:
                 self._settle(message)
                 if message.id == identifier:
                     return message
+                deadline = max(deadline, self._deadline(0))
             self._wait(select.POLLIN, deadline)
             self._decoder.feed(self._receive())
 
@@ -251,6 +265,7 @@ class Channel:
                         return message, taken
                     close_all(fds)
                     fds = []
+                    deadline = max(deadline, self._deadline(0))
                     continue
                 self._wait(select.POLLIN, deadline)
                 self._receive_descriptors(fds)
@@ -290,6 +305,7 @@ class Channel:
             raise WrongCommand(
                 f"a reply to {command_name(message.command)} instead of {command_name(command)}"
             )
+        self._answered = time.monotonic()
         del self._pending[message.id]
 
 
