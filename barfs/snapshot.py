@@ -147,7 +147,8 @@ class RegionReader:
                 position = edge
 
     def _read(self, start: int, end: int) -> Iterator[bytes]:
-        width = self._layout.width
+        place = next(part for part in self._layout.segments if start < part.end)
+        width = min(self._layout.width, place.width)
         position = start
         while position < end:
             count = min(end - position, _CHUNK)

@@ -32,8 +32,8 @@ READ_LOCKOWNER = 2
 PATIENCE = 10.0
 """Seconds for what must come at once."""
 
-REGION, READ_ONLY, SLOW = 5, 6, 7
-"""Node ids: a window and a gap of files; the same, read-only; calls that wait."""
+REGION, READ_ONLY, SLOW, GUARDED = 5, 6, 7, 8
+"""Node ids: a window and a gap of files; the same, read-only; calls that wait; the same, guarded."""
 
 GAP = PAGE
 SIZE = 2 * PAGE
@@ -159,14 +159,15 @@ def gated(timeout: float = 60.0, turns: native.Turns | None = None) -> Iterator[
     mapping = native.Mapping(memory, 0, PAGE, True, True)
     occupancy, held = native.Occupancy(), Held()
 
-    def table(*segments: native.Segment) -> native.Table:
-        return native.Table(occupancy, SIZE, 4, segments, timeout=timeout)
+    def table(*segments: native.Segment, guard: bool = False) -> native.Table:
+        return native.Table(occupancy, SIZE, 4, segments, timeout=timeout, guard_reads=guard)
 
     region = table(
         native.Segment(0, GAP, True, True, 8, native.Memory(mapping, 0)),
         native.Segment(GAP, SIZE, True, True, 4, native.Descriptor(memory, GAP)),
     )
-    slow = table(native.Segment(0, SIZE, True, True, 4, native.Call(held.read, held.write, turns)))
+    calls = native.Segment(0, SIZE, True, True, 4, native.Call(held.read, held.write, turns))
+    slow, guarded = table(calls), table(calls, guard=True)
     gate = native.Gate(theirs.fileno())
     libfuse = socket(fileno=gate.libfuse_fd)
     for end in (ours, libfuse):
@@ -175,7 +176,12 @@ def gated(timeout: float = 60.0, turns: native.Turns | None = None) -> Iterator[
     theirs.setsockopt(SOL_SOCKET, SO_SNDBUF, 4 << 20)
     device = gate.add_device(
         "0000:01:00.0",
-        {REGION: (region, True, True), READ_ONLY: (region, True, False), SLOW: (slow, True, True)},
+        {
+            REGION: (region, True, True),
+            READ_ONLY: (region, True, False),
+            SLOW: (slow, True, True),
+            GUARDED: (guarded, True, True),
+        },
     )
     ended = threading.Event()
     gate.start(ended.set)

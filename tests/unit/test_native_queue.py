@@ -11,7 +11,17 @@ import pytest
 
 from barfs import native
 from barfs.native.binding import lib
-from tests.unit.gate_rig import GAP, PATIENCE, READ, REGION, SLOW, TRANSFER, Kernel, gated
+from tests.unit.gate_rig import (
+    GAP,
+    GUARDED,
+    PATIENCE,
+    READ,
+    REGION,
+    SLOW,
+    TRANSFER,
+    Kernel,
+    gated,
+)
 
 LONG = 4096
 """A read of so many bytes is not a short one."""
@@ -203,12 +213,23 @@ def test_who_waits_for_its_turn_is_not_late_until_nothing_is_answered() -> None:
 def test_what_the_device_gave_up_by_itself_is_no_progress() -> None:
     """Those behind it that came at the same time are late with it."""
     with gated(TIMEOUT) as kernel:
-        kernel.held.gives_up_after = TIMEOUT
+        kernel.held.gives_up_after = TIMEOUT + 0.1
         start = time.monotonic()
         sent = {kernel.send_read(SLOW, 4 * number, 4) for number in range(20)}
         assert replies(kernel, 20) == dict.fromkeys(sent, (errno.ETIMEDOUT, b""))
         assert time.monotonic() - start < TIMEOUT + 0.5
         assert len(kernel.held.calls) == 1
+
+
+def test_what_is_refused_does_not_wait_for_the_device(kernel: Kernel) -> None:
+    sent = [kernel.send_read(SLOW, 0, count) for count in (4, LONG)]
+    for _ in sent:
+        kernel.held.wait_for_access()
+    for count in (8, 12, LONG):
+        assert kernel.read(GUARDED, 0, count) == (errno.EINVAL, b"")
+    kernel.held.let_go()
+    assert set(replies(kernel, 2)) == set(sent)
+    assert kernel.read(GUARDED, 0, 4)[0] == 0
 
 
 def test_an_interrupt_of_what_waits_behind_progress() -> None:
