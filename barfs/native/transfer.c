@@ -57,7 +57,7 @@ static void trace(const struct request *request, uint64_t position, uint32_t wid
                                               .kind = kind,
                                               .error = error});
     /* The time of a slow disk is not the device's. */
-    if (request->control->timeout_ns != 0)
+    if (request->control->timeout_ns != 0 && error != -ETIMEDOUT)
         atomic_store_explicit(&request->control->since_ns, barfs_now_ns(), memory_order_relaxed);
 }
 

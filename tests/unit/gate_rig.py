@@ -33,7 +33,7 @@ PATIENCE = 10.0
 """Seconds for what must come at once."""
 
 REGION, READ_ONLY, SLOW, GUARDED = 5, 6, 7, 8
-"""Node ids: a window and a gap of files; the same, read-only; calls that wait; the same, guarded."""
+"""Node ids: a window and a gap of files; the same, read-only; calls that wait; these, guarded."""
 
 GAP = PAGE
 SIZE = 2 * PAGE
