@@ -15,12 +15,15 @@ from barfs.errors import UsageError
 from barfs.logs import tell
 from barfs.ranges import parse_number, parse_range
 from barfs.registers import (
+    WIDTHS,
     Bits,
     Place,
     RegisterError,
     Registers,
     check_range,
+    check_widths,
     parse_value,
+    places_of,
     split_bits,
 )
 from barfs.text import dump_json, printable, with_hex
@@ -28,17 +31,17 @@ from barfs.text import dump_json, printable, with_hex
 EXIT_FAILED = 1
 
 _EACH = (
-    "Each value is one access of its width; values are little-endian. A device that no mount of "
-    "barfs holds is opened, which is said."
+    "Each value is one access of its width, or is refused where that is wider than the place takes "
+    "(barfs layout tells); values are little-endian. A device that no mount of barfs holds is "
+    "opened, which is said."
 )
 _ROW = 16
 _PAUSE = 0.001
-_WIDTHS = (("b", 1), ("w", 2), ("l", 4), ("q", 8))
 
 
 def _add_common(parser: argparse.ArgumentParser, *examples: str, details: str) -> None:
     group = parser.add_mutually_exclusive_group()
-    for letter, width in _WIDTHS:
+    for letter, width in WIDTHS.items():
         default = ", the default" if width == 4 else ""
         group.add_argument(
             f"-{letter}",
@@ -86,10 +89,13 @@ class _Target:
     def open(self, flags: int) -> Iterator[Registers]:
         with self.place.open(flags, tell) as registers:
             check_range(self.start, self.end, self.width, registers.size)
+            check_widths(self.start, self.end, self.width, registers.places)
             yield registers
 
     def rehearse(self, lines: Iterable[str]) -> int:
         """Say what would be done."""
+        if self.place.path is not None:
+            check_widths(self.start, self.end, self.width, places_of(self.place.path))
         if self.place.device is not None:
             print(printable(f"open {self.place.device.source}"))
         for line in lines:

@@ -54,13 +54,13 @@ class Options:
 
     `mapping`: each window by itself, all windows of a region in one reserved range of the region's
     shape, or none. `width`: how longer or misaligned requests are cut, in bytes (1, 2, 4, 8).
-    `msix`: whether the MSI-X table's pages stay in the windows. `timeout`: seconds that one
-    request may take. `guard`: a request that is not one aligned access of 1, 2, 4 or 8 bytes is
-    refused (but reads of configuration space are not: they have no side effects, and pciutils reads
-    it whole). `policy`: the ranges that may not be written or touched. `vfio`: the way into kernel
-    VFIO; `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access, and is
-    moved to a name that ends in `.1` when it has `trace_limit` bytes. Raises UsageError for values
-    that are none of these.
+    `msix`: whether the MSI-X table's pages stay in the windows. `timeout`: seconds that the device
+    may take for one access. `guard`: a request that is not one access of the device is refused (but
+    reads of configuration space are not: they have no side effects, and pciutils reads it whole).
+    `policy`: the ranges that may not be written or touched. `vfio`: the way into kernel VFIO;
+    `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access, and is moved
+    to a name that ends in `.1` when it has `trace_limit` bytes. Raises UsageError for values that
+    are none of these.
 
         >>> Options(width=8, timeout=0.5).mapping
         'separate'
@@ -245,6 +245,7 @@ class Device:
         self.occupancy = native.Occupancy()
         self.regions: dict[str, Region] = {}
         self._backend = backend
+        self._turns = native.Turns()
         self._closing = threading.Lock()
         self._owner = native.Owner()
         self._trace: native.Trace | None = None
@@ -429,6 +430,7 @@ class Device:
             return native.Call(
                 functools.partial(accessor.read, info.index),
                 functools.partial(accessor.write, info.index),
+                self._turns,
             )
 
         return target

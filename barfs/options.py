@@ -126,7 +126,7 @@ OPTIONS = (
         "the way into kernel VFIO (default auto: cdev, or else the group)",
         expected="auto, cdev, group or noiommu",
     ),
-    Option("guard", "", "refuse a request that is not one aligned access of 1, 2, 4 or 8 bytes"),
+    Option("guard", "", "refuse a request that is not one access of the device"),
     Option(
         "policy",
         "FILE",
@@ -153,7 +153,7 @@ OPTIONS = (
     Option(
         "timeout",
         "SECONDS",
-        "how long one request may take (default 5)",
+        "how long the device may take for one access (default 5)",
         read=_seconds,
         expected="a positive number of seconds",
     ),

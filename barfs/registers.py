@@ -6,14 +6,15 @@ A FILE is a path (of a region in a mount; anything that `pread` works on will do
 device, and otherwise opens it.
 
 Rule 1: `read` and `write` are one access of their width, never repeated; nothing is read back.
-Rule 2: a request that leaves the region or is misaligned is refused before the first access.
+Rule 2: a request that leaves the region, is misaligned, or is wider than its place takes at once is
+        refused before the first access. Of a mount's file the layout tells that.
 """
 
 import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,9 +22,15 @@ from typing import Protocol
 from barfs.attach import DeviceName, open_unasked
 from barfs.device import Region
 from barfs.errors import BarfsError, UsageError
-from barfs.fusermount import find_device
+from barfs.fusermount import FSTYPE, find_device, mounts
+from barfs.layout import NARROW_WIDTH, Layout, Segment
 from barfs.pci import region_index
 from barfs.ranges import parse_number
+
+WIDTHS = {"b": 1, "w": 2, "l": 4, "q": 8}
+"""The options that choose the width of a register, in bytes."""
+
+_LETTER = {width: letter for letter, width in WIDTHS.items()}
 
 
 class RegisterError(BarfsError):
@@ -31,10 +38,16 @@ class RegisterError(BarfsError):
 
 
 class Registers(Protocol):
-    """What has registers: `size` in bytes, integers of little-endian bytes."""
+    """What has registers: `size` in bytes, integers of little-endian bytes.
+
+    `places` are its ranges, in order, each with the widest access that it takes.
+    """
 
     @property
     def size(self) -> int: ...
+
+    @property
+    def places(self) -> tuple[Segment, ...]: ...
 
     def read(self, offset: int, width: int) -> int:
         """One access of `width` bytes (1, 2, 4, 8). Raises BarfsError."""
@@ -48,6 +61,7 @@ class _File:
     path: str
     fd: int
     size: int
+    places: tuple[Segment, ...]
 
     def read(self, offset: int, width: int) -> int:
         try:
@@ -77,6 +91,10 @@ class _Region:
     @property
     def size(self) -> int:
         return self.region.size
+
+    @property
+    def places(self) -> tuple[Segment, ...]:
+        return self.region.layout.segments
 
     def read(self, offset: int, width: int) -> int:
         return self.region.table.load(offset, width)
@@ -133,7 +151,7 @@ class Place:
         except OSError as error:
             raise RegisterError(f"{self.path}: {error.strerror}") from error
         try:
-            yield _File(str(self.path), fd, _size(self.path, fd))
+            yield _File(str(self.path), fd, _size(self.path, fd), places_of(self.path))
         finally:
             os.close(fd)
 
@@ -143,6 +161,44 @@ def _size(path: Path, fd: int) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{path} is not a file of registers; name a region, like .../bar0")
     return status.st_size
+
+
+_CUT_BY_KERNEL = ("sysfs", "proc")
+"""File systems in which the kernel cuts an access of configuration space at 4 bytes, unasked.
+(drivers/pci/pci-sysfs.c, pci_read_config; drivers/pci/proc.c, proc_bus_pci_read)"""
+
+
+def places_of(path: Path) -> tuple[Segment, ...]:
+    """The ranges of a file that was found, each with the widest access that it takes.
+
+    Touches no device. Empty for a file that belongs to none. Raises BarfsError.
+    """
+    status = os.stat(path)
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    here = [entry for entry in mounts() if entry.device == device]
+    narrow = (Segment(0, max(status.st_size, 1), "pread", "rw", NARROW_WIDTH),)
+    if any(entry.fstype in _CUT_BY_KERNEL for entry in here):
+        return narrow
+    if not any(entry.fstype == FSTYPE for entry in here):
+        return ()
+    beside = Path(f"{os.path.realpath(path)}.layout")
+    layout = _layout_of(status, [beside])
+    if layout is None:  # the file alone is mounted here, too
+        roots = [entry.mountpoint for entry in here]
+        patterns = ("bus/*/*.layout", "*/*.layout", "*.layout")
+        found = (file for root in roots for pattern in patterns for file in root.glob(pattern))
+        layout = _layout_of(status, found)
+    return narrow if layout is None else layout.segments
+
+
+def _layout_of(region: os.stat_result, files: Iterable[Path]) -> Layout | None:
+    """The first of the files that is the region's layout, by its inode number (barfs.tree)."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            if (status.st_dev, status.st_ino) == (region.st_dev, region.st_ino + 1):
+                return Layout.from_text(file.read_text())
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,3 +264,14 @@ def check_range(start: int, end: int, width: int, size: int | None) -> None:
         raise UsageError(
             f"{start:#x}+{end - start:#x} leaves the region, which has {size:#x} bytes"
         )
+
+
+def check_widths(start: int, end: int, width: int, places: Iterable[Segment]) -> None:
+    """Raises UsageError unless each register of `[start, end)` is one access of its place."""
+    for place in places:
+        if place.width < width and place.start < end and start < place.end:
+            register = max(start, place.start - place.start % width)
+            raise UsageError(
+                f"{register:#x} takes {place.width} bytes at most in one access, not {width}; "
+                f"use -{_LETTER[place.width]}"
+            )

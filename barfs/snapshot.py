@@ -168,6 +168,7 @@ class RegionReader:
         self._layout = layout
         self._skips = [skip for skip in skips if skip.region == layout.region]
         self._singly = False
+        self._width = layout.width
         self.holes: list[Hole] = []
 
     def pieces(self) -> Iterator[Piece]:
@@ -195,6 +196,7 @@ class RegionReader:
                 position = edge
 
     def _read(self, segment: Segment, start: int, end: int) -> Iterator[Piece]:
+        self._width = min(self._layout.width, segment.width)
         position, failures = start, 0
         known: dict[int, bytes] = {}
         while True:
@@ -218,14 +220,14 @@ class RegionReader:
             position = bad
 
     def _next_register(self, position: int) -> int:
-        return position - position % self._layout.width + self._layout.width
+        return position - position % self._width + self._width
 
     def _try(self, position: int, end: int) -> tuple[bytes, str]:
         """Read from a position; what came, or why nothing did. Raises SnapshotError."""
         while True:
             count = min(end - position, _CHUNK - position % _CHUNK)
             if self._singly:
-                count = _single(position, end, self._layout.width)
+                count = _single(position, end, self._width)
             try:
                 return self._source.read(self._layout.region, position, count), "short-read"
             except OSError as error:
@@ -261,7 +263,7 @@ class RegionReader:
         known = {high: data}
         while low < high:
             middle = low + (high - low) // 2
-            middle -= middle % self._layout.width
+            middle -= middle % self._width
             data, _ = self._try(middle, self._next_register(middle))
             if data:
                 known[middle], high = data, middle

@@ -3,7 +3,8 @@
 
 Rule 1: pure; no FUSE, no errno. `barfs.fs` serves what is described here.
 Rule 2: an inode number is never used again; a device that comes back gets new ones.
-Rule 3: in `bus/` stand only names that parse as `dddd:bb:dd.f`, or pciutils gives up.
+Rule 3: the number of a region's layout is the next one after the region's.
+Rule 4: in `bus/` stand only names that parse as `dddd:bb:dd.f`, or pciutils gives up.
 """
 
 import itertools

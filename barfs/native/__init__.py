@@ -12,7 +12,7 @@ from barfs.native.errnos import errno_of, error_from
 from barfs.native.gate import DeviceGate, Gate
 from barfs.native.guard import arm_guard
 from barfs.native.mapping import PAGE_SIZE, Mapping, Reservation
-from barfs.native.occupancy import Control, Occupancy
+from barfs.native.occupancy import Control, Occupancy, Turns
 from barfs.native.ownership import Owner, keep_from_children
 from barfs.native.segment import Call, Descriptor, Memory, Refused, Segment, Target
 from barfs.native.table import Readable, Table, Writable
@@ -36,6 +36,7 @@ __all__ = [
     "Table",
     "Target",
     "Trace",
+    "Turns",
     "Writable",
     "arm_guard",
     "errno_of",

@@ -4,9 +4,41 @@
 #include <errno.h>
 #include <stddef.h>
 
+static const uint64_t MOST_OF_A_PORT = 4;
+
 static bool is_natural(uint64_t offset, uint64_t count)
 {
-    return barfs_is_width(count) && offset % count == 0;
+    return (count == 1 || count == 2 || count == 4 || count == 8) && offset % count == 0;
+}
+
+const struct barfs_segment *barfs_segment_at(const struct barfs_table *table, uint64_t position)
+{
+    uint64_t low = 0, high = table->segment_count - 1;
+
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+
+        if (position < table->segments[middle].end)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return &table->segments[low];
+}
+
+bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint64_t count)
+{
+    return is_natural(offset, count) && count <= barfs_widest_access(table, offset);
+}
+
+uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset)
+{
+    const struct barfs_segment *segment = barfs_segment_at(table, offset);
+    uint64_t cap = segment->max_width;
+
+    if (table->flags & BARFS_PORT)
+        cap = barfs_smaller(cap, MOST_OF_A_PORT);
+    return barfs_widest(offset, segment->end, cap);
 }
 
 /* The first denied range that ends behind `offset`; NULL where none does. */
@@ -50,26 +82,23 @@ static uint64_t permitted(const struct barfs_table *table, uint64_t offset, uint
 struct barfs_admission barfs_admit(const struct barfs_table *table, uint64_t offset, uint64_t count,
                                    int direction)
 {
-    struct barfs_admission admission = {0};
+    struct barfs_admission admission = {.refused = -EINVAL};
     bool beyond = offset >= table->size;
+    bool guarded = table->flags & (unsigned)BARFS_GUARD_READS << direction;
 
     /* Before clipping: a port access that crosses the end is wrong, not short. */
-    if (table->flags & BARFS_PORT &&
-        (!is_natural(offset, count) || count > 4 || beyond || count > table->size - offset)) {
-        admission.refused = -EINVAL;
+    if (table->flags & BARFS_PORT && (beyond || !barfs_is_one_access(table, offset, count)))
         return admission;
-    }
-    if (count == 0)
+    if (guarded && count != 0 && !is_natural(offset, count))
         return admission;
-    if (table->flags & (unsigned)BARFS_GUARD_READS << direction && !is_natural(offset, count)) {
-        admission.refused = -EINVAL;
-        return admission;
-    }
-    if (beyond) {
-        admission.refused = direction == BARFS_READ ? 0 : -EFBIG;
+    if (count == 0 || beyond) {
+        admission.refused = count == 0 || direction == BARFS_READ ? 0 : -EFBIG;
         return admission;
     }
     count = barfs_smaller(count, table->size - offset);
+    if (guarded && !barfs_is_one_access(table, offset, count))
+        return admission;
+    admission.refused = 0;
     admission.limit = is_natural(offset, count) ? count : table->width;
     admission.count = permitted(table, offset, count, admission.limit, direction);
     if (admission.count == 0)

@@ -28,14 +28,29 @@ BARFS_HIDDEN struct barfs_admission barfs_admit(const struct barfs_table *table,
 BARFS_HIDDEN bool barfs_denied(const struct barfs_table *table, uint64_t offset, uint64_t count,
                                int direction);
 
-static inline bool barfs_is_width(uint64_t count)
-{
-    return count == 1 || count == 2 || count == 4 || count == 8;
-}
+/* The segment that `position`, which is inside the region, lies in. */
+BARFS_HIDDEN const struct barfs_segment *barfs_segment_at(const struct barfs_table *table,
+                                                          uint64_t position);
+
+/* The widest single access that begins at `offset`, which is inside the region. */
+BARFS_HIDDEN uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset);
+
+/* Whether the place takes `count` bytes at `offset`, which is inside the region, as one access. */
+BARFS_HIDDEN bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint64_t count);
 
 static inline uint64_t barfs_smaller(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
+}
+
+/* The widest access at `position` that is naturally aligned, ends by `end`, and is at most `cap`. */
+static inline uint32_t barfs_widest(uint64_t position, uint64_t end, uint64_t cap)
+{
+    uint64_t width = cap;
+
+    while ((position & (width - 1)) != 0 || width > end - position)
+        width >>= 1;
+    return (uint32_t)width;
 }
 
 #endif

@@ -40,7 +40,9 @@ struct barfs_segment {
     volatile uint8_t *base;
     barfs_call_fn *call;
     void *context;
+    struct barfs_turns *turns;
 };
+struct barfs_turns { ...; };
 struct barfs_occupancy { unsigned forks; ...; };
 #define BARFS_MOST_TRACE_NAME ...
 struct barfs_trace_file {
@@ -65,13 +67,14 @@ struct barfs_table {
     struct barfs_ranges denied[2];
     struct barfs_trace *trace;
 };
-struct barfs_control { int64_t deadline_ns; ...; };
+struct barfs_control { int64_t timeout_ns; ...; };
 
 int64_t barfs_transfer(const struct barfs_table *, uint64_t offset, void *buffer, uint64_t count,
                        int direction, struct barfs_control *);
 int64_t barfs_load(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t *value);
 int64_t barfs_load_narrow(const struct barfs_table *, uint64_t offset, uint32_t width);
 int64_t barfs_store(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t value);
+uint32_t barfs_widest_access(const struct barfs_table *, uint64_t offset);
 uint32_t barfs_occupancy_inside(struct barfs_occupancy *);
 void barfs_occupancy_close(struct barfs_occupancy *);
 bool barfs_occupancy_drain(struct barfs_occupancy *, int64_t timeout_ns);
@@ -128,8 +131,10 @@ ffibuilder = FFI()
 ffibuilder.cdef(DECLARATIONS)
 ffibuilder.set_source(
     "barfs.native._engine",
-    '#include <sys/mman.h>\n#include "forks.h"\n#include "gate.h"\n#include "guard.h"\n'
-    '#include "transfer.h"\n',
+    "#include <sys/mman.h>\n"
+    + "".join(
+        f'#include "{name}.h"\n' for name in ("admission", "forks", "gate", "guard", "transfer")
+    ),
 )
 
 

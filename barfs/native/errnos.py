@@ -41,8 +41,9 @@ def errno_of(error: AccessError) -> int:
     return errno.EIO
 
 
-def error_from(number: int, region: str, offset: int, width: int) -> AccessError:
+def error_from(number: int, region: str, offset: int, width: int, message: str = "") -> AccessError:
     """Return the error that `number` stands for; `BusFault` for one that is not in the table."""
     kind = _ERROR_OF.get(number, BusFault)
-    message = "" if number in _ERROR_OF else errno.errorcode.get(number, f"errno {number}")
+    if number not in _ERROR_OF:
+        message = errno.errorcode.get(number, f"errno {number}")
     return kind(message, region=region, offset=offset, width=width)

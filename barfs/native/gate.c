@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #define _GNU_SOURCE
 #include "gate.h"
+#include "admission.h"
 #include "handshake.h"
 #include "notices.h"
 #include "refusals.h"
@@ -242,6 +243,14 @@ static bool transfer(struct barfs_gate *gate, const struct barfs_node *node, str
     }
     lane = choose_lane(node, request);
     if (lane) {
+        struct barfs_admission admitted =
+            barfs_admit(request->table, request->offset, request->count, request->direction);
+
+        /* What no device is asked for does not wait for one. */
+        if (admitted.count == 0 && !barfs_occupancy_closed(request->table->occupancy)) {
+            answer(gate, request, admitted.refused);
+            return false;
+        }
         barfs_queue_push(lane, request);
         return true;
     }

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Who is inside a device's tables; when it is safe to take memory away; how to end a transfer."""
 
-import time
-
 from barfs.native.binding import ffi, lib
 
 
@@ -45,17 +43,24 @@ class Occupancy:
         return lib.barfs_occupancy_drain(self._occupancy, int(timeout * 1e9))
 
 
-class Control:
-    """Ends the requests that carry it: on `stop()`, or `timeout` seconds after it was made.
+class Turns:
+    """For `Call` segments whose accesses take turns, as those of one connection do.
 
-    Both are looked at between accesses. Bytes already done are a short count; with none,
-    `Interrupted` or `AccessTimeout`.
+    One that waits for its turn is not late while the device answers the others.
     """
 
-    def __init__(self, timeout: float | None = None) -> None:
+    def __init__(self) -> None:
+        self._turns = ffi.new("struct barfs_turns *")
+
+
+class Control:
+    """Ends the requests that carry it on `stop()`, which is looked at between accesses.
+
+    Bytes already done are a short count; with none, `Interrupted`.
+    """
+
+    def __init__(self) -> None:
         self._control = ffi.new("struct barfs_control *")
-        if timeout is not None:
-            self._control.deadline_ns = time.monotonic_ns() + int(timeout * 1e9)
 
     def stop(self) -> None:
         lib.barfs_control_stop(self._control)

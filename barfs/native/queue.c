@@ -20,7 +20,8 @@ _Static_assert(sizeof(struct barfs_request) <= HUGE_PAGE, "a request fits in a h
 static const int PATIENT_NICE = 19;
 static const int64_t TICK_NS = 100000000;
 
-/* How long after its deadline a request that runs is given up: it may just be about to notice. */
+/* How long after its deadline a request that runs is given up: its access may know better itself, or
+ * just be about to come back. */
 static const int64_t SLACK_NS = 200000000;
 
 int barfs_init_condition(pthread_cond_t *condition)
@@ -208,7 +209,9 @@ void barfs_queue_push(struct barfs_lane *lane, struct barfs_request *request)
     bool wake_watch;
 
     request->lane = lane;
-    request->control.deadline_ns = timeout ? barfs_now_ns() + timeout : 0;
+    request->control.timeout_ns = timeout;
+    atomic_store_explicit(&request->control.since_ns, timeout ? barfs_now_ns() : 0, memory_order_relaxed);
+    atomic_store_explicit(&request->control.turns, NULL, memory_order_relaxed);
     pthread_mutex_lock(&queue->lock);
     if (atomic_load(&lane->stopping)) {
         queue->answer(queue->context, request, -ENODEV);
@@ -244,6 +247,56 @@ static void retire(struct barfs_queue *queue, struct barfs_request *request)
     spare(queue, request);
 }
 
+static inline int64_t later(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* With the lock held: from when on the device owes this request an answer. */
+static int64_t owed_since(const struct barfs_request *request)
+{
+    const struct barfs_lane *lane = request->lane;
+    int64_t since = later(atomic_load_explicit(&request->control.since_ns, memory_order_relaxed),
+                          lane->answered_ns);
+
+    if (lane->running) {
+        const struct barfs_control *control = &lane->running->control;
+        const struct barfs_turns *turns = atomic_load_explicit(&control->turns, memory_order_relaxed);
+
+        since = later(since, atomic_load_explicit(&control->since_ns, memory_order_relaxed));
+        if (turns)
+            since = later(since, atomic_load_explicit(&turns->answered_ns, memory_order_relaxed));
+    }
+    return since;
+}
+
+/* With the lock held: whether the device has been silent for longer than is allowed, by `slack_ns`. */
+static bool is_late(const struct barfs_request *request, int64_t now, int64_t slack_ns)
+{
+    int64_t timeout = request->control.timeout_ns;
+
+    return timeout != 0 && now - owed_since(request) >= timeout + slack_ns;
+}
+
+/* With the lock held: whether a request that was claimed is done at all.  One whose device has used up
+ * its time before is not begun. */
+static bool begin(struct barfs_lane *lane, struct barfs_request *request)
+{
+    if (is_late(request, barfs_now_ns(), 0))
+        return false;
+    atomic_store_explicit(&request->control.since_ns, owed_since(request), memory_order_relaxed);
+    lane->running = request;
+    return true;
+}
+
+/* With the lock held. */
+static void end(struct barfs_lane *lane, const struct barfs_request *request)
+{
+    lane->running = NULL;
+    lane->answered_ns = later(lane->answered_ns, atomic_load_explicit(&request->control.since_ns,
+                                                                      memory_order_relaxed));
+}
+
 void barfs_lane_run(struct barfs_lane *lane)
 {
     struct barfs_queue *queue = lane->queue;
@@ -272,16 +325,20 @@ void barfs_lane_run(struct barfs_lane *lane)
         if (!lane->first)
             lane->last = NULL;
         if (claim(request, BARFS_QUEUED, BARFS_RUNNING)) {
-            int64_t result;
+            int64_t result = -ETIMEDOUT;
+            bool begun = begin(lane, request);
 
             pthread_mutex_unlock(&queue->lock);
-            result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
-                                    request->count, request->direction, &request->control);
+            if (begun)
+                result = barfs_transfer(request->table, request->offset,
+                                        request->message + BARFS_PAYLOAD, request->count,
+                                        request->direction, &request->control);
             if (result == -EINTR && atomic_load(&lane->stopping))
                 result = -ENODEV; /* or a client that tries again does so for nothing */
             if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
                 queue->answer(queue->context, request, result);
             pthread_mutex_lock(&queue->lock);
+            end(lane, request);
         }
         retire(queue, request);
     }
@@ -306,12 +363,10 @@ static void answer_late(struct barfs_queue *queue)
     int64_t now = barfs_now_ns();
 
     for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
-        int64_t deadline = request->control.deadline_ns;
-
-        if (!deadline || now < deadline)
+        if (!is_late(request, now, 0))
             continue;
         if (claim(request, BARFS_QUEUED, BARFS_ANSWERED) ||
-            (now >= deadline + SLACK_NS && claim(request, BARFS_RUNNING, BARFS_ANSWERED)))
+            (is_late(request, now, SLACK_NS) && claim(request, BARFS_RUNNING, BARFS_ANSWERED)))
             queue->answer(queue->context, request, -ETIMEDOUT);
     }
 }

@@ -10,8 +10,11 @@
  *         does delays another, and a long transfer delays a short one by no more than an access.  The
  *         third is SCHED_BATCH, and nice: it goes to sleep and is woken for each of its accesses, and would come
  *         before a short request every time.
- * Rule 3: the deadline counts from arrival.  A transfer looks at it between accesses; the watch
- *         answers for one that hangs inside an access, and for those that wait behind it.
+ * Rule 3: the deadline is the device's, not the request's: it counts from the last access that was
+ *         completed in the lane, and from arrival where that was later.  So what waits behind a
+ *         transfer that progresses is never late.  The watch answers for one that hangs inside an
+ *         access, and for those that wait behind it; what another lane does cures neither, unless
+ *         the access waits for its turn (struct barfs_turns).
  *
  *     reader -> push() -> lane -> barfs_lane_run(): barfs_transfer() -> answer
  *                           |
@@ -64,6 +67,8 @@ struct barfs_lane {
     struct barfs_queue *queue;
     pthread_cond_t wake;
     struct barfs_request *first, *last;
+    struct barfs_request *running;
+    int64_t answered_ns; /* when what has run completed its last access */
     struct barfs_lane *next, *next_wanting;
     bool has_thread, patient;
     atomic_bool stopping; /* written with the lock held */

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from barfs.native.mapping import Mapping
+from barfs.native.occupancy import Turns
 
 WIDTHS = (1, 2, 4, 8)
 
@@ -33,11 +34,13 @@ class Call:
     """One Python call per access, from whatever thread accesses.
 
     `read(offset, width)` returns `width` bytes, `write(offset, data)` takes them; offsets are in
-    the region. Either raises an `AccessError` when the device refuses.
+    the region. Either raises an `AccessError` when the device refuses. `turns`: what it shares with
+    the calls that it waits for; each gives up by itself when the device is silent for too long.
     """
 
     read: Callable[[int, int], bytes]
     write: Callable[[int, bytes], object]
+    turns: Turns | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,10 +53,10 @@ class Table:
     """The accesses of one region of `size` bytes; `segments` cover it in order.
 
     `width` is how longer or misaligned requests are cut (1, 2, 4, 8); `port`: the rules of an
-    I/O-port BAR; `guard_reads`, `guard_writes`: a request that is not one aligned access of 1, 2, 4
-    or 8 bytes is InvalidAccess; `name` goes into errors; `timeout`: seconds that a request may
-    take; `trace`: where its accesses are written down. Raises ValueError for segments that make no
-    table.
+    I/O-port BAR; `guard_reads`, `guard_writes`: a request that is not one access of its place is
+    InvalidAccess; `name` goes into errors; `timeout`: seconds that the device may take for one
+    access; `trace`: where its accesses are written down. Raises ValueError for segments that make
+    no table.
 
     Any number of threads may use it at once. Every method raises the `AccessError` that fits:
     BusFault, DeviceGone (also once the occupancy is closed), AccessTimeout, InvalidAccess,
@@ -201,8 +201,10 @@ class Table:
                 return row | {"kind": lib.BARFS_FD, "fd": fd, "fd_offset": fd_offset}
             case Call() as call:
                 context = ffi.new_handle(call)
-                self._kept.append(context)
-                return row | {"kind": lib.BARFS_CALL, "call": lib.barfs_call, "context": context}
+                turns = ffi.NULL if call.turns is None else call.turns._turns
+                self._kept += [context, turns]
+                function = {"call": lib.barfs_call, "context": context}
+                return row | function | {"kind": lib.BARFS_CALL, "turns": turns}
         return row | {"permission": 0}
 
     def _transfer(
@@ -223,7 +225,14 @@ class Table:
             error, _raised.error = _raised.error, None
             if error is not None:
                 return error
-        return error_from(-result, self.name, offset, width)
+        problem = self._width_problem(offset, width) if result == -errno.EINVAL else ""
+        return error_from(-result, self.name, offset, width, problem)
+
+    def _width_problem(self, offset: int, width: int) -> str:
+        if width not in WIDTHS or offset % width or not 0 <= offset < self.size:
+            return ""
+        most = lib.barfs_widest_access(self._table, offset)
+        return f"this place takes {most} bytes at most" if width > most else ""
 
     def _end_short(self) -> None:
         """Forget the error behind a short count; a KeyboardInterrupt is not to be forgotten."""

@@ -39,6 +39,7 @@ struct request {
     volatile uint64_t done;
     uint64_t limit; /* of the width of an access */
     int direction;
+    bool late; /* the last access took longer than is allowed */
     struct barfs_guard guard;
     volatile uint32_t guarded_width; /* of the accesses that are under the guard now */
 };
@@ -56,6 +57,9 @@ static void trace(const struct request *request, uint64_t position, uint32_t wid
                                               .direction = request->direction,
                                               .kind = kind,
                                               .error = error});
+    /* The time of a slow disk is not the device's. */
+    if (request->control->timeout_ns != 0 && error != -ETIMEDOUT)
+        atomic_store_explicit(&request->control->since_ns, barfs_now_ns(), memory_order_relaxed);
 }
 
 /* ---- Occupancy ---------------------------------------------------------------------------------- */
@@ -139,30 +143,37 @@ static inline bool is_set(atomic_int *stop)
     return atomic_load_explicit(stop, memory_order_relaxed) != 0;
 }
 
-/* 0 if the next access may take place.  *now is 0 where there is no deadline. */
-static int look(struct barfs_control *control, int64_t *now)
+/* 0 if the next access may take place. */
+static int look(const struct request *request)
 {
-    *now = 0;
-    if (is_set(&control->stop))
+    if (is_set(&request->control->stop))
         return -EINTR;
-    if (control->deadline_ns != 0) {
-        *now = barfs_now_ns();
-        if (*now >= control->deadline_ns)
-            return -ETIMEDOUT;
-    }
-    return 0;
+    if (request->late)
+        return -ETIMEDOUT;
+    return barfs_occupancy_closed(request->table->occupancy) ? -ENODEV : 0;
 }
 
-/* ---- Widths ------------------------------------------------------------------------------------- */
-
-/* The widest access at `position` that is naturally aligned, ends by `end`, and is at most `cap`. */
-static inline uint32_t widest(uint64_t position, uint64_t end, uint64_t cap)
+/* The device has answered.  Returns how long it took for that; where accesses take turns, an answer
+ * to another one counts, too. */
+static int64_t answered(struct request *request, struct barfs_turns *turns)
 {
-    uint64_t width = cap;
+    struct barfs_control *control = request->control;
+    int64_t since = atomic_load_explicit(&control->since_ns, memory_order_relaxed);
+    int64_t now = barfs_now_ns();
 
-    while ((position & (width - 1)) != 0 || width > end - position)
-        width >>= 1;
-    return (uint32_t)width;
+    if (turns) {
+        int64_t other = atomic_load_explicit(&turns->answered_ns, memory_order_relaxed);
+
+        since = other > since ? other : since;
+        atomic_store_explicit(&turns->answered_ns, now, memory_order_relaxed);
+    }
+    atomic_store_explicit(&control->since_ns, now, memory_order_relaxed);
+    return now - since;
+}
+
+static bool is_late(const struct request *request, int64_t took)
+{
+    return request->control->timeout_ns != 0 && took >= request->control->timeout_ns;
 }
 
 /* ---- Memory: the only accesses that fault ------------------------------------------------------- */
@@ -227,32 +238,36 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
 }
 
 /* Between batches of accesses is looked whether to go on.  The clock costs as much as fifty loads of
- * RAM and nothing beside one register: with a deadline, batches grow while they are quick, and shrink
- * to one access as soon as one was not. */
+ * RAM and nothing beside one register: where it is looked at, batches grow while they are quick, and
+ * shrink to one access as soon as one was not.  Only of a single access is it known that it took too
+ * long. */
 static int walk_memory(struct request *request, const struct barfs_segment *segment, uint64_t end)
 {
     uint64_t cap = barfs_smaller(request->limit, segment->max_width);
     uint64_t most = request->table->trace == NULL ? MOST_BETWEEN_LOOKS : 1;
-    uint64_t batch = request->control->deadline_ns == 0 ? barfs_smaller(BATCH_WITHOUT_CLOCK, most) : 1;
-    int64_t before = 0;
+    bool timed = request->control->timeout_ns != 0;
+    uint64_t batch = timed ? 1 : barfs_smaller(BATCH_WITHOUT_CLOCK, most);
 
     for (;;) {
         uint64_t position = request->offset + request->done;
+        uint64_t accesses;
         uint32_t width;
-        int64_t now;
         int error;
 
         if (position == end)
             return 0;
-        error = look(request->control, &now);
+        error = look(request);
         if (error != 0)
             return error;
-        if (now != 0 && before != 0)
-            batch = now - before < LONG_ACCESSES_NS ? barfs_smaller(batch * 2, most) : 1;
-        before = now;
-        width = widest(position, end, cap);
-        access_memory(request, segment->base + (position - segment->start), width,
-                      width == cap ? barfs_smaller(batch, (end - position) / width) : 1);
+        width = barfs_widest(position, end, cap);
+        accesses = width == cap ? barfs_smaller(batch, (end - position) / width) : 1;
+        access_memory(request, segment->base + (position - segment->start), width, accesses);
+        if (timed) {
+            int64_t took = answered(request, NULL);
+
+            request->late = accesses == 1 && is_late(request, took);
+            batch = took < LONG_ACCESSES_NS ? barfs_smaller(batch * 2, most) : 1;
+        }
         trace(request, position, width, BARFS_MEMORY, 0);
     }
 }
@@ -301,20 +316,22 @@ static int walk_singly(struct request *request, const struct barfs_segment *segm
                        access_fn *access)
 {
     uint64_t cap = barfs_smaller(request->limit, segment->max_width);
+    bool timed = request->control->timeout_ns != 0 || segment->turns != NULL;
 
     for (;;) {
         uint64_t position = request->offset + request->done;
         uint32_t width;
-        int64_t now;
         int error;
 
         if (position == end)
             return 0;
-        error = look(request->control, &now);
+        error = look(request);
         if (error != 0)
             return error;
-        width = widest(position, end, cap);
+        width = barfs_widest(position, end, cap);
         error = access(request, segment, position, width);
+        if (timed && error != -ETIMEDOUT && error != -EINTR)
+            request->late = is_late(request, answered(request, segment->turns));
         trace(request, position, width, segment->kind, error);
         if (error != 0)
             return error < 0 ? error : -EIO;
@@ -323,21 +340,6 @@ static int walk_singly(struct request *request, const struct barfs_segment *segm
 }
 
 /* ---- A request ---------------------------------------------------------------------------------- */
-
-static const struct barfs_segment *segment_at(const struct barfs_table *table, uint64_t position)
-{
-    uint64_t low = 0, high = table->segment_count - 1;
-
-    while (low < high) {
-        uint64_t middle = low + (high - low) / 2;
-
-        if (position < table->segments[middle].end)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return &table->segments[low];
-}
 
 struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset, uint64_t count)
 {
@@ -348,7 +350,7 @@ struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t 
     if (offset >= table->size)
         return cost;
     end = offset + barfs_smaller(count, table->size - offset);
-    for (segment = segment_at(table, offset); offset < end; segment++) {
+    for (segment = barfs_segment_at(table, offset); offset < end; segment++) {
         uint64_t part_end = barfs_smaller(segment->end, end);
 
         if (segment->kind == BARFS_FD)
@@ -363,7 +365,7 @@ struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t 
 /* 0 when all is done, else why not. */
 static NOINLINE int walk(struct request *request)
 {
-    const struct barfs_segment *segment = segment_at(request->table, request->offset);
+    const struct barfs_segment *segment = barfs_segment_at(request->table, request->offset);
     uint64_t request_end = request->offset + request->count;
 
     for (; request->done < request->count; segment++) {
@@ -372,6 +374,7 @@ static NOINLINE int walk(struct request *request)
 
         if (!(segment->permission & 1u << request->direction))
             return -EACCES;
+        atomic_store_explicit(&request->control->turns, segment->turns, memory_order_relaxed);
         switch (segment->kind) {
         case BARFS_MEMORY:
             error = walk_memory(request, segment, end);
@@ -398,6 +401,8 @@ static NOINLINE int guarded(struct request *request)
     if (sigsetjmp(request->guard.env, 0) == 0)
         return walk(request);
     request->done += barfs_guard_done(&request->guard) & ~(uint64_t)(request->guarded_width - 1);
+    if (request->control->timeout_ns != 0)
+        answered(request, NULL);
     trace(request, request->offset + request->done, request->guarded_width, BARFS_MEMORY, -EIO);
     return -EIO;
 }
@@ -416,6 +421,7 @@ static int64_t perform(const struct barfs_table *table, uint64_t offset, void *b
     request.done = 0;
     request.limit = limit;
     request.direction = direction;
+    request.late = false;
     error = guarded(&request);
     return request.done > 0 ? (int64_t)request.done : error;
 }
@@ -423,14 +429,14 @@ static int64_t perform(const struct barfs_table *table, uint64_t offset, void *b
 int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer, uint64_t count,
                        int direction, struct barfs_control *control)
 {
-    struct barfs_control timeout = {.deadline_ns = 0};
+    struct barfs_control own = {.timeout_ns = table->timeout_ns};
     struct barfs_admission admitted = barfs_admit(table, offset, count, direction);
     int64_t result = admitted.refused;
 
     if (control == NULL) {
-        if (table->timeout_ns != 0)
-            timeout.deadline_ns = barfs_now_ns() + table->timeout_ns;
-        control = &timeout;
+        control = &own;
+        if (own.timeout_ns != 0)
+            atomic_init(&own.since_ns, barfs_now_ns());
     }
     if (!barfs_occupancy_enter(table->occupancy))
         return barfs_occupancy_refusal(table->occupancy);
@@ -446,21 +452,18 @@ int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *b
 static int64_t single(const struct barfs_table *table, uint64_t offset, void *buffer, uint32_t width,
                       int direction)
 {
-    struct barfs_control unlimited = {.deadline_ns = 0};
-    const struct barfs_segment *segment;
+    struct barfs_control unlimited = {.timeout_ns = 0};
     int64_t result = -EINVAL;
 
-    if (!barfs_is_width(width) || offset % width != 0 || offset >= table->size ||
-        width > table->size - offset || (width > 4 && table->flags & BARFS_PORT))
+    if (offset >= table->size)
         return -EINVAL;
     if (!barfs_occupancy_enter(table->occupancy))
         return barfs_occupancy_refusal(table->occupancy);
-    segment = segment_at(table, offset);
-    if (!(segment->permission & 1u << direction))
+    if (!(barfs_segment_at(table, offset)->permission & 1u << direction))
         result = -EACCES;
     else if (barfs_denied(table, offset, width, direction))
         result = -EPERM;
-    else if (width <= segment->max_width && width <= segment->end - offset)
+    else if (barfs_is_one_access(table, offset, width))
         result = perform(table, offset, buffer, width, width, direction, &unlimited);
     barfs_occupancy_leave(table->occupancy);
     return result < 0 ? result : 0;

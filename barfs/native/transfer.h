@@ -38,8 +38,8 @@ enum barfs_kind {
 };
 
 enum barfs_table_flags {
-    BARFS_PORT = 1, /* an I/O-port BAR: one aligned access of 1, 2 or 4 bytes inside, or -EINVAL */
-    BARFS_GUARD_READS = 2, /* a request that is not one aligned access of 1, 2, 4 or 8: -EINVAL */
+    BARFS_PORT = 1, /* an I/O-port BAR: one access of 1, 2 or 4 bytes inside, or -EINVAL */
+    BARFS_GUARD_READS = 2, /* a request that is not one access of its place: -EINVAL */
     BARFS_GUARD_WRITES = 4,
 };
 
@@ -57,6 +57,13 @@ struct barfs_segment {
     volatile uint8_t *base; /* BARFS_MEMORY: the address of `start`, congruent to it modulo 8 */
     barfs_call_fn *call;    /* BARFS_CALL */
     void *context;
+    struct barfs_turns *turns; /* BARFS_CALL; NULL: its accesses wait for no others */
+};
+
+/* Accesses that take turns, from whatever thread: who waits for its turn waits for a device that
+ * answers as long as it answers the others. */
+struct barfs_turns {
+    _Atomic int64_t answered_ns; /* CLOCK_MONOTONIC */
 };
 
 /* Who is inside a device's tables, and whether anybody may still enter: a count in the low bits, and
@@ -81,30 +88,33 @@ struct barfs_table {
     uint64_t size;  /* of the region, below 2^63 */
     uint32_t width; /* of the file: 1, 2, 4 or 8 */
     uint32_t flags;
-    int64_t timeout_ns; /* of a request without a control of its own; 0: none */
+    int64_t timeout_ns; /* how long the device may take for an access; 0: any time */
     uint64_t segment_count;
     const struct barfs_segment *segments; /* cover [0, size) in order, without gap or overlap */
     struct barfs_ranges denied[2];        /* by direction: no access touches any byte of these */
     struct barfs_trace *trace;            /* NULL: off */
 };
 
-/* What may end a transfer early.  `stop` and the deadline are looked at before every
- * access that takes long, and at least every 4096 short ones. */
+/* What may end a transfer early, and how far it is.  `stop` is looked at before every access that
+ * takes long, and at least every 4096 short ones.  An access that took longer than `timeout_ns` is the
+ * last of its transfer; one that does not come back is for others to give up (queue.h). */
 struct barfs_control {
     atomic_int stop;
-    int64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
-    int32_t pid;         /* for the trace: whose request it is */
+    int64_t timeout_ns;                  /* 0: none, and `since_ns` is not kept */
+    _Atomic int64_t since_ns;            /* CLOCK_MONOTONIC: from when on the device owes an answer */
+    _Atomic(struct barfs_turns *) turns; /* of the segment that it is in */
+    int32_t pid;                         /* for the trace: whose request it is */
 };
 
 /* Transfer `count` bytes at `offset`.  Returns the bytes done (fewer at the end of the region, or when
  * something below happened after the first), 0 for a read at or past the end, or:
  *   -EFBIG      a write at or past the end       -EACCES     the segment's permission lacks it
  *   -EIO        the device did not take it       -ENODEV     the occupancy is closed
- *   -EINTR      control->stop                    -ETIMEDOUT  control->deadline_ns
+ *   -EINTR      control->stop                    -ETIMEDOUT  an access took longer than timeout_ns
  *   -ECHILD     the device is another process's, from which this one was forked
  *   -EINVAL     BARFS_PORT and BARFS_GUARD rules   -EPERM    the first access touches a denied byte
  * and what pread()/pwrite() (ENODEV, ETIMEDOUT, EACCES; anything else is EIO) or the call answered.
- * Without a `control`, the table's timeout counts from now. */
+ * Without a `control`, the table's timeout holds. */
 BARFS_HIDDEN int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer,
                                     uint64_t count, int direction, struct barfs_control *control);
 

@@ -2,7 +2,8 @@
 """Requests over a vfio-user socket: one at a time, each with a deadline.
 
 Rule 1: every wait ends at the request's deadline: for the other threads' requests, for the socket
-        to take the request, for the reply.
+        to take the request, for the reply. The deadline is for a peer that does not answer: it
+        counts from the last reply, whosever it was, and from the request where that came later.
 Rule 2: a request is sent once. When its reply is late, the request is given up but its id is kept;
         the reply is recognised by it when it comes, and thrown away. What was sent of a message,
         or received of one, stays where it is, so the stream never gets out of step.
@@ -78,7 +79,7 @@ class ReplyTimeout(DeviceError):
 class Channel:
     """A connected socket, and whose reply comes next. May be used from several threads.
 
-    The channel owns `sock`. `timeout` is how long a request may take, in seconds.
+    The channel owns `sock`. `timeout` is how long the peer may be silent, in seconds.
     """
 
     def __init__(self, sock: socket.socket, timeout: float) -> None:
@@ -89,8 +90,9 @@ class Channel:
         seconds, fraction = divmod(self._timeout, 1)
         limit = struct.pack("@ll", int(seconds), max(1, int(fraction * 1_000_000)))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        # One that knows whose it is, for `finally`: a signal's exception can come at any moment.
+        # One that knows its owner, for `finally`: a signal's exception can come at any moment.
         self._lock = threading.RLock()
+        self._answered = time.monotonic()
         self._decoder = Decoder(CLIENT_LIMIT)
         self._unsent = b""
         self._pending: dict[int, int] = {}
@@ -106,15 +108,15 @@ class Channel:
         Returns the data behind the place when the reply is the expected one to the byte, else the
         message, whatever it is. Raises ReplyTimeout, ChannelClosed, PeerError.
         """
-        deadline = time.monotonic() + self._timeout
         try:
-            waited = self._enter(deadline)
+            waited, deadline = self._enter()
             identifier = self._send(command, body, deadline)
             # The socket's limit is the whole time of a request: not for one that has lost some.
             if self._decoder.empty and not waited:
                 data = self._receive(flags=0)
                 header = HEADER.pack(identifier, command, reply_size, FLAG_REPLY, 0)
                 if len(data) == reply_size and data.startswith(header + body[:_PLACE]):
+                    self._answered = time.monotonic()
                     del self._pending[identifier]
                     return data[ACCESS_MESSAGE.size :]
                 self._decoder.feed(data)
@@ -123,7 +125,8 @@ class Channel:
             self.fail(error)
             raise
         finally:
-            try:
+            # Not contextlib.suppress: a signal's exception could come as it is entered.
+            try:  # noqa: SIM105
                 self._lock.release()
             except RuntimeError:  # not entered
                 pass
@@ -133,16 +136,16 @@ class Channel:
 
         Returns it with the descriptors that came, which are now the caller's. Raises as `access`.
         """
-        deadline = time.monotonic() + self._timeout
         try:
-            self._enter(deadline)
+            _waited, deadline = self._enter()
             identifier = self._send(command, body, deadline)
             return self._await_descriptors(identifier, deadline)
         except PeerError as error:
             self.fail(error)
             raise
         finally:
-            try:
+            # Not contextlib.suppress: a signal's exception could come as it is entered.
+            try:  # noqa: SIM105
                 self._lock.release()
             except RuntimeError:  # not entered
                 pass
@@ -176,17 +179,29 @@ class Channel:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
-    def _enter(self, deadline: float) -> bool:
-        """Become the one whose request is sent; returns whether that took some waiting.
+    def _enter(self) -> tuple[bool, float]:
+        """Become the one whose request is sent; returns whether that took some waiting, and the
+        request's deadline.
 
         The caller releases the lock if it has it, whatever is raised here.
         """
+        arrived = time.monotonic()
         waited = not self._lock.acquire(False)
-        if waited and not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            raise ReplyTimeout("other requests to the device have taken all the time")
+        if waited:
+            self._wait_for_turn(arrived)
         if self._dead:
             raise ChannelClosed(self._dead)
-        return waited
+        return waited, self._deadline(arrived)
+
+    def _wait_for_turn(self, arrived: float) -> None:
+        deadline = self._deadline(arrived)
+        while not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            passed, deadline = deadline, self._deadline(arrived)
+            if deadline == passed:
+                raise ReplyTimeout("the peer does not answer the requests before this one")
+
+    def _deadline(self, arrived: float) -> float:
+        return max(arrived, self._answered) + self._timeout
 
     def _next_id(self) -> int:
         if len(self._pending) >= _UNANSWERED_LIMIT:
@@ -283,6 +298,7 @@ class Channel:
             while (message := self._decoder.next_message()) is not None:
                 if self._settle(message, deadline) and message.id == identifier:
                     return message
+                deadline = max(deadline, self._deadline(0))
             self._wait_to_receive(deadline)
             self._decoder.feed(self._receive())
 
@@ -297,6 +313,7 @@ class Channel:
                         return message, taken
                     close_all(fds)
                     fds = []
+                    deadline = max(deadline, self._deadline(0))
                     continue
                 self._wait_to_receive(deadline)
                 self._receive_descriptors(fds)
@@ -341,6 +358,7 @@ class Channel:
             raise WrongCommand(
                 f"a reply to {command_name(message.command)} instead of {command_name(command)}"
             )
+        self._answered = time.monotonic()
         del self._pending[message.id]
         return True
 

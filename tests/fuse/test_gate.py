@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -331,6 +332,31 @@ def test_a_queued_request_of_a_killed_client(tmp_path: Path, number: signal.Sign
 def read_at(path: Path, offset: int, count: int = 4) -> bytes:
     with opened(path, os.O_RDONLY) as fd:
         return os.pread(fd, count, offset)
+
+
+def test_a_queue_whose_requests_are_answered_is_not_late(tmp_path: Path) -> None:
+    """However long it is, for a device that is slow; one that hangs is given up by all in time."""
+    clients, pause = 8, 300
+    with (
+        rig(tmp_path, options=f"timeout=1,trace={tmp_path / 'trace'}") as found,
+        opened(found.device / "bar0") as fd,
+        ThreadPoolExecutor(clients) as threads,
+    ):
+
+        def ask(milliseconds: int) -> tuple[list[int | None], float]:
+            os.pwrite(fd, milliseconds.to_bytes(4, "little"), DELAY)
+            start = time.monotonic()
+            asked = [threads.submit(os.pread, fd, 4, DELAY) for _ in range(clients)]
+            problems = [read.exception() for read in asked]
+            errors = [getattr(error, "errno", -1) if error else None for error in problems]
+            return errors, time.monotonic() - start
+
+        errors, took = ask(pause)
+        assert errors == [None] * clients
+        assert took > clients * pause / 1000 > 2
+        errors, took = ask(60_000)
+        assert errors == [errno.ETIMEDOUT] * clients
+        assert 0.9 < took < 1.7
 
 
 # ---- Long and short -----------------------------------------------------------------------------

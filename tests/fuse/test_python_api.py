@@ -5,7 +5,9 @@ import contextlib
 import ctypes
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -188,6 +190,17 @@ def test_no_answer_in_time() -> None:
             device["bar0"].read32(DELAY)
         assert (caught.value.region, caught.value.offset) == ("bar0", DELAY)
         assert device["bar0"].read(WINDOW, 4) == b"The ", "windows need no answer"
+
+
+def test_a_slow_device_answers_in_time() -> None:
+    """Though all together takes longer than the timeout."""
+    with barfs.open("demo", timeout=0.5) as device:
+        device["bar0"].write32(DELAY, 300)
+        start = time.monotonic()
+        with ThreadPoolExecutor(4) as threads:
+            reads = [threads.submit(device["bar0"].read, 0, 0x100) for _ in range(4)]
+            assert [len(read.result()) for read in reads] == [0x100] * 4
+        assert time.monotonic() - start > 1
 
 
 def test_a_closed_device(device: barfs.Device) -> None:

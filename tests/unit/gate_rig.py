@@ -9,11 +9,13 @@ import itertools
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from socket import AF_UNIX, SO_SNDBUF, SOCK_SEQPACKET, SOL_SOCKET, socket, socketpair
 
 from barfs import native
+from barfs.errors import AccessTimeout
 from tests.unit.engine_bench import PAGE
 
 IN_HEADER = struct.Struct("<IIQQIIIHH")
@@ -30,17 +32,24 @@ READ_LOCKOWNER = 2
 PATIENCE = 10.0
 """Seconds for what must come at once."""
 
-REGION, READ_ONLY, SLOW = 5, 6, 7
-"""Node ids: a window and a gap of files; the same, read-only; calls that wait."""
+REGION, READ_ONLY, SLOW, GUARDED = 5, 6, 7, 8
+"""Node ids: a window and a gap of files; the same, read-only; calls that wait; these, guarded."""
 
 GAP = PAGE
 SIZE = 2 * PAGE
 
 
 class Held:
-    """A device whose accesses wait until they are let go; `calls` are those that came."""
+    """A device whose accesses wait until they are let go; `calls` are those that came.
+
+    One at `hangs_at` waits until that is let go. With `gives_up_after`, all of them raise
+    AccessTimeout so many seconds later.
+    """
 
     def __init__(self) -> None:
+        self.gives_up_after: float | None = None
+        self.hangs_at: int | None = None
+        self._hanging = threading.Event()
         self.calls: list[tuple[str, int]] = []
         self.waiting = threading.Semaphore(0)
         self._go = threading.Semaphore(0)
@@ -48,17 +57,27 @@ class Held:
     def let_go(self, accesses: int = 1 << 13) -> None:
         self._go.release(accesses)
 
+    def let_hanging_go(self) -> None:
+        self._hanging.set()
+
     def wait_for_access(self) -> None:
         assert self.waiting.acquire(timeout=PATIENCE)
 
     def read(self, offset: int, width: int) -> bytes:
-        self.calls.append(("r", offset))
-        self.waiting.release()
-        assert self._go.acquire(timeout=60)
+        self._access("r", offset)
         return offset.to_bytes(width, "little")
 
     def write(self, offset: int, data: bytes) -> None:
-        self.calls.append(("w", offset))
+        self._access("w", offset)
+
+    def _access(self, direction: str, offset: int) -> None:
+        self.calls.append((direction, offset))
+        if self.gives_up_after is not None:
+            time.sleep(self.gives_up_after)
+            raise AccessTimeout
+        if offset == self.hangs_at:
+            assert self._hanging.wait(60)
+            return
         self.waiting.release()
         assert self._go.acquire(timeout=60)
 
@@ -132,22 +151,23 @@ class Kernel:
 
 
 @contextlib.contextmanager
-def gated(timeout: float = 60.0) -> Iterator[Kernel]:
-    """A running gate over one device; stopped and freed afterwards."""
+def gated(timeout: float = 60.0, turns: native.Turns | None = None) -> Iterator[Kernel]:
+    """A running gate over one device; stopped and freed afterwards. `turns` are those of SLOW."""
     ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
     memory = os.memfd_create("region")
     os.truncate(memory, SIZE)
     mapping = native.Mapping(memory, 0, PAGE, True, True)
     occupancy, held = native.Occupancy(), Held()
 
-    def table(*segments: native.Segment) -> native.Table:
-        return native.Table(occupancy, SIZE, 4, segments, timeout=timeout)
+    def table(*segments: native.Segment, guard: bool = False) -> native.Table:
+        return native.Table(occupancy, SIZE, 4, segments, timeout=timeout, guard_reads=guard)
 
     region = table(
         native.Segment(0, GAP, True, True, 8, native.Memory(mapping, 0)),
         native.Segment(GAP, SIZE, True, True, 4, native.Descriptor(memory, GAP)),
     )
-    slow = table(native.Segment(0, SIZE, True, True, 4, native.Call(held.read, held.write)))
+    calls = native.Segment(0, SIZE, True, True, 4, native.Call(held.read, held.write, turns))
+    slow, guarded = table(calls), table(calls, guard=True)
     gate = native.Gate(theirs.fileno())
     libfuse = socket(fileno=gate.libfuse_fd)
     for end in (ours, libfuse):
@@ -156,7 +176,12 @@ def gated(timeout: float = 60.0) -> Iterator[Kernel]:
     theirs.setsockopt(SOL_SOCKET, SO_SNDBUF, 4 << 20)
     device = gate.add_device(
         "0000:01:00.0",
-        {REGION: (region, True, True), READ_ONLY: (region, True, False), SLOW: (slow, True, True)},
+        {
+            REGION: (region, True, True),
+            READ_ONLY: (region, True, False),
+            SLOW: (slow, True, True),
+            GUARDED: (guarded, True, True),
+        },
     )
     ended = threading.Event()
     gate.start(ended.set)
@@ -164,6 +189,7 @@ def gated(timeout: float = 60.0) -> Iterator[Kernel]:
         yield Kernel(ours, libfuse, gate, device, occupancy, memory, held, ended)
     finally:
         held.let_go()
+        held.let_hanging_go()
         stopped = gate.stop(PATIENCE)
         if stopped:
             gate.close()

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 enum { NODES = 4, REGION = 8192, REQUESTS = 3000, ROUNDS = 4, LOOPS = 6, MOST_THREADS = 2 * NODES };
+enum { TIMEOUT_NS = 10000000, TOO_SLOW = 4096 };
 
 static struct barfs_gate *gate;
 static int kernel, libfuse;
@@ -30,8 +31,8 @@ static int access_ram(void *context, uint64_t offset, uint32_t width, int direct
     memcpy(direction == BARFS_READ ? data : ram + offset, direction == BARFS_READ ? ram + offset : data,
            width);
     pthread_mutex_unlock(&ram_lock);
-    if (context)
-        usleep(200);
+    if (context && offset % 512 == 0)
+        usleep(offset == TOO_SLOW ? 2 * TIMEOUT_NS / 1000 : 200);
     return 0;
 }
 
@@ -196,7 +197,7 @@ static void run(unsigned round)
         tables[i] = (struct barfs_table){.occupancy = &occupancies[i],
                                          .size = REGION,
                                          .width = 4,
-                                         .timeout_ns = i == 1 ? 300000000 : 0,
+                                         .timeout_ns = i == 1 ? TIMEOUT_NS : 0,
                                          .segment_count = 1,
                                          .segments = &segments[i]};
         lanes[i] = barfs_gate_add_device(gate);

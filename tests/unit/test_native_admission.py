@@ -94,6 +94,57 @@ def test_the_guard_refuses_what_is_not_one_access(offset: int, count: int) -> No
     assert recorder.accesses == []
 
 
+PLACES = [(0, 16, 4), (16, 32, 8), (32, 35, 2), (35, 64, 8)]
+"""Start, end, and the widest access."""
+
+
+def uneven_table(recorder: Recorder, *, guard: bool = False, port: bool = False) -> native.Table:
+    segments = [
+        native.Segment(start, end, True, True, width, recorder.target())
+        for start, end, width in PLACES
+    ]
+    return native.Table(
+        native.Occupancy(), SIZE, 4, segments, guard_reads=guard, guard_writes=guard, port=port
+    )
+
+
+@given(st.integers(0, SIZE + 2), st.integers(0, SIZE), st.booleans())
+@example(0, 8, False)
+@example(34, 2, False)
+@example(56, 16, False)
+def test_what_the_guard_lets_through_is_one_access(offset: int, count: int, port: bool) -> None:
+    """Of its place; without the guard the same requests are cut into more."""
+    recorder, free = (Recorder(bytearray(SIZE)) for _ in range(2))
+    table = uneven_table(recorder, guard=not port, port=port)
+    uneven_table(free).read(offset, count)
+    one = len(free.accesses) == 1 and count in (1, 2, 4, 8) and offset % count == 0
+    if port:
+        one = one and count <= 4 and offset + count <= SIZE
+    for access in (lambda: table.read(offset, count), lambda: table.write(offset, bytes(count))):
+        recorder.accesses.clear()
+        if one:
+            access()
+            assert recorder.accesses == free.accesses
+        elif not port and (count == 0 or (offset >= SIZE and count in (1, 2, 4, 8))):
+            continue
+        else:
+            with pytest.raises(InvalidAccess):
+                access()
+            assert recorder.accesses == []
+
+
+@pytest.mark.parametrize(("offset", "most"), [(0, 4), (8, 4), (32, 2), (48, 0)])
+def test_a_width_that_is_refused_names_the_one_that_is_taken(offset: int, most: int) -> None:
+    table = uneven_table(Recorder(bytearray(SIZE)))
+    if not most:
+        assert table.load(offset, 8) == 0
+        return
+    with pytest.raises(InvalidAccess, match=f"this place takes {most} bytes at most"):
+        table.load(offset, 8)
+    with pytest.raises(InvalidAccess, match=f"this place takes {most} bytes at most"):
+        table.store(offset, 8, 0)
+
+
 def test_the_guard_lets_single_accesses_through() -> None:
     recorder = Recorder(bytearray(SIZE))
     segment = native.Segment(0, SIZE, True, True, 8, recorder.target())

@@ -9,8 +9,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from barfs import native
 from barfs.native.binding import lib
-from tests.unit.gate_rig import GAP, PATIENCE, READ, REGION, SLOW, TRANSFER, Kernel, gated
+from tests.unit.gate_rig import (
+    GAP,
+    GUARDED,
+    PATIENCE,
+    READ,
+    REGION,
+    SLOW,
+    TRANSFER,
+    Kernel,
+    gated,
+)
 
 LONG = 4096
 """A read of so many bytes is not a short one."""
@@ -109,6 +120,129 @@ def test_a_request_is_late_by_its_own_clock() -> None:
         assert kernel.read(SLOW, 0, 4)[0] == 0
         kernel.assert_silent()
         assert len(kernel.held.calls) == 2, "the one that hung, and the last"
+
+
+TIMEOUT = 0.6
+PACE = TIMEOUT / 3
+"""Seconds for an access of a device that is slow and sound."""
+
+SOME = 320
+"""A read of so many bytes is a long one, of 80 accesses."""
+
+
+def progress(kernel: Kernel, accesses: int) -> float:
+    """Let so many accesses of a transfer take their time; returns when the last one ended."""
+    for _ in range(accesses):
+        kernel.held.wait_for_access()
+        time.sleep(PACE)
+        kernel.held.let_go(1)
+    kernel.held.wait_for_access()
+    return time.monotonic()
+
+
+def test_what_progresses_is_not_late_nor_is_what_waits_behind_it() -> None:
+    with gated(TIMEOUT) as kernel:
+        sent = [kernel.send_read(SLOW, 0, SOME) for _ in range(3)]
+        start = time.monotonic()
+        progress(kernel, 8)
+        assert time.monotonic() - start > 2 * TIMEOUT
+        kernel.held.let_go()
+        found = replies(kernel, 3)
+        assert [found[unique][0] for unique in sent] == [0, 0, 0]
+        assert len(kernel.held.calls) == 3 * SOME // 4
+
+
+def test_a_queue_of_slow_accesses_is_not_late() -> None:
+    with gated(TIMEOUT) as kernel:
+        sent = {kernel.send_read(SLOW, 4 * number, 4): 4 * number for number in range(9)}
+        progress(kernel, 8)
+        kernel.held.let_go(1)
+        assert replies(kernel, 9) == {
+            unique: (0, offset.to_bytes(4, "little")) for unique, offset in sent.items()
+        }
+
+
+def test_a_device_that_hangs_after_it_progressed() -> None:
+    """All that wait are given up in time after the last access, and a later one after its own."""
+    with gated(TIMEOUT) as kernel:
+        sent = [kernel.send_read(SLOW, 0, SOME) for _ in range(3)]
+        since = dict.fromkeys(sent, progress(kernel, 5))
+        time.sleep(TIMEOUT / 2)
+        since[kernel.send_read(SLOW, 0, SOME)] = time.monotonic()
+        for _ in range(4):
+            unique, error, _ = kernel.reply()
+            assert error == errno.ETIMEDOUT
+            assert TIMEOUT - 0.01 <= time.monotonic() - since.pop(unique) <= TIMEOUT + 0.5
+        kernel.assert_silent()
+        finish(kernel)
+
+
+def test_a_hang_is_not_cured_by_another_lane() -> None:
+    with gated(TIMEOUT) as kernel:
+        kernel.held.hangs_at = LONG
+        long = kernel.send_read(SLOW, 0, SOME)
+        start = time.monotonic()
+        short = {kernel.send_read(SLOW, offset, 4) for offset in (LONG, LONG + 4)}
+        threading.Thread(target=progress, args=(kernel, 8)).start()
+        for _ in range(2):
+            unique, error, _ = kernel.reply()
+            assert error == errno.ETIMEDOUT
+            assert TIMEOUT - 0.01 <= time.monotonic() - start <= TIMEOUT + 0.5
+            short.remove(unique)
+        kernel.held.let_go()
+        assert kernel.reply()[:2] == (long, 0)
+
+
+def test_who_waits_for_its_turn_is_not_late_until_nothing_is_answered() -> None:
+    with gated(TIMEOUT, native.Turns()) as kernel:
+        kernel.held.hangs_at = LONG  # its turn does not come
+        long = kernel.send_read(SLOW, 0, SOME)
+        short = {kernel.send_read(SLOW, offset, 4) for offset in (LONG, LONG + 4)}
+        progress(kernel, 8)
+        kernel.assert_silent()
+        kernel.held.let_go()
+        assert kernel.reply()[:2] == (long, 0)
+        last = time.monotonic()
+        for _ in range(2):
+            unique, error, _ = kernel.reply()
+            assert error == errno.ETIMEDOUT
+            assert TIMEOUT - 0.1 <= time.monotonic() - last <= TIMEOUT + 0.5
+            short.remove(unique)
+
+
+def test_what_the_device_gave_up_by_itself_is_no_progress() -> None:
+    """Those behind it that came at the same time are late with it."""
+    with gated(TIMEOUT) as kernel:
+        kernel.held.gives_up_after = TIMEOUT + 0.1
+        start = time.monotonic()
+        sent = {kernel.send_read(SLOW, 4 * number, 4) for number in range(20)}
+        assert replies(kernel, 20) == dict.fromkeys(sent, (errno.ETIMEDOUT, b""))
+        assert time.monotonic() - start < TIMEOUT + 0.5
+        assert len(kernel.held.calls) == 1
+
+
+def test_what_is_refused_does_not_wait_for_the_device(kernel: Kernel) -> None:
+    sent = [kernel.send_read(SLOW, 0, count) for count in (4, LONG)]
+    for _ in sent:
+        kernel.held.wait_for_access()
+    for count in (8, 12, LONG):
+        assert kernel.read(GUARDED, 0, count) == (errno.EINVAL, b"")
+    kernel.held.let_go()
+    assert set(replies(kernel, 2)) == set(sent)
+    assert kernel.read(GUARDED, 0, 4)[0] == 0
+
+
+def test_an_interrupt_of_what_waits_behind_progress() -> None:
+    with gated(TIMEOUT) as kernel:
+        first, second = (kernel.send_read(SLOW, 0, SOME) for _ in range(2))
+        progress(kernel, 5)
+        kernel.interrupt(second)
+        assert kernel.reply() == (second, errno.EINTR, b"")
+        kernel.interrupt(first)
+        kernel.sync()
+        kernel.held.let_go(1)
+        unique, error, data = kernel.reply()
+        assert (unique, error, len(data)) == (first, 0, 24)
 
 
 def test_a_late_answer_is_nobody_else_s() -> None:

@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,54 @@ def test_waiting_for_another_access_counts() -> None:
 
 def hold(peer: Peer) -> None:
     peer.release.wait()
+
+
+def slowly(peer: Peer, message: wire.Message) -> None:
+    """Answer in time, but not long before its end."""
+    time.sleep(0.6)
+    data(b"slow")(peer, message)
+
+
+def test_waiting_for_accesses_that_are_answered_does_not_count() -> None:
+    with client_of(*[slowly] * 4, timeout=1) as (client, _peer), ThreadPoolExecutor(4) as threads:
+        started = time.monotonic()
+        reads = [threads.submit(client.read, 0, offset, 4) for offset in range(4)]
+        assert [read.result() for read in reads] == [b"slow"] * 4
+        assert time.monotonic() - started > 2
+
+
+def test_a_peer_that_falls_silent_is_given_up_by_all_who_wait() -> None:
+    """In time after its last reply."""
+    silent = [slowly, slowly, lambda peer, _message: hold(peer)]
+    with client_of(*silent, timeout=1) as (client, _peer), ThreadPoolExecutor(5) as threads:
+        started = time.monotonic()
+        reads = [threads.submit(client.read, 0, offset, 4) for offset in range(5)]
+        problems = [read.exception() for read in reads]
+        assert 2.1 < time.monotonic() - started < 3
+        assert sorted(type(problem).__name__ for problem in problems) == [
+            "AccessTimeout",
+            "AccessTimeout",
+            "AccessTimeout",
+            "NoneType",
+            "NoneType",
+        ]
+
+
+def test_a_late_reply_is_one() -> None:
+    """The request behind it could not be answered before it."""
+
+    def late(peer: Peer, message: wire.Message) -> None:
+        time.sleep(1.3)
+        data(b"OLD!")(peer, message)
+
+    def slow(peer: Peer, message: wire.Message) -> None:
+        time.sleep(0.9)
+        data(b"new.")(peer, message)
+
+    with client_of(late, slow, timeout=1) as (client, _peer):
+        with pytest.raises(AccessTimeout):
+            client.read(0, 0, 4)
+        assert client.read(0, 0, 4) == b"new."
 
 
 @pytest.mark.parametrize("sent", [0, 8, 16, 24])
