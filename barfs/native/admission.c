@@ -6,11 +6,6 @@
 
 static const uint64_t MOST_OF_A_PORT = 4;
 
-static bool is_natural(uint64_t offset, uint64_t count)
-{
-    return (count == 1 || count == 2 || count == 4 || count == 8) && offset % count == 0;
-}
-
 const struct barfs_segment *barfs_segment_at(const struct barfs_table *table, uint64_t position)
 {
     uint64_t low = 0, high = table->segment_count - 1;
@@ -28,7 +23,7 @@ const struct barfs_segment *barfs_segment_at(const struct barfs_table *table, ui
 
 bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint64_t count)
 {
-    return is_natural(offset, count) && count <= barfs_widest_access(table, offset);
+    return barfs_is_natural(offset, count) && count <= barfs_widest_access(table, offset);
 }
 
 uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset)
@@ -89,7 +84,7 @@ struct barfs_admission barfs_admit(const struct barfs_table *table, uint64_t off
     /* Before clipping: a port access that crosses the end is wrong, not short. */
     if (table->flags & BARFS_PORT && (beyond || !barfs_is_one_access(table, offset, count)))
         return admission;
-    if (guarded && count != 0 && !is_natural(offset, count))
+    if (guarded && count != 0 && !barfs_is_natural(offset, count))
         return admission;
     if (count == 0 || beyond) {
         admission.refused = count == 0 || direction == BARFS_READ ? 0 : -EFBIG;
@@ -99,7 +94,7 @@ struct barfs_admission barfs_admit(const struct barfs_table *table, uint64_t off
     if (guarded && !barfs_is_one_access(table, offset, count))
         return admission;
     admission.refused = 0;
-    admission.limit = is_natural(offset, count) ? count : table->width;
+    admission.limit = barfs_is_natural(offset, count) ? count : table->width;
     admission.count = permitted(table, offset, count, admission.limit, direction);
     if (admission.count == 0)
         admission.refused = -EPERM;

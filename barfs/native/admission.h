@@ -38,6 +38,11 @@ BARFS_HIDDEN uint32_t barfs_widest_access(const struct barfs_table *table, uint6
 /* Whether the place takes `count` bytes at `offset`, which is inside the region, as one access. */
 BARFS_HIDDEN bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint64_t count);
 
+static inline bool barfs_is_natural(uint64_t offset, uint64_t count)
+{
+    return (count == 1 || count == 2 || count == 4 || count == 8) && offset % count == 0;
+}
+
 static inline uint64_t barfs_smaller(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;

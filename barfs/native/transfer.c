@@ -455,7 +455,7 @@ static int64_t single(const struct barfs_table *table, uint64_t offset, void *bu
     struct barfs_control unlimited = {.timeout_ns = 0};
     int64_t result = -EINVAL;
 
-    if (offset >= table->size)
+    if (!barfs_is_natural(offset, width) || offset >= table->size || width > table->size - offset)
         return -EINVAL;
     if (!barfs_occupancy_enter(table->occupancy))
         return barfs_occupancy_refusal(table->occupancy);
