@@ -28,6 +28,7 @@ from typing import Any, Self
 
 from barfs.errors import UsageError
 from barfs.layout import Layout, LayoutError
+from barfs.native import Owner, keep_from_children
 
 FORMAT = "barfs dump v1"
 _INDEX = "dump.json"
@@ -49,7 +50,10 @@ class Hole:
 
 
 class DumpWriter:
-    """A dump in the making; `with` keeps it when all went well. Raises DumpError."""
+    """A dump in the making; `with` keeps it when all went well. Raises DumpError.
+
+    A child of the process that makes it neither writes, keeps nor removes it.
+    """
 
     def __init__(self, path: Path, device: str) -> None:
         self._path = path
@@ -60,7 +64,12 @@ class DumpWriter:
         except OSError as error:
             raise DumpError(f"{path}: {error.strerror}") from error
         self._file = os.fdopen(fd, "wb")
+        self._owner = Owner()
+        keep_from_children(self)
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_DEFLATED)
+
+    def descriptors(self) -> list[int]:
+        return [] if self._file.closed else [self._file.fileno()]
 
     def add(self, layout: Layout, chunks: Iterable[bytes], holes: Sequence[Hole]) -> None:
         """Store a region; `holes` is looked at once the chunks have all come."""
@@ -82,6 +91,8 @@ class DumpWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if not self._owner.is_here:
+            return
         try:
             if kind is None:
                 index = {"format": FORMAT, "device": self._device, "regions": self._regions}

@@ -112,7 +112,7 @@ class Channel:
             self.fail(error)
             raise
         finally:
-            try:
+            try:  # noqa: SIM105  (a function more could be interrupted at its start)
                 self._lock.release()
             except RuntimeError:  # not entered
                 pass
@@ -131,7 +131,7 @@ class Channel:
             self.fail(error)
             raise
         finally:
-            try:
+            try:  # noqa: SIM105  (a function more could be interrupted at its start)
                 self._lock.release()
             except RuntimeError:  # not entered
                 pass

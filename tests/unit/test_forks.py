@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 import barfs
+from barfs.dump import Dump, DumpWriter
 from barfs.errors import AccessError
 from barfs.fusermount import FuseMount
+from barfs.layout import Layout
 from barfs.native import PAGE_SIZE, Gate, Mapping
 from barfs.vfio_user.server import listening
 from tests.forks import fork, in_child
@@ -451,3 +453,24 @@ def test_a_mount_is_not_ended_by_a_child(tmp_path: Path) -> None:
     finally:
         mount.close()
     assert not is_mounted(tmp_path)
+
+
+def test_a_dump_in_the_making_is_not_ended_by_a_child(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with barfs.open("demo") as device, DumpWriter(path, "demo") as writer:
+        for name in ("bar0", "rom"):
+            layout = device[name].layout
+            if name == "rom":
+
+                def leave(layout: Layout = layout) -> None:
+                    writer.add(layout, [bytes(layout.size)], [])
+                    with writer:
+                        pass
+
+                in_child(leave)
+                assert not path.exists()
+            writer.add(layout, [device[name].read(0, layout.size)], [])
+    with Dump(path) as dump:
+        assert list(dump.layouts) == ["bar0", "rom"]
+        assert b"".join(dump.chunks("bar0"))[:4] == b"barf"
+    assert os.listdir(tmp_path) == ["file"]
