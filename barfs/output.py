@@ -14,19 +14,17 @@ import errno
 import os
 import re
 import secrets
-import signal
 import stat
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO, Protocol
 
+from barfs.ending import Held
 from barfs.errors import BarfsError, UsageError
+from barfs.native import Owner, keep_from_children
 
 _DESCRIPTORS = re.compile(r"/proc/([0-9]+)(?:/task/[0-9]+)?/fd")
 _MOST_LINKS = 40
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _NOT_COPIED = ("security.capability",)
 """New contents are not what was trusted with them; the kernel drops them on a write, too."""
 
@@ -59,8 +57,11 @@ def saving(path: Path, mode: int = 0o600) -> Iterator[Output]:
             raise UsageError(f"{path}: {error.strerror}") from error
         output: Output | None = new.file if new else stream
         assert output is not None
+        owner = Owner()
         try:
             yield output
+            if not owner.is_here:
+                return
             try:
                 output.flush()
                 if new is not None:
@@ -99,9 +100,13 @@ class _Stream:
 
     def __init__(self, fd: int) -> None:
         self._file = os.fdopen(fd, "wb")
+        keep_from_children(self)
         self.write = self._file.write
         self.flush = self._file.flush
         self.close = self._file.close
+
+    def descriptors(self) -> list[int]:
+        return _descriptors(self._file)
 
 
 def _into_existing(path: Path, place: Path) -> _Stream | None:
@@ -130,6 +135,10 @@ class _NewFile:
         self._name = place.name
         self._folder = folder
         self._temporary = temporary
+        keep_from_children(self)
+
+    def descriptors(self) -> list[int]:
+        return _descriptors(self.file)
 
     @classmethod
     @contextlib.contextmanager
@@ -141,7 +150,7 @@ class _NewFile:
             fd, temporary = _without_name(folder, mode), None
             if fd is None:
                 temporary = _free_name()
-                stack.enter_context(_removed(folder, temporary))
+                stack.callback(_remove, folder, temporary, Owner())
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 fd = os.open(temporary, flags, mode, dir_fd=folder)
             new = cls(place, folder, fd, temporary)
@@ -163,7 +172,7 @@ class _NewFile:
             self._link(self._name)
         except FileExistsError:
             temporary = _free_name()
-            with _signals_later():
+            with Held():
                 self._link(temporary)
                 try:
                     self._replace(temporary)
@@ -182,6 +191,16 @@ class _NewFile:
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(errno.EEXIST, "is no file any more")
         os.rename(temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+
+
+def _descriptors(file: BinaryIO) -> list[int]:
+    return [] if file.closed else [file.fileno()]
+
+
+def _remove(folder: int, name: str, owner: Owner) -> None:
+    if owner.is_here:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
 
 
 def _free_name() -> str:
@@ -217,52 +236,3 @@ def _become_alike(fd: int, place: Path) -> None:
             if name not in _NOT_COPIED:
                 os.setxattr(fd, name, os.getxattr(place, name))
     os.fchmod(fd, stat.S_IMODE(status.st_mode))
-
-
-def _handled(number: signal.Signals) -> bool:
-    return threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(number) is not signal.SIG_IGN
-    )
-
-
-@contextlib.contextmanager
-def _signals_later() -> Iterator[None]:
-    """Let what ends a process wait until a name is gone again. (Blocked in this thread alone, it
-    would come in another.)"""
-    received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _frame: received.append(number))
-        for number in _ENDING
-        if _handled(number)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for one in received:
-            os.kill(os.getpid(), one)
-
-
-@contextlib.contextmanager
-def _removed(folder: int, name: str) -> Iterator[None]:
-    """Remove a name in the end, also where a signal ends the process."""
-
-    def remove() -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=folder)
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        remove()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    mine = [n for n in _ENDING if _handled(n) and signal.getsignal(n) is signal.SIG_DFL]
-    for number in mine:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        remove()
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)

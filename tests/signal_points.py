@@ -3,9 +3,9 @@
 
     python -m tests.signal_points POINT SIGNAL FILES REPORT WORD...
 
-A point is where Python looks for signals in earnest: the entry of a function, and the return from
-one that is written in C; counted are those of the main thread in FILES of barfs (with commas, "" is
-all of them). At the POINT-th comes SIGNAL. REPORT becomes a file with their count at the end. A daemon
+A point is where Python looks for signals: the entry of a function, and the return from one that is
+written in C. Counted are those of the main thread in FILES of barfs (with commas; "" is all of
+them). At the POINT-th comes SIGNAL. REPORT becomes a file with their count at the end. A daemon
 that is forked goes on counting, and gets the signal, too.
 """
 

@@ -125,8 +125,7 @@ class Channel:
             self.fail(error)
             raise
         finally:
-            # Not contextlib.suppress: a signal's exception could come as it is entered.
-            try:  # noqa: SIM105
+            try:  # noqa: SIM105  (a function more could be interrupted at its start)
                 self._lock.release()
             except RuntimeError:  # not entered
                 pass
@@ -144,8 +143,7 @@ class Channel:
             self.fail(error)
             raise
         finally:
-            # Not contextlib.suppress: a signal's exception could come as it is entered.
-            try:  # noqa: SIM105
+            try:  # noqa: SIM105  (a function more could be interrupted at its start)
                 self._lock.release()
             except RuntimeError:  # not entered
                 pass

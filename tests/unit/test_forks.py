@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """After a fork, what is open belongs to the process that opened it, which notices nothing."""
 
+import contextlib
 import ctypes
 import gc
 import mmap
@@ -18,8 +19,10 @@ from pathlib import Path
 import pytest
 
 import barfs
+from barfs.dump import Dump, new_dump
 from barfs.errors import AccessError
 from barfs.fusermount import FuseMount
+from barfs.layout import Layout
 from barfs.native import PAGE_SIZE, Gate, Mapping
 from barfs.vfio_user.server import listening
 from tests.forks import fork, in_child
@@ -451,3 +454,24 @@ def test_a_mount_is_not_ended_by_a_child(tmp_path: Path) -> None:
     finally:
         mount.close()
     assert not is_mounted(tmp_path)
+
+
+def test_a_dump_in_the_making_is_not_ended_by_a_child(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with barfs.open("demo") as device, contextlib.ExitStack() as stack:
+        writer = stack.enter_context(new_dump(path))
+        for name in ("bar0", "rom"):
+            layout = device[name].layout
+            if name == "rom":
+
+                def leave(layout: Layout = layout) -> None:
+                    writer.add(layout, [(0, bytes(layout.size))], [])
+                    stack.close()
+
+                in_child(leave)
+                assert not path.exists()
+            writer.add(layout, [(0, device[name].read(0, layout.size))], [])
+    with Dump(path) as dump:
+        assert list(dump.layouts) == ["bar0", "rom"]
+        assert dump.head("bar0", 4) == b"barf"
+    assert os.listdir(tmp_path) == ["file"]
