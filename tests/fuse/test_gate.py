@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -334,6 +334,12 @@ def read_at(path: Path, offset: int, count: int = 4) -> bytes:
         return os.pread(fd, count, offset)
 
 
+def error_of(read: "Future[bytes]") -> int | None:
+    problem = read.exception()
+    assert problem is None or isinstance(problem, OSError)
+    return problem.errno if problem else None
+
+
 def test_a_queue_whose_requests_are_answered_is_not_late(tmp_path: Path) -> None:
     """However long it is, for a device that is slow; one that hangs is given up by all in time."""
     clients, pause = 8, 300
@@ -347,9 +353,7 @@ def test_a_queue_whose_requests_are_answered_is_not_late(tmp_path: Path) -> None
             os.pwrite(fd, milliseconds.to_bytes(4, "little"), DELAY)
             start = time.monotonic()
             asked = [threads.submit(os.pread, fd, 4, DELAY) for _ in range(clients)]
-            problems = [read.exception() for read in asked]
-            errors = [getattr(error, "errno", -1) if error else None for error in problems]
-            return errors, time.monotonic() - start
+            return [error_of(read) for read in asked], time.monotonic() - start
 
         errors, took = ask(pause)
         assert errors == [None] * clients
