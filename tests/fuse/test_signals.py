@@ -102,7 +102,7 @@ def test_signals_while_a_mount_is_made(tmp_path: Path, name: str, campaign: str)
     for point in some(total, campaign):
         with settled(tmp_path):
             result = at_point(point, name, MOUNTING, tmp_path, *words)
-            # Before it listens, and after it is done, the command is no one's to hold up.
+            # One before the handlers kills it, one after it is done is ignored.
             assert result.returncode in (128 + number, -number, 0), point
             assert result.stderr == "", point
             if result.returncode == 0 and is_mounted(path):
