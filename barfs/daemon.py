@@ -108,7 +108,6 @@ def _run_child(
         os.close(writing)
 
     try:
-        os.chdir("/")
         # A ^C is the caller's, for as long as both are in one process group.
         signal.pthread_sigmask(signal.SIG_SETMASK, {*mask, signal.SIGINT})
         return run(ready)
