@@ -15,6 +15,7 @@ from barfs.cli_help import explain
 from barfs.errors import UsageError
 from barfs.fusermount import MountError, MountInfo, barfs_mounts
 from barfs.ranges import parse_range
+from barfs.surroundings import reason
 
 _PAUSE = 0.05
 _LINE = re.compile(r"[0-9.]+ \S+ (?P<device>\S+) (?P<region>\S+) [rw] (?P<offset>0x[0-9a-f]+) ")
@@ -79,7 +80,7 @@ def _trace(choice: argparse.Namespace) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        raise MountError(f"{info.trace}: {error.strerror}") from error
+        raise MountError(f"{info.trace}: {reason(error)}") from error
     return 0
 
 

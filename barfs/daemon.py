@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from barfs.errors import BarfsError
 from barfs.logs import background_handler, install
 
 _READY = b"1"
@@ -57,7 +58,13 @@ def run_in_background(run: Callable[[Callable[[], None]], int], level: int = log
     except KeyboardInterrupt:  # which the child does not hear
         os.kill(child, signal.SIGTERM)
         raise
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        raise BarfsError(
+            f"the mount's process was ended by signal {-code} ({signal.strsignal(-code)}) before "
+            "the mount answered; dmesg may tell why"
+        )
+    return code
 
 
 def _run_child(

@@ -34,6 +34,7 @@ from barfs.pci import (
     sysfs_attributes,
 )
 from barfs.policy import EVERYTHING, AccessPolicy, Restriction
+from barfs.surroundings import reason
 from barfs.uapi import RegionInfo
 
 MappingMode = Literal["separate", "contiguous", "off"]
@@ -417,7 +418,7 @@ class _Mapper:
                 self.reservation = native.Reservation(layout.size)
             except OSError as error:
                 name = errno.errorcode.get(error.errno or 0, "EIO")
-                log.warning("%s: %#x bytes for its windows: %s", layout.region, layout.size, name)
+                log.warning("%s has no windows: %s", layout.region, reason(error, mapping=True))
                 self.failed = dict.fromkeys((window.start for window in layout.windows), name)
                 return
         for window in layout.windows:
@@ -425,7 +426,8 @@ class _Mapper:
                 self.mappings[window.start] = self._map(window, info, fd)
             except OSError as error:
                 name = errno.errorcode.get(error.errno or 0, "EIO")
-                log.warning("%s: window %#x: mmap: %s", layout.region, window.start, name)
+                why = reason(error, mapping=True)
+                log.warning("%s: window %#x: mmap: %s: %s", layout.region, window.start, name, why)
                 self.failed[window.start] = name
 
     def _map(self, window: Segment, info: RegionInfo, fd: int | None) -> native.Mapping:

@@ -29,6 +29,7 @@ from barfs.fs import Filesystem
 from barfs.fusermount import (
     GRACE,
     FuseMount,
+    MountError,
     MountOptions,
     unmount_command,
 )
@@ -45,13 +46,13 @@ class _Signals:
 
     def __init__(self) -> None:
         self.serving = False
-        self._received = False
+        self.received = False
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if not self.serving:
             raise SystemExit(128 + number)
-        self._received = True
+        self.received = True
         os.eventfd_write(self._fd, 1)
 
     @contextlib.contextmanager
@@ -62,7 +63,7 @@ class _Signals:
         finally:
             for number, handler in previous.items():
                 # The rest of a burst does not kill what has ended for its first.
-                signal.signal(number, signal.SIG_IGN if self._received else handler)
+                signal.signal(number, signal.SIG_IGN if self.received else handler)
             os.close(self._fd)
 
     async def wait(self) -> None:
@@ -87,6 +88,13 @@ def serve(
     and the devices are closed. Raises MountError, and what `open_devices` raises.
     """
     signals = _Signals()
+    answered = False
+
+    def announce() -> None:
+        nonlocal answered
+        answered = True
+        ready()
+
     with signals.handled(), contextlib.ExitStack() as stack:
         devices = open_devices()
         for device in devices:
@@ -107,8 +115,10 @@ def serve(
             stack.callback(bus.close)
             bus.add(devices)
             signals.serving = True
-            session = partial(_session, gate, mountpoint, bus, follow, ready, ending, signals)
+            session = partial(_session, gate, mountpoint, bus, follow, announce, ending, signals)
             _run(filesystem, gate, session)
+    if not answered and not signals.received:
+        raise MountError(f"the mount on {mountpoint} ended before it answered; try again")
 
 
 def _run(filesystem: Filesystem, gate: native.Gate, session: Callable[[], Awaitable[bool]]) -> None:

@@ -24,6 +24,7 @@ from barfs.errors import BarfsError, UsageError
 from barfs.fusermount import find_device
 from barfs.pci import region_index
 from barfs.ranges import parse_number
+from barfs.surroundings import reason
 
 
 class RegisterError(BarfsError):
@@ -131,7 +132,7 @@ class Place:
         try:
             fd = os.open(self.path, flags | os.O_CLOEXEC)
         except OSError as error:
-            raise RegisterError(f"{self.path}: {error.strerror}") from error
+            raise RegisterError(f"{self.path}: {reason(error)}") from error
         try:
             yield _File(str(self.path), fd, _size(self.path, fd))
         finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 from barfs.errors import UsageError
 from barfs.native.binding import ffi, lib
+from barfs.surroundings import reason
 
 HEADER = b"# barfs trace v1: time pid device region direction offset width value access\n"
 
@@ -23,7 +24,7 @@ class Trace:
         try:
             self._fd = os.open(path, flags, 0o600)
         except OSError as error:
-            raise UsageError(f"trace={path}: {error.strerror}") from error
+            raise UsageError(f"trace={path}: {reason(error)}") from error
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             self.close()

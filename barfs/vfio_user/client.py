@@ -33,6 +33,7 @@ from barfs.errors import (
     RegionError,
 )
 from barfs.pci import Bdf, region_name
+from barfs.surroundings import reason
 from barfs.uapi import (
     REGION_INFO_LIMIT,
     CapabilityTruncated,
@@ -45,6 +46,7 @@ from barfs.vfio_user.channel import (
     MAX_DESCRIPTORS,
     Channel,
     ChannelClosed,
+    DescriptorsLost,
     ReplyTimeout,
     close_all,
     is_memory,
@@ -205,6 +207,8 @@ class VfioUserClient:
             raise ReplyTimeout(f"{self.source}: {command.NUMBER.name}: {error}") from None
         except ChannelClosed as error:
             raise ChannelClosed(f"{self.source}: {error}; start the server again") from None
+        except DescriptorsLost as error:
+            raise DescriptorsLost(f"{self.source}: {command.NUMBER.name}: {error}") from None
         if message.is_error:
             close_all(fds)
             raise RequestRefused(
@@ -305,7 +309,10 @@ def _error_text(error: int) -> str:
 
 def _connect(path: str, source: str, timeout: float) -> socket.socket:
     """Connect to a server's socket. Raises DeviceError, saying what to do about it."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise DeviceError(f"{source}: {reason(error)}") from error
     # Python's own timeout does not cover a full backlog: connect is then EAGAIN at once.
     seconds, fraction = divmod(min(timeout, LONGEST_TIMEOUT), 1)
     limit = struct.pack("@ll", int(seconds), int(fraction * 1_000_000))
@@ -335,4 +342,4 @@ def _connect_problem(path: str, error: OSError) -> str:
         return "is a socket of another type; vfio-user needs a stream socket"
     if error.errno == errno.EAGAIN:
         return "the server accepts no more connections; end its other clients"
-    return error.strerror or str(error)
+    return reason(error)

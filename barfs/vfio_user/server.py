@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from barfs.errors import DeviceError, PeerError
+from barfs.surroundings import reason
 from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.session import Session
 from barfs.vfio_user.wire import SERVER_LIMIT, Decoder
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 _BACKLOG = 16
 _RECEIVE = 1 << 13
+_PAUSE = 1.0
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Stopped(Exception):
@@ -69,7 +72,11 @@ class Server:
                     # The client left before it was accepted.
                     if error.errno in (errno.EAGAIN, errno.ECONNABORTED):
                         continue
-                    raise DeviceError(f"no client can be accepted: {error.strerror}") from error
+                    if error.errno not in _SHORTAGES:
+                        raise DeviceError(f"no client can be accepted: {reason(error)}") from error
+                    _log.warning("a client waits: %s", reason(error))
+                    self._pause()
+                    continue
                 with connection:
                     self._converse(connection)
 
@@ -80,6 +87,13 @@ class Server:
 
     def _wait(self, sock: socket.socket, events: int) -> None:
         self._wait_by(self._poll_of(sock, events))
+
+    def _pause(self) -> None:
+        """Give a shortage time to pass, unless the server is to end."""
+        poll = select.poll()
+        poll.register(self._wake_reader, select.POLLIN)
+        if poll.poll(_PAUSE * 1000):
+            raise Stopped
 
     def _poll_of(self, sock: socket.socket, events: int) -> "select.poll":
         poll = select.poll()
@@ -110,7 +124,7 @@ class Server:
         except PeerError as error:
             _log.warning("a client is sent away: %s", error)
         except OSError as error:
-            _log.info("a client is gone: %s", error)
+            _log.info("a client is gone: %s", reason(error))
 
     def _send(self, connection: socket.socket, reply: bytes, fd: int | None) -> None:
         while reply:
@@ -138,7 +152,12 @@ def serve_in_thread(device: SoftwareDevice) -> socket.socket:
         with connection, contextlib.closing(server), contextlib.closing(device):
             server.serve_connection(connection)
 
-    threading.Thread(target=run, name="barfs-software-device", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="barfs-software-device", daemon=True).start()
+    except RuntimeError as error:
+        client.close()
+        with connection, contextlib.closing(server), contextlib.closing(device):
+            raise DeviceError(f"no thread for a software device: {reason(error)}") from error
     return client
 
 
@@ -191,7 +210,7 @@ def listening(path: str) -> Iterator[socket.socket]:
             os.chmod(path, 0o600)
             listener.listen(_BACKLOG)
         except OSError as error:
-            raise DeviceError(f"{path}: no socket there: {error.strerror or error}") from error
+            raise DeviceError(f"{path}: no socket there: {reason(error)}") from error
         try:
             yield listener
         finally:

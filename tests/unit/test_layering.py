@@ -10,6 +10,8 @@ PACKAGE = Path(__file__).parents[2] / "barfs"
 
 ROOMS = (
     "errors",
+    "surroundings",
+    "places",
     "pci",
     "ranges",
     "policy",
@@ -35,6 +37,7 @@ ROOMS = (
     "hotplug",
     "mount",
     "logs",
+    "edge",
     "daemon",
     "service",
     "__init__",
