@@ -12,33 +12,38 @@
 
 Offsets and counts are bytes in the region; values are integers of the device's little-endian
 registers. Errors are `BarfsError` and its children.
+
+Rule 1: what is here is imported when it is first used. The command starts through this package, and
+        has to be able to tell in a line that an import failed.
 """
 
-from os import PathLike as _PathLike
+from __future__ import annotations
 
-from barfs.attach import DeviceName as _DeviceName
-from barfs.attach import open_device as _open_device
-from barfs.backend import VfioPath
-from barfs.device import Device, MappingMode, Options, Region
-from barfs.errors import (
-    AccessDenied,
-    AccessError,
-    AccessTimeout,
-    BarfsError,
-    BeyondEnd,
-    BusFault,
-    DeviceError,
-    DeviceGone,
-    ForkedAccess,
-    ForkedDevice,
-    Interrupted,
-    InvalidAccess,
-    PolicyDenied,
-    UsageError,
-)
-from barfs.layout import Layout, MsixMode, Segment
-from barfs.policy import EVERYTHING as _EVERYTHING
-from barfs.policy import AccessPolicy as _AccessPolicy
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from barfs.backend import VfioPath
+    from barfs.device import Device, MappingMode, Options, Region
+    from barfs.errors import (
+        AccessDenied,
+        AccessError,
+        AccessTimeout,
+        BarfsError,
+        BeyondEnd,
+        BusFault,
+        DeviceError,
+        DeviceGone,
+        ForkedAccess,
+        ForkedDevice,
+        Interrupted,
+        InvalidAccess,
+        PolicyDenied,
+        UsageError,
+    )
+    from barfs.layout import Layout, MsixMode, Segment
 
 __all__ = [
     "AccessDenied",
@@ -64,6 +69,26 @@ __all__ = [
     "open",
 ]
 
+_HOMES = {
+    "Device": "device",
+    "Layout": "layout",
+    "Options": "device",
+    "Region": "device",
+    "Segment": "layout",
+    "VfioPath": "backend",
+}
+"""The modules of what is no error."""
+
+
+if not TYPE_CHECKING:  # or every name would do
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}")
+        value = globals()[name] = getattr(module, name)
+        return value
+
 
 def open(
     device: str,
@@ -75,8 +100,8 @@ def open(
     timeout: float = 5.0,
     vfio: VfioPath = "auto",
     guard: bool = False,
-    policy: str | _PathLike[str] | None = None,
-    trace: str | _PathLike[str] | None = None,
+    policy: str | PathLike[str] | None = None,
+    trace: str | PathLike[str] | None = None,
     trace_limit: int = 256 << 20,
 ) -> Device:
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
@@ -94,8 +119,12 @@ def open(
             ...
         barfs.errors.AccessDenied: bar0+0x4 (4 bytes): not permitted here
     """
-    rules = _EVERYTHING if policy is None else _AccessPolicy.load(policy)
+    from barfs.attach import DeviceName, open_device
+    from barfs.device import Options
+    from barfs.policy import EVERYTHING, AccessPolicy
+
+    rules = EVERYTHING if policy is None else AccessPolicy.load(policy)
     options = Options(
         mapping, width, msix, read_only, timeout, vfio, guard, rules, trace, trace_limit
     )
-    return _open_device(_DeviceName.parse(device), options)
+    return open_device(DeviceName.parse(device), options)

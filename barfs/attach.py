@@ -16,9 +16,10 @@ from uuid import UUID
 
 from barfs.backend import Backend
 from barfs.device import Device, Options
-from barfs.errors import UsageError
+from barfs.errors import DeviceError, UsageError
 from barfs.kernel import KernelDevice
 from barfs.pci import Bdf
+from barfs.surroundings import reason
 from barfs.vfio_user.client import VfioUserClient
 from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.server import serve_in_thread
@@ -117,8 +118,11 @@ def attach(names: Sequence[DeviceName], options: Options) -> list[Device]:
     with contextlib.ExitStack() as opened:
         devices = []
         for name in names:
-            backend = _open(name, name.bdf or next(addresses), options)
-            devices.append(opened.enter_context(Device(backend, options)))
+            try:
+                backend = _open(name, name.bdf or next(addresses), options)
+                devices.append(opened.enter_context(Device(backend, options)))
+            except OSError as error:
+                raise DeviceError(f"{name.source}: {reason(error)}") from error
         opened.pop_all()
         return devices
 

@@ -29,6 +29,7 @@ from barfs.errors import DeviceError, UsageError
 from barfs.machine import Machine
 from barfs.output import OutputError, save
 from barfs.pci import Bdf
+from barfs.surroundings import reason
 from barfs.usage import carried, openers
 
 VFIO_PCI = "vfio-pci"
@@ -403,7 +404,7 @@ class Binder:
                     self._given.append(Own(step.path, owner, stat.S_IMODE(status.st_mode)))
                 self._hands.take(step)
             except OSError as error:
-                raise DeviceError(f"{step}: {error.strerror}; dmesg may tell why") from error
+                raise DeviceError(f"{step}: {reason(error)}; dmesg may tell why") from error
 
     def _expect(self, bdf: Bdf, driver: str | None) -> None:
         found = self._machine.driver(bdf)

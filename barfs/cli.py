@@ -8,12 +8,12 @@ on standard error.
 import argparse
 import contextlib
 import importlib.metadata
+import logging
 import os
 import re
 import select
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -26,8 +26,9 @@ from barfs.cli_registers import add_md, add_mw, add_poll, add_rmw
 from barfs.cli_trace import add_trace
 from barfs.daemon import run_in_background
 from barfs.dump import Dump
+from barfs.edge import EXIT_USAGE, abandon_output, announce, exit_code, guarded
 from barfs.ending import Held, ended_by_signals
-from barfs.errors import BarfsError, UsageError
+from barfs.errors import UsageError
 from barfs.fusermount import (
     GRACE,
     MountError,
@@ -38,12 +39,14 @@ from barfs.fusermount import (
 )
 from barfs.holders import holders
 from barfs.layout import layouts_to_json
-from barfs.logs import log_to_stderr, tell, tell_error
+from barfs.logs import log_to_stderr, tell
 from barfs.options import parse_options
 from barfs.pci import region_index
+from barfs.places import new_directory, runtime_directory
 from barfs.replica import facts_of
 from barfs.service import ServiceManager
 from barfs.snapshot import source_of
+from barfs.surroundings import line, raise_open_files_limit, reason
 from barfs.text import printable, printable_lines, shell_word, take_all_text
 from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.description import load
@@ -52,8 +55,7 @@ from barfs.vfio_user.facts import DeviceFacts
 from barfs.vfio_user.server import PRIVATE, SHARED
 from barfs.vfio_user.server import serve as serve_device
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
+log = logging.getLogger(__name__)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,11 +70,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code. Raises SystemExit, also on a signal."""
+    """Run the command; returns its exit code, whatever ends it."""
     for stream in (sys.stdout, sys.stderr):
         take_all_text(stream)
     with ended_by_signals():
-        return _main(arguments)
+        return guarded(lambda: _main(arguments))
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -81,22 +83,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     # `mount -t fuse.barfs` and fstab call `barfs DEVICE MOUNTPOINT -o ...`.
     if len(words) >= 2 and words[0] not in _COMMANDS and not words[0].startswith("-"):
         words.insert(0, "mount")
-    choice = parser.parse_args(words)
     log_to_stderr()
-    try:
-        return _exit_code(lambda: int(choice.run(choice)))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-
-
-def _exit_code(run: Callable[[], int]) -> int:
-    """What `run` returns, or the code of its error, which is told in one line."""
-    try:
-        return run()
-    except BarfsError as error:
-        tell_error(error)
-        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    choice = parser.parse_args(words)
+    return int(choice.run(choice))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -165,6 +154,7 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     from barfs.hotplug import follow, open_all
     from barfs.mount import serve
 
+    raise_open_files_limit()
     manager = ServiceManager()
     options, mount_options = parse_options(choice.options)
     if choice.all == bool(choice.devices):
@@ -186,7 +176,7 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
 
     if choice.foreground:
         return run(ready_in_foreground, manager.stopping)
-    return run_in_background(lambda ready: _exit_code(lambda: run(ready)))
+    return run_in_background(lambda ready: exit_code(lambda: run(ready)))
 
 
 def _add_umount(parser: argparse.ArgumentParser) -> None:
@@ -284,15 +274,26 @@ def _demo(choice: argparse.Namespace) -> int:
         return _mount(choice)
     choice.foreground = True
     with Held() as hold:
-        directory = choice.mountpoint = Path(tempfile.mkdtemp(prefix="barfs-demo-"))
+        directory = choice.mountpoint = new_directory("barfs-demo-")
         message = f"{directory}/bus/ffff:00:00.0 - press ^C to end"
         try:
             with hold.released():
-                return _mount(choice, lambda: print(printable(message), flush=True))
+                return _mount(choice, lambda: announce(message))
         finally:
             # Not with what is in it: should the mount still be there, that is a device.
             with contextlib.suppress(OSError):
                 directory.rmdir()
+
+
+@contextlib.contextmanager
+def _new_directory(prefix: str) -> Iterator[Path]:
+    """A directory that is removed at the end if it is empty then."""
+    directory = new_directory(prefix)
+    try:
+        yield directory
+    finally:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -322,7 +323,8 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "barfs serve --socket /run/device.sock --group lab",
         details="Serves one client after the other until SIGTERM or ^C; the contents of the "
         "device stay meanwhile. Without --socket it listens on /run/barfs.sock as root, else on "
-        "$XDG_RUNTIME_DIR/barfs.sock.",
+        "$XDG_RUNTIME_DIR/barfs.sock, or where it can write neither, in a new directory; it prints "
+        "where.",
     )
     parser.set_defaults(run=_serve)
 
@@ -337,20 +339,18 @@ def _mode(text: str) -> int:
     return mode
 
 
-def _default_socket() -> Path:
-    if os.geteuid() == 0:
-        return Path("/run/barfs.sock")
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / "barfs.sock"
-
-
 def _serve(choice: argparse.Namespace) -> int:
-    socket = choice.socket or _default_socket()
+    raise_open_files_limit()
     group = find_group(choice.group)
     mode = choice.mode
     if mode is None:
         mode = PRIVATE if group is None else SHARED
     facts = _facts(choice)
     with contextlib.ExitStack() as stack:
+        socket = choice.socket
+        if socket is None:
+            folder = runtime_directory() or stack.enter_context(_new_directory("barfs-serve-"))
+            socket = folder / "barfs.sock"
         record = None
         if choice.log == "-":
             record = _line_writer(sys.stdout)
@@ -360,8 +360,7 @@ def _serve(choice: argparse.Namespace) -> int:
         stack.callback(device.close)
         device_name = shell_word(f"vfio-user:{socket}")
         message = f"listening; mount it: barfs mount {device_name} MOUNTPOINT"
-        ready = partial(print, printable(message), flush=True)
-        serve_device(device, str(socket), ready, mode, group)
+        serve_device(device, str(socket), lambda: announce(message), mode, group)
     return 0
 
 
@@ -379,13 +378,28 @@ def _open_log(path: str) -> TextIO:
     try:
         return open(path, "a", buffering=1)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
+        raise UsageError(f"{path}: {reason(error)}") from error
 
 
 def _line_writer(stream: TextIO) -> Callable[[str], None]:
-    def write(line: str) -> None:
-        stream.write(f"{line}\n")
-        stream.flush()
+    """Writes lines to `stream` until that fails, which is told once."""
+    works = True
+
+    def write(text: str) -> None:
+        nonlocal works
+        if not works:
+            return
+        try:
+            stream.write(f"{text}\n")
+            stream.flush()
+        except OSError as error:
+            works = False
+            if stream is sys.stdout:
+                abandon_output()
+            else:
+                with contextlib.suppress(OSError):
+                    stream.close()
+            log.warning("no more accesses are written down: %s", line(error))
 
     return write
 

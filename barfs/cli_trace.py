@@ -15,6 +15,7 @@ from barfs.cli_help import explain
 from barfs.errors import UsageError
 from barfs.fusermount import MountError, MountInfo, barfs_mounts
 from barfs.ranges import parse_range
+from barfs.surroundings import reason
 from barfs.text import printable
 
 _PAUSE = 0.05
@@ -81,7 +82,7 @@ def _trace(choice: argparse.Namespace) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        raise MountError(f"{info.trace}: {error.strerror}") from error
+        raise MountError(f"{info.trace}: {reason(error)}") from error
     return 0
 
 

@@ -78,7 +78,10 @@ def run_in_background(run: Callable[[Callable[[], None]], int], level: int = log
             raise
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0:
-        raise BarfsError(f"the mount's process was ended by {signal.Signals(-code).name}")
+        raise BarfsError(
+            f"the mount's process was ended by signal {-code} ({signal.strsignal(-code)}) before "
+            "the mount answered; dmesg may tell why"
+        )
     return code
 
 

@@ -14,12 +14,12 @@ import contextlib
 import dataclasses
 import errno
 import json
+import logging
 import os
 import re
 import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,6 +28,12 @@ from pathlib import Path
 from barfs.errors import BarfsError, UsageError
 from barfs.native import Owner, keep_from_children
 from barfs.pci import Bdf
+from barfs.surroundings import (
+    in_user_namespace,
+    reason,
+    why_no_descriptor_came,
+    with_limits_before,
+)
 from barfs.text import dump_json, shell_word, unicode
 
 FSTYPE = "fuse.barfs"
@@ -45,6 +51,10 @@ ANSWER_TIME = 2.0
 """Seconds in which a mount that lives has said what it is."""
 
 _LONGEST_INFO = 1 << 24
+_LONGEST_MESSAGE = 1 << 16
+
+
+log = logging.getLogger(__name__)
 
 
 class MountError(BarfsError):
@@ -167,7 +177,7 @@ def check_mountpoint(mountpoint: Path) -> Path:
             f"{mountpoint} does not exist; make it: mkdir -p {shell_word(mountpoint)}"
         ) from None
     except OSError as error:
-        raise MountError(f"{mountpoint}: {error.strerror}") from error
+        raise MountError(f"{mountpoint}: {reason(error)}") from error
     if not mountpoint.is_dir():
         raise MountError(f"{mountpoint} is not a directory")
     if os.getuid() not in (0, status.st_uid):
@@ -175,8 +185,8 @@ def check_mountpoint(mountpoint: Path) -> Path:
     try:
         if any(mountpoint.iterdir()):
             raise MountError(f"{mountpoint} is not empty; choose an empty directory")
-    except PermissionError as error:
-        raise MountError(f"{mountpoint}: {error.strerror}") from error
+    except OSError as error:
+        raise MountError(f"{mountpoint}: {reason(error)}") from error
     return mountpoint.resolve()
 
 
@@ -209,24 +219,25 @@ class FuseMount:
         escaped = re.sub(r"([\\,])", r"\\\1", source)
         arguments = ",".join((*ALWAYS, f"fsname={escaped}", *options))
         self._socket, theirs = socket.socketpair()
-        with theirs, tempfile.TemporaryFile() as messages:
-            self._helper = subprocess.Popen(
-                [fusermount(), "-o", arguments, "--", str(mountpoint)],
-                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=messages,
-                stderr=messages,
-            )
-            theirs.close()
-            self.fd = self._receive_fd()
-            if self.fd < 0:
-                self._helper.wait()
-                self._socket.close()
-                messages.seek(0)
-                reason = os.fsdecode(messages.read()).strip().replace("\n", "; ")
-                raise MountError(f"cannot mount on {mountpoint}: {reason or 'no reason given'}")
-
+        # Needs no place, and cannot hold the helper up; open as long as the helper, which it would
+        # end by SIGPIPE.
+        self._messages, writing = os.pipe()
+        os.set_blocking(writing, False)
+        try:
+            with theirs, os.fdopen(writing, "wb") as messages:
+                self._helper = subprocess.Popen(
+                    with_limits_before([fusermount(), "-o", arguments, "--", str(mountpoint)]),
+                    env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=messages,
+                    stderr=messages,
+                )
+        except OSError as error:
+            self._socket.close()
+            os.close(self._messages)
+            raise MountError(f"cannot mount on {mountpoint}: {reason(error)}") from error
+        self.fd = self._receive_fd()
         self._owner = Owner()
         keep_from_children(self)
         self._number = device_of(mountpoint)
@@ -240,34 +251,61 @@ class FuseMount:
             return
         # `umount -f` of a mount in use ends its connection, but leaves it in the tree. The number
         # of a file system is its own until the descriptor is closed.
-        if self._number is not None and device_of(self.mountpoint) == self._number:
-            with contextlib.suppress(MountError):
-                unmount(self.mountpoint, lazy=True)
+        mounted = self._number is not None and device_of(self.mountpoint) == self._number
+        if mounted:
+            mounted = not self._unmounted()
         fd, self.fd = self.fd, -1
         os.close(fd)
         # Without unmounting: if the mount point is in use again, it would hit the wrong mount.
         self._helper.kill()
         self._helper.wait()
         self._socket.close()
+        os.close(self._messages)
+        # Where there was no process for it, that of the helper is free now.
+        if mounted and not self._unmounted():
+            place = self.mountpoint
+            log.warning("%s is left behind; barfs umount %s", place, shell_word(place))
+
+    def _unmounted(self) -> bool:
+        """Unmount; returns False where the system has nothing left to do it with."""
+        try:
+            unmount(self.mountpoint, lazy=True)
+        except MountError:
+            return True
+        except OSError:
+            return False
+        return True
 
     def descriptors(self) -> tuple[int, int]:
         return (self.fd, self._socket.fileno())
 
     def _receive_fd(self) -> int:
+        """The descriptor that the helper sends. Raises MountError where none comes."""
         fds = array.array("i")
-        _data, ancillary, _flags, _address = self._socket.recvmsg(
+        _data, ancillary, flags, _address = self._socket.recvmsg(
             1, socket.CMSG_SPACE(fds.itemsize), socket.MSG_CMSG_CLOEXEC
         )
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(data[: fds.itemsize])
                 return fds[0]
-        return -1
+        # Before it is waited for: one that has mounted unmounts when the socket is closed.
+        self._socket.close()
+        self._helper.wait()
+        text = os.read(self._messages, _LONGEST_MESSAGE).decode(errors="replace")
+        os.close(self._messages)
+        problem = text.strip().replace("\n", "; ") or "no reason given"
+        if flags & socket.MSG_CTRUNC:
+            problem = why_no_descriptor_came()
+        elif "Operation not permitted" in problem and in_user_namespace():
+            problem += "; in a user namespace, mount in a mount namespace of its own: unshare -Urm"
+        raise MountError(f"cannot mount on {self.mountpoint}: {problem}")
 
 
 def unmount_command(mountpoint: Path, *, lazy: bool = False) -> list[str]:
     """The command that unmounts; `lazy` detaches a mount that is in use."""
-    return [fusermount(), "-u", *(["-z"] if lazy else []), "--", str(mountpoint)]
+    command = [fusermount(), "-u", *(["-z"] if lazy else []), "--", str(mountpoint)]
+    return with_limits_before(command)
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
@@ -281,9 +319,11 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
         check=False,
     )
     if result.returncode:
-        reason = result.stderr.strip().replace("\n", "; ")
-        hint = f"; fuser -vm {shell_word(mountpoint)} tells who uses it" if "busy" in reason else ""
-        raise MountError(f"cannot unmount {mountpoint}: {reason}{hint}")
+        problem = result.stderr.strip().replace("\n", "; ")
+        hint = (
+            f"; fuser -vm {shell_word(mountpoint)} tells who uses it" if "busy" in problem else ""
+        )
+        raise MountError(f"cannot unmount {mountpoint}: {problem}{hint}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,21 @@ import contextlib
 import logging
 import os
 import socket
+import stat
 import sys
-import tempfile
-from collections.abc import Iterator
+from io import TextIOWrapper
 from logging.handlers import SysLogHandler
 from pathlib import Path
 from typing import Any
 
 from barfs.errors import BarfsError
+from barfs.places import log_folders, new_directory
 from barfs.text import printable, printable_lines
 
 _SYSLOG = Path("/dev/log")
+_NAME = "barfs.log"
+_PREFIX = "barfs-log-"
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _LONGEST_WAIT = 1.0
 _LONGEST = 8000
 """Bytes of one message: rsyslog cuts at 8 KiB, a full socket buffer refuses far longer ones."""
@@ -35,11 +39,15 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     install(handler, level)
 
 
-def tell_error(message: object) -> None:
-    """Why a command failed: in one line on standard error, or where the log has gone since."""
+def tell_error(message: object, mistake: BaseException | None = None) -> None:
+    """Why a command failed: in one line on standard error, or where the log has gone since.
+
+    The log, which is no terminal, also gets the traceback of a `mistake` in the program.
+    """
     root = logging.getLogger()
-    if not any(getattr(handler, "stream", None) is sys.stderr for handler in root.handlers):
-        root.error("%s", message)
+    streams = [getattr(handler, "stream", None) for handler in root.handlers]
+    if streams and sys.stderr not in streams:
+        root.error("%s", message, exc_info=mistake)
         return
     prefix = _priority("ERROR") if _stderr_is_journal() else ""
     tell(f"{prefix}barfs: {message}")
@@ -60,10 +68,21 @@ def install(handler: logging.Handler, level: int) -> None:
 
 
 def background_handler() -> logging.Handler:
-    """Raises BarfsError where there is neither a syslog nor a place for a file."""
+    """To syslog, or else to a file. Where there is no place for one either, that is told now."""
     with contextlib.suppress(OSError):
         return _Syslog(_SYSLOG)
-    return _file_handler()
+    handler = _file_handler()
+    if isinstance(handler, _NewFile):
+        try:
+            new_directory(_PREFIX).rmdir()
+        except (BarfsError, OSError) as error:
+            logging.getLogger(__name__).warning(
+                "there is no place for a log, and what this mount says in the background is lost: "
+                "set XDG_STATE_HOME to a directory of yours, or stay in the foreground with -f "
+                "(%s)",
+                error,
+            )
+    return handler
 
 
 def _priority(level: str, facility: int = 0) -> str:
@@ -113,6 +132,7 @@ class _Syslog(logging.Handler):
         super().__init__()
         self._path = path
         self._socket = self._connect()
+        self._rest: logging.Handler | None = None
         self.setFormatter(_Formatter("barfs[%(process)d]: %(message)s"))
 
     def _connect(self) -> socket.socket:
@@ -132,8 +152,9 @@ class _Syslog(logging.Handler):
         try:
             self._send(data)
         except OSError:
-            with contextlib.suppress(BarfsError):  # then there is no place left
-                _write_to_file(record)
+            if self._rest is None:
+                self._rest = _file_handler()
+            self._rest.handle(record)
 
     def _send(self, data: bytes) -> None:
         try:
@@ -148,6 +169,8 @@ class _Syslog(logging.Handler):
 
     def close(self) -> None:
         self._socket.close()
+        if self._rest is not None:
+            self._rest.close()
         super().close()
 
 
@@ -156,35 +179,54 @@ def _write_to_file(record: logging.LogRecord) -> None:
         handler.handle(record)
 
 
-def _log_folders() -> Iterator[Path]:
-    """Where a log file may stand, the best place first; a user need not have a home."""
-    if os.geteuid() == 0:
-        yield Path("/var/log")
-    elif state := os.environ.get("XDG_STATE_HOME"):
-        yield Path(state)
-    else:
-        with contextlib.suppress(RuntimeError):
-            yield Path.home() / ".local/state"
-    yield Path(tempfile.gettempdir()) / f"barfs-{os.geteuid()}"
+class _NewFile(logging.Handler):
+    """A file in a directory of a new name, both made for the first line: most mounts say none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._file: logging.Handler | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(BarfsError, OSError):  # then there is no place left
+            if self._file is None:
+                self._file = _File(new_directory(_PREFIX))
+            self._file.handle(record)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+
+class _File(logging.FileHandler):
+    """The log in a folder, which is made where it is missing. Raises OSError.
+
+    Where others could have put something in the way, only a file of this user's own is taken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
+            raise PermissionError(f"{folder} is another user's")
+        super().__init__(folder / _NAME, encoding="utf-8", errors="backslashreplace")
+        self.setFormatter(_Formatter("%(asctime)s barfs[%(process)d]: %(levelname)s: %(message)s"))
+
+    def _open(self) -> TextIOWrapper:
+        fd = os.open(self.baseFilename, _FLAGS, 0o640)
+        status = os.fstat(fd)
+        if (
+            not stat.S_ISREG(status.st_mode)
+            or status.st_uid != os.geteuid()
+            or status.st_nlink != 1
+        ):
+            os.close(fd)
+            raise PermissionError(f"{self.baseFilename} is not a file of this user alone")
+        return TextIOWrapper(os.fdopen(fd, "ab"), encoding=self.encoding, errors=self.errors)
 
 
 def _file_handler() -> logging.Handler:
-    folders = list(_log_folders())
-    for folder in folders:
+    for folder in log_folders():
         with contextlib.suppress(OSError):
-            handler = _open_log(folder)
-            handler.setFormatter(
-                _Formatter("%(asctime)s barfs[%(process)d]: %(levelname)s: %(message)s")
-            )
-            return handler
-    raise BarfsError(
-        f"no log can be written in {' or '.join(map(str, folders))}; "
-        "set XDG_STATE_HOME to a directory of yours, or stay in the foreground with -f"
-    )
-
-
-def _open_log(folder: Path) -> logging.Handler:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.geteuid():
-        raise PermissionError(f"{folder} is another user's")
-    return logging.FileHandler(folder / "barfs.log", encoding="utf-8")
+            return _File(folder)
+    return _NewFile()

@@ -84,6 +84,13 @@ def serve(
     and the devices are closed. Raises MountError, and what `open_devices` raises.
     """
     signals = _Signals()
+    answered = False
+
+    def announce() -> None:
+        nonlocal answered
+        answered = True
+        ready()
+
     with signals.handled(), contextlib.ExitStack() as stack:
         devices = open_devices()
         for device in devices:
@@ -103,8 +110,10 @@ def serve(
             bus = Bus(filesystem.tree, gate)
             stack.callback(bus.close)
             bus.add(devices)
-            session = partial(_session, gate, mountpoint, bus, follow, ready, ending, signals)
+            session = partial(_session, gate, mountpoint, bus, follow, announce, ending, signals)
             _run(filesystem, gate, session)
+    if not answered and not signals.first:
+        raise MountError(f"the mount on {mountpoint} ended before it answered; try again")
 
 
 def _mounted(mountpoint: Path, source: str, options: MountOptions, signals: _Signals) -> FuseMount:

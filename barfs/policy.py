@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from barfs.errors import UsageError
 from barfs.ranges import parse_range
+from barfs.surroundings import reason
 from barfs.text import unicode
 
 Permission = Literal["rw", "ro", "none"]
@@ -81,7 +82,7 @@ class AccessPolicy:
                 raise UsageError(f"it is longer than {_LONGEST} bytes")
             return cls.from_toml(tomllib.loads(text.decode()))
         except OSError as error:
-            raise UsageError(f"policy {path}: {error.strerror}") from error
+            raise UsageError(f"policy {path}: {reason(error)}") from error
         except UnicodeDecodeError:
             raise UsageError(f"policy {path}: is not UTF-8 text, as TOML must be") from None
         except (UsageError, ValueError, RecursionError) as error:

@@ -26,6 +26,7 @@ from barfs.fusermount import FSTYPE, find_device, mounts
 from barfs.layout import NARROW_WIDTH, Layout, Segment
 from barfs.pci import region_index
 from barfs.ranges import parse_number
+from barfs.surroundings import reason
 
 WIDTHS = {"b": 1, "w": 2, "l": 4, "q": 8}
 """The options that choose the width of a register, in bytes."""
@@ -149,7 +150,7 @@ class Place:
         try:
             fd = os.open(self.path, flags | os.O_CLOEXEC)
         except OSError as error:
-            raise RegisterError(f"{self.path}: {error.strerror}") from error
+            raise RegisterError(f"{self.path}: {reason(error)}") from error
         try:
             yield _File(str(self.path), fd, _size(self.path, fd), places_of(self.path))
         finally:

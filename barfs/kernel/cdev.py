@@ -26,6 +26,7 @@ from barfs.kernel.opening import (
 )
 from barfs.machine import Machine
 from barfs.pci import Bdf
+from barfs.surroundings import reason
 
 _BIND_IOMMUFD = 0x3B76
 _BIND = struct.Struct("=IIiI")
@@ -123,4 +124,4 @@ def _refused(
         )
     if error.errno == errno.ENODEV:
         return not_bound(machine, bdf)
-    return DeviceError(f"{bdf} cannot be given to iommufd: {error.strerror}")
+    return DeviceError(f"{bdf} cannot be given to iommufd: {reason(error)}")

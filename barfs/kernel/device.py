@@ -19,6 +19,7 @@ from barfs.layout import NARROW_WIDTH
 from barfs.machine import Machine
 from barfs.native import Owner, keep_from_children
 from barfs.pci import Bdf
+from barfs.surroundings import reason
 from barfs.uapi import (
     DEVICE_INFO_SIZE,
     REGION_INFO_LIMIT,
@@ -127,7 +128,7 @@ class KernelDevice:
         try:
             fcntl.ioctl(self._fd, request, data, True)
         except OSError as error:
-            raise DeviceError(f"{self.bdf} does not {what}: {error.strerror}") from error
+            raise DeviceError(f"{self.bdf} does not {what}: {reason(error)}") from error
 
     def region_fd(self, index: int) -> int:
         return self._fd
@@ -167,7 +168,7 @@ class KernelDevice:
         try:
             fcntl.ioctl(self._fd, _DEVICE_RESET)
         except OSError as error:
-            raise DeviceError(f"{self.bdf} cannot be reset: {error.strerror}") from error
+            raise DeviceError(f"{self.bdf} cannot be reset: {reason(error)}") from error
 
     def close(self) -> None:
         if self._opening is None or not self._owner.is_here:

@@ -27,6 +27,7 @@ from barfs.kernel.opening import (
 )
 from barfs.machine import Machine
 from barfs.pci import Bdf
+from barfs.surroundings import reason
 
 _GET_API_VERSION = 0x3B64
 _CHECK_EXTENSION = 0x3B65
@@ -153,7 +154,7 @@ class _Group:
             fcntl.ioctl(self.container, _SET_IOMMU, self._iommu_type())
         except OSError as error:
             raise DeviceError(
-                f"group {self.number} cannot be given to the IOMMU: {error.strerror}; "
+                f"group {self.number} cannot be given to the IOMMU: {reason(error)}; "
                 f"{self._hint(machine, error)}"
             ) from error
 
@@ -203,7 +204,7 @@ class _Group:
             )
         if error.errno == errno.EPERM and self.noiommu:
             return _needs_rawio(bdf)
-        return DeviceError(f"{bdf} cannot be opened: {error.strerror}")
+        return DeviceError(f"{bdf} cannot be opened: {reason(error)}")
 
 
 _Group.open_none()

@@ -9,6 +9,7 @@ from pathlib import Path
 from barfs.errors import DeviceError
 from barfs.machine import Machine
 from barfs.pci import Bdf
+from barfs.surroundings import reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def open_node(node: Path, hint: str) -> int:
             f"{node}: permission denied; run as root, or let root do: chown {os.getuid()} {node}"
         ) from error
     except OSError as error:
-        raise DeviceError(f"{node} cannot be opened: {error.strerror}; {hint}") from error
+        raise DeviceError(f"{node} cannot be opened: {reason(error)}; {hint}") from error
 
 
 def in_use(node: Path) -> DeviceError:

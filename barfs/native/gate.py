@@ -19,13 +19,22 @@ from barfs.native.binding import ffi, lib
 from barfs.native.errnos import error_from
 from barfs.native.ownership import Owner
 from barfs.native.table import Table
+from barfs.surroundings import reason
 
 # What one request that goes to libfuse, or its answer, may hold; the kernel gives what it allows.
 _SOCKET_BUFFER = 2 << 20
 
+_NO_WORK_YET = 1.0
+"""Seconds that threads which have hardly begun need to leave."""
+
 _WHAT = {lib.BARFS_READ: "read", lib.BARFS_WRITE: "write", lib.BARFS_OPEN: "open"}
 
 log = logging.getLogger(__name__)
+
+
+def _reason_of(result: int) -> str:
+    """What a negative errno means."""
+    return reason(OSError(-result, os.strerror(-result)))
 
 
 class Gate:
@@ -56,20 +65,27 @@ class Gate:
         return DeviceGate(self, name, regions)
 
     def start(self, on_end: Callable[[], None]) -> None:
-        """Begin to answer. A thread calls `on_end` when `/dev/fuse` has no more requests."""
+        """Begin to answer. A thread calls `on_end` when `/dev/fuse` has no more requests.
+
+        Raises RuntimeError where there is no thread for it; those that began have left then.
+        """
 
         def read() -> None:
             error = lib.barfs_gate_read_loop(self._gate)
             if error:
-                log.error("the gate stopped reading requests: %s", os.strerror(-error))
+                log.error("the gate stopped reading requests: %s", _reason_of(error))
             on_end()
 
-        self._run("gate-reader", read)
-        self._run("gate-replies", lib.barfs_gate_reply_loop, self._gate)
-        self._run("gate-notices", lib.barfs_gate_notify_loop, self._gate)
-        self._run("gate-watch", lib.barfs_gate_watch_loop, self._gate)
-        self._run("gate-lanes", self._start_lanes)
-        self._run("gate-refusals", self._log_refusals)
+        try:
+            self._run("gate-reader", read)
+            self._run("gate-replies", lib.barfs_gate_reply_loop, self._gate)
+            self._run("gate-notices", lib.barfs_gate_notify_loop, self._gate)
+            self._run("gate-watch", lib.barfs_gate_watch_loop, self._gate)
+            self._run("gate-lanes", self._start_lanes)
+            self._run("gate-refusals", self._log_refusals)
+        except RuntimeError:
+            self.stop(_NO_WORK_YET)
+            raise
 
     def stop(self, timeout: float) -> bool:
         """Make the threads leave; returns whether all have within `timeout` seconds.
@@ -106,7 +122,7 @@ class Gate:
             try:
                 self._run("gate-lane", self._run_lane, lane)
             except RuntimeError as error:  # the user's limit of threads
-                log.error("no thread for a device: %s", error)
+                log.error("no thread for a device: %s", reason(error))
                 lib.barfs_lane_fail(lane)
 
     def _log_refusals(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from barfs.errors import UsageError
 from barfs.native.binding import ffi, lib
 from barfs.native.ownership import keep_from_children
+from barfs.surroundings import reason
 
 HEADER = b"# barfs trace v1: time pid device region direction offset width value access\n"
 
@@ -31,7 +32,7 @@ class Trace:
         try:
             self._fd = os.open(self._path, flags, 0o600)
         except OSError as error:
-            raise UsageError(f"trace={path}: {error.strerror}") from error
+            raise UsageError(f"trace={path}: {reason(error)}") from error
         try:
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
@@ -41,7 +42,7 @@ class Trace:
             self._told = os.eventfd(0, os.EFD_CLOEXEC)
         except OSError as error:
             os.close(self._fd)
-            raise UsageError(f"trace={path}: {error.strerror}") from error
+            raise UsageError(f"trace={path}: {reason(error)}") from error
         except UsageError:
             os.close(self._fd)
             raise

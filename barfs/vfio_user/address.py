@@ -13,6 +13,8 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from barfs.surroundings import reason
+
 _LONGEST_ADDRESS = 107
 
 
@@ -39,7 +41,7 @@ def path_problem(error: OSError) -> str:
             "it is too long, of 255 bytes for a name and 4095 for all of it; choose shorter names, "
             "or change into a directory on the way and give the rest"
         )
-    return error.strerror or str(error)
+    return reason(error)
 
 
 @dataclass(frozen=True, slots=True)

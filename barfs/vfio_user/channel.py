@@ -35,6 +35,7 @@ from collections.abc import Iterable
 
 from barfs.errors import DeviceError, PeerError
 from barfs.native import Owner, keep_from_children
+from barfs.surroundings import reason, why_no_descriptor_came
 from barfs.vfio_user.wire import (
     ACCESS_MESSAGE,
     CLIENT_LIMIT,
@@ -70,6 +71,10 @@ _RECEIVE = 4096
 
 class ChannelClosed(DeviceError):
     """The peer is gone, or was found to break the protocol, or the channel was closed."""
+
+
+class DescriptorsLost(DeviceError):
+    """A reply came, but this process may not open the descriptors that came with it."""
 
 
 class ReplyTimeout(DeviceError):
@@ -287,8 +292,8 @@ class Channel:
         return data
 
     def _gone(self, error: OSError | None) -> ChannelClosed:
-        reason = f": {error.strerror}" if error is not None and error.strerror else ""
-        self._dead = self._dead or f"the peer has closed the connection{reason}"
+        why = f": {reason(error)}" if error is not None else ""
+        self._dead = self._dead or f"the peer has closed the connection{why}"
         return ChannelClosed(self._dead)
 
     def _await(self, identifier: int, deadline: float) -> Message:
@@ -334,11 +339,12 @@ class Channel:
                 fds.extend(arrived)
         if not data:
             raise self._gone(None)
-        if flags & socket.MSG_CTRUNC or len(fds) > MAX_DESCRIPTORS:
-            raise TooManyDescriptors(
-                f"more than {MAX_DESCRIPTORS} descriptors, or more than this process may open"
-            )
+        # The room is full where the peer sent too many; where it is not, some could not be opened.
+        if flags & socket.MSG_CTRUNC and len(fds) >= MAX_DESCRIPTORS:
+            raise TooManyDescriptors(f"more than {MAX_DESCRIPTORS} descriptors")
         self._decoder.feed(data)
+        if flags & socket.MSG_CTRUNC:
+            raise DescriptorsLost(why_no_descriptor_came())
 
     def _settle(self, message: Message, deadline: float) -> bool:
         """Cross a request off, or refuse a command of the peer's; returns whether it was a reply.
@@ -405,10 +411,13 @@ def close_all(fds: Iterable[int]) -> None:
             os.close(fd)
         else:
             strange.append(fd)
-    if strange:
-        threading.Thread(
-            target=_close_each, args=(strange,), name="barfs-close", daemon=True
-        ).start()
+    if not strange:
+        return
+    thread = threading.Thread(target=_close_each, args=(strange,), name="barfs-close", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads: a close that waits is better than none
+        _close_each(strange)
 
 
 def _close_each(fds: list[int]) -> None:

@@ -39,6 +39,7 @@ from barfs.errors import (
 from barfs.layout import REASON_BAD_DESCRIPTOR, REASON_DESCRIPTORS_DIFFER, REASON_NO_DESCRIPTOR
 from barfs.native import Owner, keep_from_children
 from barfs.pci import Bdf, region_name
+from barfs.surroundings import reason
 from barfs.uapi import (
     REGION_INFO_LIMIT,
     CapabilityTruncated,
@@ -53,6 +54,7 @@ from barfs.vfio_user.channel import (
     MAX_DESCRIPTORS,
     Channel,
     ChannelClosed,
+    DescriptorsLost,
     ReplyTimeout,
     close_all,
     is_memory,
@@ -230,6 +232,8 @@ class VfioUserClient:
             raise ReplyTimeout(f"{self.source}: {command.NUMBER.name}: {error}") from None
         except ChannelClosed as error:
             raise ChannelClosed(f"{self.source}: {error}; start the server again") from None
+        except DescriptorsLost as error:
+            raise DescriptorsLost(f"{self.source}: {command.NUMBER.name}: {error}") from None
         if message.is_error:
             close_all(fds)
             raise RequestRefused(
@@ -365,7 +369,10 @@ def _error_text(error: int) -> str:
 
 def _connect(path: str, source: str, timeout: float) -> socket.socket:
     """Connect to a server's socket. Raises DeviceError, saying what to do about it."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise DeviceError(f"{source}: {reason(error)}") from error
     # Python's own timeout does not cover a full backlog: connect is then EAGAIN at once.
     seconds, fraction = divmod(min(timeout, LONGEST_TIMEOUT), 1)
     limit = struct.pack("@ll", int(seconds), int(fraction * 1_000_000))

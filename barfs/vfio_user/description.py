@@ -52,6 +52,7 @@ from typing import Any, TypeVar
 
 from barfs.errors import UsageError
 from barfs.pci import ROM_INDEX, MsixCapability, region_index
+from barfs.surroundings import reason
 from barfs.uapi import SparseArea
 from barfs.vfio_user.facts import (
     LARGEST_REGION,
@@ -129,7 +130,7 @@ def load(path: str) -> DeviceFacts:
     try:
         text = Path(path).read_bytes().decode()
     except OSError as error:
-        raise DescriptionError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DescriptionError(f"{path}: cannot be read: {reason(error)}") from error
     except ValueError:
         raise DescriptionError(f"{path}: is not UTF-8 text, as TOML must be") from None
     return parse(text, name=path, folder=Path(path).parent)
@@ -270,5 +271,4 @@ def _file_content(table: _Table, region_size: int, folder: Path) -> bytes:
             # One byte more than fits, so that a file that is too long is noticed, not read.
             return file.read(min(region_size, _LARGEST_CONTENTS) + 1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise table.error("file", f"{path} cannot be read: {reason}") from None
+        raise table.error("file", f"{path} cannot be read: {reason(error)}") from None

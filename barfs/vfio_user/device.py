@@ -23,6 +23,7 @@ from typing import Protocol
 
 from barfs.errors import AccessError, DeviceError, InvalidAccess
 from barfs.pci import CONFIG_INDEX, FIRST_DEVICE_SPECIFIC_INDEX, region_name
+from barfs.surroundings import reason
 from barfs.uapi import (
     DEVICE_FLAG_PCI,
     DEVICE_FLAG_RESET,
@@ -148,15 +149,18 @@ class SoftwareDevice:
     def _allocate(self, regions: list[RegionFacts]) -> int:
         """Map new memory for `regions`, one after the other; returns its descriptor."""
         offsets = _offsets(regions)
-        fd = os.memfd_create("barfs-device", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = -1
         try:
+            fd = os.memfd_create("barfs-device", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             for region, offset in zip(regions, offsets, strict=True):
                 size = _round_up(region.size)
                 os.ftruncate(fd, offset + size)
                 self._memory[region.index] = _Memory(mmap.mmap(fd, size, offset=offset), region)
         except OSError as error:
-            os.close(fd)
-            raise DeviceError(f"no memory for a software device: {error.strerror}") from error
+            if fd >= 0:
+                os.close(fd)
+            why = reason(error, mapping=True)
+            raise DeviceError(f"no memory for a software device: {why}") from error
         return fd
 
     def attach(self, region: int, start: int, end: int, behaviour: Behaviour) -> None:

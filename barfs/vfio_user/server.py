@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from barfs.ending import heard
 from barfs.errors import DeviceError, PeerError
 from barfs.native import Owner
+from barfs.surroundings import reason
 from barfs.vfio_user.address import Place, path_problem, place_of
 from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.session import Session
@@ -35,6 +36,8 @@ PRIVATE, SHARED = 0o600, 0o660
 
 _BACKLOG = 16
 _RECEIVE = 1 << 13
+_PAUSE = 1.0
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Stopped(Exception):
@@ -79,7 +82,11 @@ class Server:
                     # The client left before it was accepted.
                     if error.errno in (errno.EAGAIN, errno.ECONNABORTED):
                         continue
-                    raise DeviceError(f"no client can be accepted: {error.strerror}") from error
+                    if error.errno not in _SHORTAGES:
+                        raise DeviceError(f"no client can be accepted: {reason(error)}") from error
+                    _log.warning("a client waits: %s", reason(error))
+                    self._pause()
+                    continue
                 with connection:
                     self._converse(connection)
 
@@ -90,6 +97,13 @@ class Server:
 
     def _wait(self, sock: socket.socket, events: int) -> None:
         self._wait_by(self._poll_of(sock, events))
+
+    def _pause(self) -> None:
+        """Give a shortage time to pass, unless the server is to end."""
+        poll = select.poll()
+        poll.register(self._wake_reader, select.POLLIN)
+        if poll.poll(_PAUSE * 1000):
+            raise Stopped
 
     def _poll_of(self, sock: socket.socket, events: int) -> "select.poll":
         poll = select.poll()
@@ -122,7 +136,7 @@ class Server:
         except PeerError as error:
             _log.warning("a client is sent away: %s", error)
         except OSError as error:
-            _log.info("a client is gone: %s", error)
+            _log.info("a client is gone: %s", reason(error))
 
     def _send(self, connection: socket.socket, reply: bytes, fd: int | None) -> None:
         while reply:
@@ -150,7 +164,12 @@ def serve_in_thread(device: SoftwareDevice) -> socket.socket:
         with connection, contextlib.closing(server), contextlib.closing(device):
             server.serve_connection(connection)
 
-    threading.Thread(target=run, name="barfs-software-device", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="barfs-software-device", daemon=True).start()
+    except RuntimeError as error:
+        client.close()
+        with connection, contextlib.closing(server), contextlib.closing(device):
+            raise DeviceError(f"no thread for a software device: {reason(error)}") from error
     return client
 
 

@@ -69,7 +69,7 @@ def command(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def _other_user() -> Iterator[None]:
+def _other_user() -> None:
     require_fuse()
     require("fuse", os.getuid() == 0, "only root can become another user")
     device = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
@@ -78,5 +78,3 @@ def _other_user() -> Iterator[None]:
     require("fuse", device & 0o006 == 6 or setuid, "fusermount3 is not setuid root")
     result = barfs_as_nobody("--version")
     require("fuse", result.returncode == 0, f"uid {NOBODY} cannot run barfs: {result.stderr}")
-    yield
-    shutil.rmtree(f"/tmp/barfs-{NOBODY}", ignore_errors=True)  # the log

@@ -3,6 +3,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.support import BARFS, require, require_fuse
@@ -33,4 +34,18 @@ def in_namespace(script: str, *arguments: str | Path) -> subprocess.CompletedPro
 
 def barfs_as_nobody(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
     """As a user with no home, no log folder, and no rights."""
-    return run(*AS_NOBODY, *BARFS, *arguments, HOME="/nonexistent", TMPDIR="/tmp", **env)
+    places = {"HOME": "/nonexistent", "TMPDIR": "/tmp"}
+    return run(*AS_NOBODY, *BARFS, *arguments, **{**places, **env})
+
+
+def opened_to_others(folder: Path) -> str:
+    """Script lines that let others reach this Python, where it stands in somebody's home."""
+    binds, homes = [], set()
+    for prefix in {Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parents[2]}:
+        for home in (parent for parent in prefix.parents if not parent.stat().st_mode & 0o001):
+            copy = folder / str(home.relative_to("/")).replace("/", "-")
+            target = copy / prefix.relative_to(home)
+            target.mkdir(parents=True, exist_ok=True)
+            binds.append(f"mount --bind {prefix} {target}")
+            homes.add(f"mount --rbind {copy} {home}")
+    return "\n".join([*binds, *sorted(homes)])

@@ -7,14 +7,13 @@ namespace, in which a directory of the test lies over /usr/local/bin.
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support import is_mounted, require, served
 
-from .namespace import AS_NOBODY, NOBODY, in_namespace
+from .namespace import AS_NOBODY, NOBODY, in_namespace, opened_to_others
 
 # What is mounted would outlive the script: the daemon lives in its namespace.
 START = """
@@ -164,19 +163,6 @@ def test_the_options_of_a_mount_can_be_given_to_another(command: Path, path: Pat
     )
     assert mount == "demo"
     assert {"user_id=0", "group_id=0", "default_permissions"} <= set(options.split(","))
-
-
-def opened_to_others(folder: Path) -> str:
-    """Script lines that let others reach this Python, where it stands in somebody's home."""
-    binds, homes = [], set()
-    for prefix in {Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parents[2]}:
-        for home in (parent for parent in prefix.parents if not parent.stat().st_mode & 0o001):
-            copy = folder / str(home.relative_to("/")).replace("/", "-")
-            target = copy / prefix.relative_to(home)
-            target.mkdir(parents=True, exist_ok=True)
-            binds.append(f"mount --bind {prefix} {target}")
-            homes.add(f"mount --rbind {copy} {home}")
-    return "\n".join([*binds, *sorted(homes)])
 
 
 @pytest.mark.usefixtures("_other_user")

@@ -11,7 +11,9 @@ PACKAGE = Path(__file__).parents[2] / "barfs"
 ROOMS = (
     "errors",
     "text",
+    "surroundings",
     "ending",
+    "places",
     "pci",
     "ranges",
     "policy",
@@ -40,6 +42,7 @@ ROOMS = (
     "hotplug",
     "mount",
     "logs",
+    "edge",
     "daemon",
     "service",
     "__init__",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs import logs
+from barfs import logs, places
 from barfs.errors import BarfsError
 from barfs.text import take_all_text
 from tests.support import BARFS, DEADLINE
@@ -24,7 +24,7 @@ from tests.unit.sockets import fill
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the syslog's socket `log` and the file `barfs.log` stand."""
     monkeypatch.setattr(logs, "_SYSLOG", tmp_path / "log")
-    monkeypatch.setattr(logs, "_log_folders", lambda: iter([tmp_path]))
+    monkeypatch.setattr(logs, "log_folders", lambda: iter([tmp_path]))
     return tmp_path
 
 
@@ -152,19 +152,65 @@ def test_a_long_line_is_cut(folder: Path, log: logging.Logger) -> None:
     assert not (folder / "barfs.log").exists()
 
 
-def test_without_any_place_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def new_logs(folder: Path) -> list[Path]:
+    return list(folder.glob("barfs-log-*/barfs.log"))
+
+
+def test_without_a_folder_the_first_line_makes_a_new_one(
+    folder: Path, log: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "file").touch()
-    monkeypatch.setattr(logs, "_log_folders", lambda: iter([folder / "file"]))
-    with pytest.raises(BarfsError, match="no log can be written in"):
-        logs.background_handler()
+    monkeypatch.setattr(logs, "log_folders", lambda: iter([folder / "file"]))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    log.addHandler(logs.background_handler())
+    assert list(folder.glob("barfs-*")) == []
+    log.warning("one")
+    log.warning("two")
+    (file,) = new_logs(folder)
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    assert [line.rpartition(": ")[2] for line in file.read_text().splitlines()] == ["one", "two"]
+
+
+@pytest.mark.parametrize("obstacle", ["symlink", "hard link", "fifo", "directory", "public"])
+def test_what_others_could_have_put_there_is_not_opened(
+    folder: Path, log: logging.Logger, monkeypatch: pytest.MonkeyPatch, obstacle: str
+) -> None:
+    victim = folder / "victim"
+    victim.write_text("precious")
+    file = folder / "barfs.log"
+    match obstacle:
+        case "symlink":
+            file.symlink_to(victim)
+        case "hard link":
+            file.hardlink_to(victim)
+        case "fifo":
+            os.mkfifo(file)
+        case "directory":
+            file.mkdir()
+        case "public":
+            folder.chmod(0o777)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    log.addHandler(logs.background_handler())
+    log.warning("here")
+    assert victim.read_text() == "precious"
+    assert len(new_logs(folder)) == 1
+
+
+def test_a_user_without_anything_has_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1234")
+    monkeypatch.setenv("HOME", "relative")
+    found = list(places.log_folders())
+    assert Path("/run/user/1234") in found
+    assert all(folder.is_absolute() for folder in found)
 
 
 DAEMON = """
 import sys
 from pathlib import Path
 from barfs import logs
-from barfs.cli import _exit_code
 from barfs.daemon import run_in_background
+from barfs.edge import exit_code
 from barfs.errors import BarfsError
 
 def run(ready):
@@ -174,7 +220,7 @@ def run(ready):
 
 logs._SYSLOG = Path(sys.argv[1])
 logs.log_to_stderr()
-sys.exit(run_in_background(lambda ready: _exit_code(lambda: run(ready))))
+sys.exit(run_in_background(lambda ready: exit_code(lambda: run(ready))))
 """
 
 

@@ -318,7 +318,7 @@ def test_a_thread_that_cannot_be_made(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         assert kernel.read(SLOW, 0, 4) == (errno.ENOMEM, b"")
-    assert "can't start new thread" in caplog.text
+    assert "no more processes and threads can be started" in caplog.text
     kernel.held.let_go()
     assert kernel.read(SLOW, 0, 4)[0] == 0
 

@@ -71,6 +71,13 @@ def test_the_grace_period_fits_into_its_patience() -> None:
     assert int(patience) >= GRACE + 5
 
 
+def test_many_devices_can_be_open() -> None:
+    """A soft limit for what select(2) can count, and a hard one that barfs raises its own to."""
+    (limit,) = settings()["LimitNOFILE"]
+    soft, hard = map(int, limit.split(":"))
+    assert soft <= 1024 < 100_000 < hard
+
+
 def test_systemd_reads_all_of_it(installed: Path) -> None:
     result = systemd_analyze("verify", "--man=no", str(installed))
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
