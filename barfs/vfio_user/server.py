@@ -123,6 +123,8 @@ class Server:
                         self._send(connection, reply, fd)
         except PeerError as error:
             _log.warning("a client is sent away: %s", error)
+        except ConnectionError:
+            pass  # as good as a close: replies that it has not read are lost
         except OSError as error:
             _log.info("a client is gone: %s", reason(error))
 
