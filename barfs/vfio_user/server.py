@@ -135,6 +135,8 @@ class Server:
                         return
         except PeerError as error:
             _log.warning("a client is sent away: %s", error)
+        except ConnectionError:
+            pass  # as good as a close: replies that it has not read are lost
         except OSError as error:
             _log.info("a client is gone: %s", reason(error))
 
