@@ -12,7 +12,7 @@ import sys
 def main() -> int:
     """Run the command line of this process; returns its exit code."""
     try:
-        from barfs import edge
+        from barfs.cli import edge
 
         edge.take_streams()
         code = edge.guarded(_run)

@@ -16,12 +16,12 @@ from uuid import UUID
 
 from barfs.backend import Backend
 from barfs.device import Device, Options
+from barfs.emulated.demo import demo_device
 from barfs.errors import DeviceError, UsageError
-from barfs.kernel import KernelDevice
 from barfs.pci import Bdf
-from barfs.surroundings import reason
+from barfs.text.system_errors import reason
+from barfs.vfio import KernelDevice
 from barfs.vfio_user.client import VfioUserClient
-from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.server import serve_in_thread
 
 _VFIO_USER = "vfio-user:"

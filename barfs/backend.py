@@ -2,7 +2,7 @@
 """What a device is reached through: the protocol that `kernel` and `vfio_user.client` fulfil.
 
 Rule 1: a backend moves one access at a time; splitting, windows, ends and permissions are not its
-        business (`barfs.native` does them once for all).
+        business (`barfs.engine` does them once for all).
 Rule 2: synchronous, and callable from several threads at once. Concurrency and deadlines of whole
         requests belong to the file system; a backend bounds the time of one access.
 Rule 3: opening takes place before a backend exists: whoever has one, has an open device.

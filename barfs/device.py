@@ -2,7 +2,7 @@
 """A device as Python sees it: its regions, each with its layout and its table of segments.
 
 Rule 1: a device is opened once and held; opening and closing make the kernel reset the function.
-Rule 2: every access of a region goes through its one `native.Table`, the mount's included.
+Rule 2: every access of a region goes through its one `engine.Table`, the mount's included.
 Rule 3: a window that cannot be mapped becomes `pread`, a region that cannot be described is left
         out with a line in the log; neither costs the user the device.
 Rule 4: a device belongs to the process that opened it: in one that is forked from it every use is
@@ -20,8 +20,9 @@ from os import PathLike
 from types import TracebackType
 from typing import Literal, Self
 
-from barfs import native
+from barfs import engine
 from barfs.backend import Backend, Signal, VfioPath
+from barfs.engine.windows import WindowMapper
 from barfs.errors import AccessError, DeviceError, ForkedDevice, RegionError, UsageError
 from barfs.layout import Choices, Layout, MsixMode, MsixPlace, Segment, plan
 from barfs.pci import (
@@ -36,7 +37,6 @@ from barfs.pci import (
 )
 from barfs.policy import EVERYTHING, AccessPolicy, Restriction
 from barfs.uapi import RegionInfo
-from barfs.windows import WindowMapper
 
 MappingMode = Literal["separate", "contiguous", "off"]
 
@@ -130,9 +130,9 @@ class Region:
     def __init__(
         self,
         layout: Layout,
-        table: native.Table,
-        mappings: list[native.Mapping],
-        reservation: native.Reservation | None,
+        table: engine.Table,
+        mappings: list[engine.Mapping],
+        reservation: engine.Reservation | None,
     ) -> None:
         self.layout = layout
         self.name = layout.region
@@ -142,7 +142,7 @@ class Region:
         self.writable = layout.writable
         self.backing: tuple[int, int] | None = None
         self._restricted = False
-        self._owner = native.Owner()
+        self._owner = engine.Owner()
         self._mappings = mappings
         self._reservation = reservation
         self.read32 = table.load32
@@ -242,16 +242,16 @@ class Device:
         self.bdf: Bdf = backend.bdf
         self.source: str = backend.source
         self.options = options or Options()
-        self.occupancy = native.Occupancy()
+        self.occupancy = engine.Occupancy()
         self.regions: dict[str, Region] = {}
         self._backend = backend
-        self._turns = native.Turns()
+        self._turns = engine.Turns()
         self._closing = threading.Lock()
-        self._owner = native.Owner()
-        self._trace: native.Trace | None = None
+        self._owner = engine.Owner()
+        self._trace: engine.Trace | None = None
         try:
             if self.options.trace is not None:
-                self._trace = native.Trace(
+                self._trace = engine.Trace(
                     self.options.trace, str(self.bdf), self.options.trace_limit
                 )
             self.attributes = self._discover()
@@ -389,7 +389,7 @@ class Device:
             info,
             device=str(self.bdf),
             choices=self.options.choices,
-            page_size=native.PAGE_SIZE,
+            page_size=engine.PAGE_SIZE,
             gap_width=self._backend.max_width,
             port=port,
             msix=msix,
@@ -399,7 +399,7 @@ class Device:
         if fd is not None:
             mapper.map_windows(fd)
         layout = layout.with_failed_windows(mapper.failed, self._backend.max_width)
-        table = native.Table(
+        table = engine.Table(
             self.occupancy,
             layout.size,
             layout.width,
@@ -417,17 +417,17 @@ class Device:
         self.regions[layout.region] = region
         return region
 
-    def _target(self, info: RegionInfo, mapper: WindowMapper) -> Callable[[Segment], native.Target]:
+    def _target(self, info: RegionInfo, mapper: WindowMapper) -> Callable[[Segment], engine.Target]:
         accessor = self._backend.accessor()
 
-        def target(segment: Segment) -> native.Target:
+        def target(segment: Segment) -> engine.Target:
             if segment.access == "mmap":
-                return native.Memory(mapper.mappings[segment.start])
+                return engine.Memory(mapper.mappings[segment.start])
             if segment.access == "none":
-                return native.Refused()
+                return engine.Refused()
             if isinstance(accessor, int):
-                return native.Descriptor(accessor, info.offset + segment.start)
-            return native.Call(
+                return engine.Descriptor(accessor, info.offset + segment.start)
+            return engine.Call(
                 functools.partial(accessor.read, info.index),
                 functools.partial(accessor.write, info.index),
                 self._turns,
@@ -441,8 +441,8 @@ def _forked(device: str) -> ForkedDevice:
 
 
 def _native_segments(
-    layout: Layout, target: Callable[[Segment], native.Target]
-) -> list[native.Segment]:
+    layout: Layout, target: Callable[[Segment], engine.Target]
+) -> list[engine.Segment]:
     """The table of a layout: neighbours that differ in their reason only are one segment, so that
     no access is cut at an edge that means nothing to the device."""
     segments: list[Segment] = []
@@ -458,7 +458,7 @@ def _native_segments(
         else:
             segments.append(plain)
     return [
-        native.Segment(
+        engine.Segment(
             segment.start,
             segment.end,
             segment.readable,

@@ -4,7 +4,7 @@
 Rule 1: every error that a user can cause or meet is a `BarfsError`, and its text is one line that
         says what to do next.
 Rule 2: an error of one access is an `AccessError`, and carries where the access went.
-Rule 3: nothing here knows the errno of FUSE; `barfs.native` holds the one table of them.
+Rule 3: nothing here knows the errno of FUSE; `barfs.engine` holds the one table of them.
 """
 
 

@@ -10,7 +10,7 @@
 
 `device` and `region` may hold shell wildcards. A byte of a name that is not UTF-8 is \\xNN here.
 
-Rule 1: pure, but for reading the file. `barfs.native` enforces, `barfs.layout` shows.
+Rule 1: pure, but for reading the file. `barfs.engine` enforces, `barfs.layout` shows.
 Rule 2: a rule that cannot mean anything for the device that it names is an error: a register that a
         typing mistake left open is worse than no mount.
 """
@@ -27,8 +27,8 @@ from typing import Any, Literal
 
 from barfs.errors import UsageError
 from barfs.ranges import parse_range
-from barfs.surroundings import reason
 from barfs.text import unicode
+from barfs.text.system_errors import reason
 
 Permission = Literal["rw", "ro", "none"]
 

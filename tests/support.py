@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fusermount import MountError, mounts, unmount
+from barfs.fuse.fusermount import MountError, mounts, unmount
 
 DEADLINE = 120.0 if "BARFS_VM_GUEST" in os.environ else 30.0
 """Seconds after which something that was waited for is taken to be lost. In an emulated guest on a

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from barfs.surroundings import reason
+from barfs.text.system_errors import reason
 
 _LONGEST_ADDRESS = 107
 

@@ -33,9 +33,9 @@ import time
 from array import array
 from collections.abc import Iterable
 
+from barfs.engine import Owner, keep_from_children
 from barfs.errors import DeviceError, PeerError
-from barfs.native import Owner, keep_from_children
-from barfs.surroundings import reason, why_no_descriptor_came
+from barfs.text.system_errors import reason, why_no_descriptor_came
 from barfs.vfio_user.wire import (
     ACCESS_MESSAGE,
     CLIENT_LIMIT,

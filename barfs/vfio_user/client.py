@@ -26,6 +26,7 @@ from dataclasses import replace
 from typing import Self, TypeVar
 
 from barfs.backend import NoDescriptor, Signal
+from barfs.engine import Owner, keep_from_children
 from barfs.errors import (
     AccessError,
     AccessTimeout,
@@ -37,9 +38,8 @@ from barfs.errors import (
     RegionError,
 )
 from barfs.layout import REASON_BAD_DESCRIPTOR, REASON_DESCRIPTORS_DIFFER, REASON_NO_DESCRIPTOR
-from barfs.native import Owner, keep_from_children
 from barfs.pci import Bdf, region_name
-from barfs.surroundings import reason
+from barfs.text.system_errors import reason
 from barfs.uapi import (
     REGION_INFO_LIMIT,
     CapabilityTruncated,

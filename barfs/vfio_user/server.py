@@ -20,12 +20,12 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 
-from barfs.ending import heard
+from barfs.emulated.device import SoftwareDevice
+from barfs.engine import Owner
 from barfs.errors import DeviceError, PeerError
-from barfs.native import Owner
-from barfs.surroundings import reason
+from barfs.process.signals import heard
+from barfs.text.system_errors import reason
 from barfs.vfio_user.address import Place, path_problem, place_of
-from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.session import Session
 from barfs.vfio_user.wire import SERVER_LIMIT, Decoder
 

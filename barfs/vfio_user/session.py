@@ -16,10 +16,10 @@ import sys
 from dataclasses import replace
 from typing import assert_never
 
+from barfs.emulated.device import IRQ_ERR, IRQ_INTX, IRQ_REQ, SoftwareDevice
 from barfs.errors import AccessError, AccessTimeout, DeviceGone, InvalidAccess, PeerError
 from barfs.uapi import REGION_INFO_SIZE, encode_region_info
 from barfs.vfio_user import messages
-from barfs.vfio_user.device import IRQ_ERR, IRQ_INTX, IRQ_REQ, SoftwareDevice
 from barfs.vfio_user.dma import DmaRanges
 from barfs.vfio_user.wire import (
     DEFAULT_MAX_TRANSFER,

@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 
-from barfs.vfio_user.description import load
-from barfs.vfio_user.device import SoftwareDevice
+from barfs.emulated.description import load
+from barfs.emulated.device import SoftwareDevice
 from barfs.vfio_user.server import Server, listening
 
 

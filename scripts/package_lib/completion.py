@@ -10,7 +10,7 @@ from pathlib import Path
 import shtab
 
 from barfs.cli import make_parser
-from barfs.options import OPTIONS, Option
+from barfs.cli.mount_options import OPTIONS, Option
 
 PLACES = {
     "bash": "bash-completion/completions/barfs",

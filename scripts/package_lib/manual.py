@@ -4,7 +4,7 @@
 A line `@name@` in such a file stands for a list that has its one place elsewhere:
 
     @commands@      every command, from the parser
-    @options@       the words of -o, from barfs.options
+    @options@       the words of -o, from barfs.cli.mount_options
     @description@   the format of a device's description, from the docstring that documents it
     @policy@        likewise the format of a policy
     @dump@          likewise the format of a dump
@@ -18,12 +18,12 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import barfs.dump
+import barfs.dump.file
+import barfs.emulated.description
 import barfs.policy
-import barfs.vfio_user.description
 from barfs.cli import make_parser
-from barfs.cli_help import EXAMPLES
-from barfs.options import OPTIONS
+from barfs.cli.help import EXAMPLES
+from barfs.cli.mount_options import OPTIONS
 
 SPECIAL = re.compile(r"([\\*_`~<>])")
 
@@ -102,8 +102,8 @@ def _fill(text: str) -> str:
     lists: dict[str, Iterable[str]] = {
         "@commands@": _commands(),
         "@options@": _options(),
-        "@description@": _documented(barfs.vfio_user.description.__doc__),
-        "@dump@": _documented(barfs.dump.__doc__),
+        "@description@": _documented(barfs.emulated.description.__doc__),
+        "@dump@": _documented(barfs.dump.file.__doc__),
         "@policy@": _documented(barfs.policy.__doc__),
     }
     return "\n".join("\n\n".join(lists.get(line, [line])) for line in text.split("\n"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from barfs.cli import main
-from barfs.fs import Filesystem
+from barfs.fuse.filesystem import Filesystem
 from barfs.vfio_user.client import VfioUserClient
 
 MISTAKES: dict[str, Callable[[], Exception]] = {

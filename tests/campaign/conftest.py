@@ -13,7 +13,7 @@ from tests.campaign.rig import Client
 from tests.fuse.conftest import assert_nothing_left
 from tests.fuse.conftest import public as public
 from tests.support import require
-from tests.unit.test_native_c import STRICT
+from tests.unit.test_engine_c import STRICT
 
 _FIGURES = pytest.StashKey[list[tuple[str, str]]]()
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from barfs.attach import DeviceName, attach
 from barfs.device import Options
-from barfs.fusermount import MountOptions, unmount
-from barfs.mount import serve
+from barfs.fuse.fusermount import MountOptions, unmount
+from barfs.fuse.mount import serve
 from tests.campaign.rig import Held
 from tests.support import wait_until
 

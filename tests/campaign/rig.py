@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from barfs.vfio_user.demo import demo_device
-from barfs.vfio_user.device import SoftwareDevice
+from barfs.emulated.demo import demo_device
+from barfs.emulated.device import SoftwareDevice
 from tests.support import DEADLINE, ended
 from tests.unit.vfio_user.raw import running
 

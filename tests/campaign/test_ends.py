@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from barfs.fusermount import GRACE, MountInfo, mounts, unmount_command
+from barfs.fuse.fusermount import GRACE, MountInfo, mounts, unmount_command
 from tests.campaign.conftest import Campaign
 from tests.campaign.rig import GAP, MUTE, WINDOW, Client, Mute, mute_device, software
 from tests.fuse.conftest import processes

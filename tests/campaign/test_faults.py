@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.vfio_user.demo import demo_device
+from barfs.emulated.demo import demo_device
 from tests.campaign import broken_daemon
 from tests.campaign.conftest import Campaign
 from tests.campaign.rig import BAR2, GAP, Client, Memory, software
@@ -54,7 +54,7 @@ def test_the_guard_of_a_mount_survives_its_surroundings(
     tmp_path: Path, campaign: Campaign, client: Client, faulthandler: bool
 ) -> None:
     """A daemon that was started with SIGBUS blocked, or whose SIGBUS faulthandler wants; the rest
-    is seen in a process without a mount (`tests/unit/test_native_guard.py`)."""
+    is seen in a process without a mount (`tests/unit/test_engine_sigbus.py`)."""
     wanted = campaign.size(500, 10_000)
     device = demo_device(sealed=False)
     memory = Memory.of(device, BAR2)

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 import pytest
 
 from barfs.device import Device, MappingMode, Options
+from barfs.emulated.demo import demo_device
+from barfs.emulated.device import SoftwareDevice
 from barfs.errors import AccessError, BarfsError, BeyondEnd, DeviceError, PeerError
 from barfs.layout import MsixMode, plan
 from barfs.uapi import (
@@ -26,8 +28,6 @@ from barfs.uapi import (
 )
 from barfs.vfio_user import wire
 from barfs.vfio_user.client import VfioUserClient
-from barfs.vfio_user.demo import demo_device
-from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.session import Session
 from tests.unit.vfio_user.peer import (
     BDF,

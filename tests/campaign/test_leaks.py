@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from barfs.fusermount import MountError, unmount
-from barfs.vfio_user.demo import demo_device
+from barfs.emulated.demo import demo_device
+from barfs.fuse.fusermount import MountError, unmount
 from tests.campaign import mount_cycles
 from tests.campaign.conftest import Campaign
 from tests.campaign.rig import GAP, WINDOW, Client, Held, software

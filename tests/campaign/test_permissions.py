@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fusermount import unmount
+from barfs.fuse.fusermount import unmount
 from tests.fuse.conftest import _other_user
 from tests.fuse.namespace import NOBODY, barfs_as_nobody
 from tests.support import barfs, is_mounted, mounted, require, require_fuse, shown_mount

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from barfs.vfio_user.demo import demo_device
+from barfs.emulated.demo import demo_device
 from tests.campaign.conftest import Campaign
 from tests.campaign.rig import (
     BAR2,

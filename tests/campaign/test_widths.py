@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.native import build
+from barfs.engine import build
 from tests.fuse.test_widths import Watched, opened, watched
 from tests.unit.engine_bench import Place, split
 

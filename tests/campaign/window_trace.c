@@ -11,7 +11,7 @@
  *   window_trace WIDTH BASE STEP    a line "r|w OFFSET COUNT: OFFSET+WIDTH..." for each STEPth request
  */
 #define _GNU_SOURCE
-#include "transfer.h"
+#include "engine/transfer.h"
 #include "../require.h"
 
 #include <signal.h>

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.dump import Dump
+from barfs.dump.file import Dump
 from tests.support import BARFS, barfs, ended, mounted, served, wait_until
 
 SCRATCH, FIFO, COUNTER, COUNTER_H, READS = 0x04, 0x18, 0x08, 0x0C, 0x24

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fusermount import MountError, unmount
+from barfs.fuse.fusermount import MountError, unmount
 from tests.support import BARFS, barfs, ended, is_mounted, mounted, require_fuse, served, wait_until
 
 PATIENCE = 20.0
@@ -40,10 +40,10 @@ NOTIFYING = """
 import faulthandler, os, sys, threading
 from pathlib import Path
 import pyfuse3, trio
-from barfs import native
-from barfs.fs import Filesystem
-from barfs.fusermount import FuseMount, unmount
-from barfs.tree import Tree
+from barfs.fuse.gate import Gate
+from barfs.fuse.filesystem import Filesystem
+from barfs.fuse.fusermount import FuseMount, unmount
+from barfs.fuse.tree import Tree
 
 mountpoint = Path(sys.argv[1])
 faulthandler.dump_traceback_later(20, exit=True)
@@ -59,7 +59,7 @@ class Sleeping(Filesystem):
 
 tree = Tree()
 fuse = FuseMount(mountpoint, source="test")
-gate = native.Gate(fuse.fd)
+gate = Gate(fuse.fd)
 pyfuse3.init(Sleeping(tree, uid=os.getuid(), gid=os.getgid()), f"/dev/fd/{gate.libfuse_fd}", set())
 found = []
 

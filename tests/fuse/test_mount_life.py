@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fusermount import GRACE, MountInfo
+from barfs.fuse.fusermount import GRACE, MountInfo
 from tests.support import (
     BARFS,
     barfs,

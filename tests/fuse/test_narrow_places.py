@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import barfs
+from barfs.emulated.demo import demo_device
 from barfs.vfio_user import messages
-from barfs.vfio_user.demo import demo_device
 from barfs.vfio_user.session import Session
 from tests.support import Mounted, mounted
 from tests.support import barfs as command

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fusermount import unmount
+from barfs.fuse.fusermount import unmount
 from tests.support import BARFS, DEADLINE, barfs, ended, is_mounted, require_fuse
 
 

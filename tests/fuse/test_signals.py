@@ -173,9 +173,9 @@ def test_a_caller_that_is_killed_leaves_no_daemon(tmp_path: Path) -> None:
     (tmp_path / "mnt").mkdir()
     script = """
 import os, signal, sys
-import barfs.daemon
+import barfs.daemon.background
 from barfs.cli import main
-def killed(run, *rest, background=barfs.daemon.run_in_background):
+def killed(run, *rest, background=barfs.daemon.background.run_in_background):
     def late(ready):
         def when_dead():
             os.kill(caller, signal.SIGKILL)
@@ -224,7 +224,7 @@ def test_what_was_ignored_stays_ignored(tmp_path: Path) -> None:
 def test_a_signal_that_python_discards_comes_again() -> None:
     script = """
 import os, signal, sys, time
-from barfs.ending import ended_by_signals
+from barfs.process.signals import ended_by_signals
 class Thing:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fusermount import MountInfo
+from barfs.fuse.fusermount import MountInfo
 from tests.support import Served, barfs, served
 
 LONG = "d" * 200

@@ -144,7 +144,7 @@ def run(folder: Path, surroundings: Surroundings, command: str) -> Ended:
     # "demo" is another mount's device where one on this machine has it.
     script = f"""
         umount -i -l -a -t fuse.barfs || :
-        dir=$1; shift; {surroundings.setup} exec "$@" {surroundings.redirections}
+        dir=$1; shift; {system_errors.setup} exec "$@" {system_errors.redirections}
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(folder / "notify"))
@@ -194,10 +194,10 @@ def test_it_works_or_says_why_not(folder: Path, name: str, command: str) -> None
     assert "Traceback" not in both
     assert "Exception ignored" not in both
     usual = COMMANDS[command]
-    if surroundings.harmless and usual is not None:
+    if system_errors.harmless and usual is not None:
         assert ended.code == usual, both
     assert ended.code in (0, 1, 2, usual), both
-    if surroundings.silent:
+    if system_errors.silent:
         assert ended.errors == ""
     elif ended.code and not (command == "doctor" and ended.output):
         unread = name == "stdout unread" and usual in (0, None)
@@ -304,12 +304,12 @@ def test_a_servers_log_on_a_full_disk_ends_nothing(tmp_path: Path, log: str) -> 
 
 OPEN_FILES = """
 import os, resource, subprocess, sys
-from barfs import surroundings
+from barfs.text import system_errors
 
 before = resource.getrlimit(resource.RLIMIT_NOFILE)
-surroundings.raise_open_files_limit()
+system_errors.raise_open_files_limit()
 after = resource.getrlimit(resource.RLIMIT_NOFILE)
-command = surroundings.with_limits_before(["sh", "-c", "ulimit -Sn; ulimit -Hn"])
+command = system_errors.with_limits_before(["sh", "-c", "ulimit -Sn; ulimit -Hn"])
 child = subprocess.run(command, capture_output=True, text=True).stdout.split()
 print(before, after, child)
 """

@@ -73,8 +73,8 @@ def test_the_wheel_is_for_every_python(wheel: Path) -> None:
     _, _, _, tags = parse_wheel_filename(wheel.name)
     assert {(tag.interpreter, tag.abi) for tag in tags} == {("cp311", "abi3")}
     names = zipfile.ZipFile(wheel).namelist()
-    assert "barfs/native/_engine.abi3.so" in names
-    assert "barfs/vfio_user/demo.toml" in names
+    assert "barfs/engine/_engine.abi3.so" in names
+    assert "barfs/emulated/demo.toml" in names
     assert [name for name in names if name.endswith((".c", ".h"))] == []
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"barfs"}
 
@@ -94,7 +94,7 @@ def test_an_installed_wheel_mounts_and_reads(wheel: Path, tmp_path: Path) -> Non
     python, barfs = tmp_path / "venv/bin/python", tmp_path / "venv/bin/barfs"
     run([python, "-m", "pip", "install", "-q", wheel], tmp_path, timeout=600)
     run([python, "-m", "pip", "check"], tmp_path)
-    where = run([python, "-c", "import barfs.native.binding as b; print(b.__file__)"], tmp_path)
+    where = run([python, "-c", "import barfs.engine.extension as b; print(b.__file__)"], tmp_path)
     assert where.startswith(str(tmp_path))
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()

@@ -132,7 +132,7 @@ def test_the_package_has_nothing_of_the_user_who_built_it(deb: Path, tmp_path: P
     found = runpaths(tmp_path / "usr/lib/barfs")
     assert {name.partition(".")[0] for name in found} == {
         "_cffi_backend",
-        "barfs/native/_engine",
+        "barfs/engine/_engine",
         "pyfuse3/__init__",
     }
     assert [name for name, paths in found.items() if paths] == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from barfs import layout
-from barfs.options import OPTIONS
+from barfs.cli.mount_options import OPTIONS
 from tests.packages.conftest import require_programs
 from tests.unit.test_help import COMMANDS, examples
 

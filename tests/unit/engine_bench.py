@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from barfs import native
+from barfs import engine
 from barfs.errors import AccessError
 
-PAGE = native.PAGE_SIZE
+PAGE = engine.PAGE_SIZE
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Recorder:
         self._note(offset, len(data))
         self.memory[offset : offset + len(data)] = data
 
-    def target(self) -> native.Call:
-        return native.Call(self.read, self.write)
+    def target(self) -> engine.Call:
+        return engine.Call(self.read, self.write)
 
     def _note(self, offset: int, width: int) -> None:
         if self.error is not None and self.fail_at in (None, offset):
@@ -97,12 +97,12 @@ def memfd(size: int, content: bytes = b"") -> Iterator[int]:
 @contextmanager
 def memory_table(
     fd: int, size: int, *, width: int = 4, timeout: float | None = None
-) -> Iterator[native.Table]:
+) -> Iterator[engine.Table]:
     """A region that is one window on `fd`; `size` is whole pages."""
-    occupancy = native.Occupancy()
-    mapping = native.Mapping(fd, 0, size)
-    segment = native.Segment(0, size, True, True, 8, native.Memory(mapping))
-    yield native.Table(occupancy, size, width, [segment], name="bar0", timeout=timeout)
+    occupancy = engine.Occupancy()
+    mapping = engine.Mapping(fd, 0, size)
+    segment = engine.Segment(0, size, True, True, 8, engine.Memory(mapping))
+    yield engine.Table(occupancy, size, width, [segment], name="bar0", timeout=timeout)
     assert occupancy.drain(5)
     mapping.close()
 
@@ -113,13 +113,13 @@ def call_table(
     width: int = 4,
     max_width: int = 8,
     port: bool = False,
-    occupancy: native.Occupancy | None = None,
-) -> native.Table:
+    occupancy: engine.Occupancy | None = None,
+) -> engine.Table:
     """A region that is one `Call` segment on `recorder`."""
     size = len(recorder.memory)
-    segment = native.Segment(0, size, True, True, max_width, recorder.target())
-    occupancy = occupancy or native.Occupancy()
-    return native.Table(occupancy, size, width, [segment], port=port, name="bar0")
+    segment = engine.Segment(0, size, True, True, max_width, recorder.target())
+    occupancy = occupancy or engine.Occupancy()
+    return engine.Table(occupancy, size, width, [segment], port=port, name="bar0")
 
 
 def outcome(error: AccessError) -> tuple[type[AccessError], str, int, int]:

@@ -4,7 +4,7 @@
  * file under them shrinks and grows.  Built with the sanitizers by test_native_c.py.
  */
 #define _GNU_SOURCE
-#include "transfer.h"
+#include "engine/transfer.h"
 #include "../require.h"
 
 #include <errno.h>

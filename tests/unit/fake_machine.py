@@ -4,8 +4,8 @@
 import contextlib
 from pathlib import Path
 
-from barfs.binding import Hands, Load, Own, Step, Write
-from barfs.machine import Machine
+from barfs.host.binding import Hands, Load, Own, Step, Write
+from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 
 BDF = Bdf(0, 1, 0, 0)

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from socket import AF_UNIX, SO_SNDBUF, SOCK_SEQPACKET, SOL_SOCKET, socket, socketpair
 
-from barfs import native
+from barfs import engine
 from barfs.errors import AccessTimeout
+from barfs.fuse.gate import DeviceGate, Gate
 from tests.unit.engine_bench import PAGE
 
 IN_HEADER = struct.Struct("<IIQQIIIHH")
@@ -88,9 +89,9 @@ class Kernel:
 
     end: socket
     libfuse: socket
-    gate: native.Gate
-    device: native.DeviceGate
-    occupancy: native.Occupancy
+    gate: Gate
+    device: DeviceGate
+    occupancy: engine.Occupancy
     memory: int
     held: Held
     ended: threading.Event
@@ -151,24 +152,24 @@ class Kernel:
 
 
 @contextlib.contextmanager
-def gated(timeout: float = 60.0, turns: native.Turns | None = None) -> Iterator[Kernel]:
+def gated(timeout: float = 60.0, turns: engine.Turns | None = None) -> Iterator[Kernel]:
     """A running gate over one device; stopped and freed afterwards. `turns` are those of SLOW."""
     ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
     memory = os.memfd_create("region")
     os.truncate(memory, SIZE)
-    mapping = native.Mapping(memory, 0, PAGE, True, True)
-    occupancy, held = native.Occupancy(), Held()
+    mapping = engine.Mapping(memory, 0, PAGE, True, True)
+    occupancy, held = engine.Occupancy(), Held()
 
-    def table(*segments: native.Segment, guard: bool = False) -> native.Table:
-        return native.Table(occupancy, SIZE, 4, segments, timeout=timeout, guard_reads=guard)
+    def table(*segments: engine.Segment, guard: bool = False) -> engine.Table:
+        return engine.Table(occupancy, SIZE, 4, segments, timeout=timeout, guard_reads=guard)
 
     region = table(
-        native.Segment(0, GAP, True, True, 8, native.Memory(mapping, 0)),
-        native.Segment(GAP, SIZE, True, True, 4, native.Descriptor(memory, GAP)),
+        engine.Segment(0, GAP, True, True, 8, engine.Memory(mapping, 0)),
+        engine.Segment(GAP, SIZE, True, True, 4, engine.Descriptor(memory, GAP)),
     )
-    calls = native.Segment(0, SIZE, True, True, 4, native.Call(held.read, held.write, turns))
+    calls = engine.Segment(0, SIZE, True, True, 4, engine.Call(held.read, held.write, turns))
     slow, guarded = table(calls), table(calls, guard=True)
-    gate = native.Gate(theirs.fileno())
+    gate = Gate(theirs.fileno())
     libfuse = socket(fileno=gate.libfuse_fd)
     for end in (ours, libfuse):
         end.settimeout(PATIENCE)

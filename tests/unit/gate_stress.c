@@ -5,7 +5,7 @@
  * sanitizers by test_native_c.py.
  */
 #define _GNU_SOURCE
-#include "gate.h"
+#include "fuse/gate.h"
 #include "../require.h"
 
 #include <errno.h>

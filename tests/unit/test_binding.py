@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from barfs.binding import Binder, Owner
 from barfs.errors import BarfsError, DeviceError, UsageError
+from barfs.host.binding import Binder, Owner
 from barfs.pci import Bdf
 from tests.unit.fake_machine import BDF, BRIDGE, NVME, OTHER, PORT, FakeKernel, FakeMachine
 

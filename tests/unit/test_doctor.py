@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from barfs.doctor import Doctor
-from barfs.listing import Function, functions, to_json, to_table
+from barfs.host.doctor import Doctor
+from barfs.host.inventory import Function, functions, to_json, to_table
 from barfs.pci import Bdf
 from tests.unit.fake_machine import BDF, BRIDGE, NVME, OTHER, PORT, FakeMachine
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from barfs.comparison import Change, changes
-from barfs.dump import BLOCK, FORMAT, Dump, DumpError, Hole, new_dump
+from barfs.dump.capture import RegionReader, Skip, SnapshotError
+from barfs.dump.comparison import Change, changes
+from barfs.dump.file import BLOCK, FORMAT, Dump, DumpError, Hole, new_dump
 from barfs.layout import Layout, Segment
-from barfs.output import OutputError
-from barfs.snapshot import RegionReader, Skip, SnapshotError
+from barfs.process.output import OutputError
 
 SIZE = 0x20000
 """More than one chunk."""

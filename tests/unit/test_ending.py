@@ -11,9 +11,9 @@ from types import FrameType
 import pytest
 
 import barfs
-from barfs.binding import Binder, Owner, Step
-from barfs.ending import Ended, Held, ended_by_signals, heard, too_late
-from barfs.native import table
+from barfs.engine import table
+from barfs.host.binding import Binder, Owner, Step
+from barfs.process.signals import Ended, Held, ended_by_signals, heard, too_late
 from barfs.vfio_user.channel import Channel
 from tests.unit.fake_machine import BDF, OTHER, FakeKernel, FakeMachine
 from tests.unit.vfio_user.peer import Peer, connect, data

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 
 import barfs
-from barfs.dump import Dump, new_dump
+from barfs.dump.file import Dump, new_dump
+from barfs.engine import PAGE_SIZE, Gate, Mapping
 from barfs.errors import AccessError
-from barfs.fusermount import FuseMount
+from barfs.fuse.fusermount import FuseMount
 from barfs.layout import Layout
-from barfs.native import PAGE_SIZE, Gate, Mapping
 from barfs.vfio_user.server import listening
 from tests.forks import fork, in_child
 from tests.support import DEADLINE, is_mounted, require_fuse, served, wait_until

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from barfs.cli import make_parser
-from barfs.cli_help import EXAMPLES
-from barfs.options import OPTIONS, Option, parse_options
+from barfs.cli.help import EXAMPLES
+from barfs.cli.mount_options import OPTIONS, Option, parse_options
 from tests.support import BARFS
 
 

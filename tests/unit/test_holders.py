@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.holders import holders
+from barfs.host.holders import holders
 
 OURS = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
 THEIRS = "30 1 0:52 /bus /mnt\\040x rw - fuse.barfs demo rw\n"

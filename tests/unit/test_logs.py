@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs import logs, places
+from barfs.daemon import logs, places
 from barfs.errors import BarfsError
 from barfs.text import take_all_text
 from tests.support import BARFS, DEADLINE
@@ -208,9 +208,9 @@ def test_a_user_without_anything_has_no_folder(monkeypatch: pytest.MonkeyPatch) 
 DAEMON = """
 import sys
 from pathlib import Path
-from barfs import logs
-from barfs.daemon import run_in_background
-from barfs.edge import exit_code
+from barfs.daemon import logs
+from barfs.daemon.background import run_in_background
+from barfs.cli.edge import exit_code
 from barfs.errors import BarfsError
 
 def run(ready):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from barfs.errors import UsageError
-from barfs.output import OutputError, save, saving
+from barfs.process.output import OutputError, save, saving
 from tests.support import wait_until
 
 NEW = b"new contents"
@@ -154,9 +154,7 @@ def test_devices_are_written_into(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "/dev/fd/1"])
 def test_a_descriptor_is_written_into(tmp_path: Path, name: str) -> None:
     """Where it is, also in a file: what the shell writes before and after it stays."""
-    program = (
-        f"from pathlib import Path; from barfs.output import save; save(Path('{name}'), b'new ')"
-    )
+    program = f"from pathlib import Path; from barfs.process.output import save; save(Path('{name}'), b'new ')"
     subprocess.run(
         ["sh", "-c", f'echo before >"$1"; {{ "$0" -c "{program}"; echo after; }} >>"$1"',
          sys.executable, tmp_path / "a"],
@@ -230,8 +228,8 @@ def test_a_signal_leaves_nothing(tmp_path: Path, flag: str, number: signal.Signa
 import os, sys, time
 from pathlib import Path
 os.O_TMPFILE = os.{flag}
-from barfs.ending import ended_by_signals
-from barfs.output import saving
+from barfs.process.signals import ended_by_signals
+from barfs.process.output import saving
 with ended_by_signals(), saving(Path(sys.argv[1])) as output:
     output.write(b"half")
     output.flush()

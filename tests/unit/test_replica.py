@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from barfs.dump import Dump, new_dump
+from barfs.dump.file import Dump, new_dump
+from barfs.dump.replay import facts_of
+from barfs.emulated.spec import RegionFacts
 from barfs.layout import Choices, Layout, Segment, plan
-from barfs.replica import facts_of
 from barfs.uapi import RegionInfo, SparseArea
-from barfs.vfio_user.facts import RegionFacts
 
 PAGE = 0x1000
 SIZE = 0x8000

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from barfs.surroundings import reason
+from barfs.text.system_errors import reason
 from tests.support import DEADLINE, require
 
 BEGIN = """
 import mmap, os, resource, sys, threading
-from barfs.surroundings import line, reason
+from barfs.text.system_errors import line, reason
 
 def limit(kind, value):
     resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))

@@ -12,9 +12,10 @@ import pytest
 
 import barfs
 from barfs.errors import UsageError
-from barfs.fusermount import MountInfo, mounts, unescape
+from barfs.fuse.fusermount import MountInfo, mounts, unescape
+from barfs.fuse.tree import Directory, Link, Text, Tree
+from barfs.host.inventory import Function, to_json, to_table
 from barfs.layout import Layout, LayoutError
-from barfs.listing import Function, to_json, to_table
 from barfs.text import (
     dump_json,
     printable,
@@ -24,7 +25,6 @@ from barfs.text import (
     unicode,
     with_hex,
 )
-from barfs.tree import Directory, Link, Text, Tree
 from tests.support import DEADLINE
 from tests.unit.fake_machine import BDF
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from barfs.host.uevents import Bound, parse
 from barfs.pci import Bdf
-from barfs.uevents import Bound, parse
 
 
 def message(**fields: str) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fusermount import GRACE
+from barfs.fuse.fusermount import GRACE
 from barfs.pci import Bdf
 from tests.support import require
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import barfs
-from barfs import native
+from barfs import engine
 from barfs.device import MappingMode
 from tests.forks import fork, in_child
 
@@ -62,9 +62,9 @@ def test_adjacent_areas_are_mapped_one_by_one(mapping: MappingMode) -> None:
 
 def test_a_mapping_that_the_driver_refuses_leaves_no_hole_in_the_reservation() -> None:
     with sparse("edu", [(0, PAGE)]) as bdf, opened(bdf) as fd:
-        reservation = native.Reservation(3 * PAGE)
+        reservation = engine.Reservation(3 * PAGE)
         with pytest.raises(OSError, match="Invalid argument"):
-            native.Mapping(fd, region_info(fd, 0).offset + PAGE, PAGE, within=reservation, at=PAGE)
+            engine.Mapping(fd, region_info(fd, 0).offset + PAGE, PAGE, within=reservation, at=PAGE)
         pages = (ctypes.c_char * 3)()  # mincore: ENOMEM where nothing is mapped
         libc = ctypes.CDLL(None, use_errno=True)
         where = ctypes.c_void_p(reservation.address)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from barfs.emulated.demo import demo_device
+from barfs.emulated.device import SoftwareDevice
 from barfs.pci import Bdf
 from barfs.vfio_user.client import VfioUserClient
-from barfs.vfio_user.demo import demo_device
-from barfs.vfio_user.device import SoftwareDevice
 
 from .raw import RawClient, connection, running
 

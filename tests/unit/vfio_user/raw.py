@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from barfs.emulated.device import SoftwareDevice
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
-from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.server import Server, listening
 
 from .peer import recv_exactly

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from barfs.emulated.demo import demo_device
+from barfs.emulated.device import SoftwareDevice
 from barfs.errors import BusFault, InvalidAccess
 from barfs.pci import ConfigSpace
-from barfs.vfio_user.demo import demo_device
-from barfs.vfio_user.device import SoftwareDevice
 
 BAR0, BAR2, BAR4, ROM, CONFIG = 0, 2, 4, 6, 7
 ONES = 0xFFFF_FFFF

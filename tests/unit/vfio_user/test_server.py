@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from barfs.emulated.demo import demo_device
+from barfs.emulated.device import SoftwareDevice
 from barfs.errors import InvalidAccess
 from barfs.pci import Bdf
 from barfs.uapi import decode_region_info
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
 from barfs.vfio_user.client import VfioUserClient
-from barfs.vfio_user.demo import demo_device
-from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.server import serve_in_thread
 
 from .raw import RawClient, connection

@@ -16,14 +16,14 @@ import pytest
 
 from barfs.attach import DeviceName, open_device
 from barfs.device import Options
+from barfs.emulated.demo import demo_device
+from barfs.emulated.device import SoftwareDevice
 from barfs.errors import DeviceError
 from barfs.pci import Bdf
 from barfs.uapi import RegionInfo
 from barfs.vfio_user import messages as m
 from barfs.vfio_user.address import Place, place_of
 from barfs.vfio_user.client import VfioUserClient
-from barfs.vfio_user.demo import demo_device
-from barfs.vfio_user.device import SoftwareDevice
 from barfs.vfio_user.server import listening, serve_in_thread
 from tests.support import require
 
@@ -251,7 +251,7 @@ def test_another_servers_socket_is_not_removed_at_the_end(tmp_path: Path) -> Non
 
 SERVE = """
 import sys
-from barfs.vfio_user.demo import demo_device
+from barfs.emulated.demo import demo_device
 from barfs.vfio_user.server import serve
 serve(
     demo_device(lambda line: print(line, flush=True)),

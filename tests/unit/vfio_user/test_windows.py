@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from barfs import native
+from barfs import engine
 from barfs.device import Device, MappingMode, Options
 from barfs.errors import AccessDenied, InvalidAccess, PolicyDenied, UsageError
 from barfs.pci import CONFIG_INDEX
@@ -118,7 +118,7 @@ def mapped(device: Device) -> list[tuple[int, int]]:
     return [
         (segment.start, segment.target.mapping.size)
         for segment in device["bar0"].table.segments
-        if isinstance(segment.target, native.Memory)
+        if isinstance(segment.target, engine.Memory)
     ]
 
 

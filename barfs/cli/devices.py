@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""The commands that get a device there: `list`, `bind`, `unbind`, `doctor`."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterable
+
+from barfs.cli.help import explain
+from barfs.cli.mount_options import group_id, user_id
+from barfs.daemon.logs import tell
+from barfs.errors import UsageError
+from barfs.fuse.fusermount import mounted_devices
+from barfs.host import inventory
+from barfs.host.binding import VFIO_PCI, Binder, Hands, Owner, Step
+from barfs.host.doctor import Doctor
+from barfs.host.sysfs import Machine
+from barfs.pci import Bdf
+from barfs.text import printable
+
+EXIT_FAILED = 1
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="a JSON list, plain integers")
+    explain(
+        parser,
+        "barfs list",
+        "barfs list --json",
+        details="A line for each function: its ids, its driver, its IOMMU group, where barfs has "
+        "mounted it, and why it could not be mounted as it is.",
+    )
+    parser.set_defaults(run=_list)
+
+
+def _list(choice: argparse.Namespace) -> int:
+    found = inventory.functions(Machine(), mounted_devices())
+    sys.stdout.write(inventory.to_json(found) if choice.json else inventory.to_table(found))
+    return 0
+
+
+def _add_binding(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "bdfs", metavar="BDF", nargs="+", help="0000:01:00.0 or 01:00.0; all or none is done"
+    )
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="print what would be written where"
+    )
+
+
+def add_bind(parser: argparse.ArgumentParser) -> None:
+    _add_binding(parser)
+    parser.add_argument("--driver", metavar="NAME", default=VFIO_PCI, help="a variant driver")
+    parser.add_argument(
+        "--user", metavar="USER", help="who gets the VFIO node, to mount without root"
+    )
+    parser.add_argument("--group", metavar="GROUP", help="whose members get the VFIO node")
+    parser.add_argument(
+        "--force", action="store_true", help="even what a file system, swap or the network is on"
+    )
+    explain(
+        parser,
+        "barfs bind --user alice 0000:01:00.0",
+        "barfs bind --dry-run 01:00.0 01:00.1",
+        "barfs bind --driver nvgrace_gpu_vfio_pci --group vfio 0000:01:00.0",
+        details="Refuses bridges, devices without an IOMMU group, and devices that carry a mounted "
+        "file system, swap or the default route. The binding lasts until barfs unbind or the next "
+        "boot.",
+    )
+    parser.set_defaults(run=_bind)
+
+
+def add_unbind(parser: argparse.ArgumentParser) -> None:
+    _add_binding(parser)
+    explain(parser, "barfs unbind 0000:01:00.0", "barfs unbind --dry-run 01:00.0 01:00.1")
+    parser.set_defaults(run=_unbind)
+
+
+def _bind(choice: argparse.Namespace) -> int:
+    machine, bdfs = Machine(), _addresses(choice.bdfs)
+    owner = Owner(_user(choice.user), find_group(choice.group))
+    binder = Binder(machine, Hands())
+    with contextlib.nullcontext() if choice.dry_run else binder.alone():
+        binder.check_bind(bdfs, choice.driver, force=choice.force)
+        if choice.dry_run:
+            return _print_steps(binder.rehearse_bind(bdfs, choice.driver, owner))
+        binder.bind(bdfs, choice.driver, owner)
+    for bdf in bdfs:
+        nodes = " ".join(map(str, machine.vfio_nodes(bdf)))
+        print(f"{bdf} is bound to {choice.driver}: {nodes}")
+    for note in binder.notes(bdfs, owner):
+        tell(f"barfs: note: {note}")
+    return 0
+
+
+def _unbind(choice: argparse.Namespace) -> int:
+    machine, bdfs = Machine(), _addresses(choice.bdfs)
+    binder = Binder(machine, Hands())
+    with contextlib.nullcontext() if choice.dry_run else binder.alone():
+        binder.check_unbind(bdfs)
+        if choice.dry_run:
+            return _print_steps(binder.rehearse_unbind(bdfs))
+        binder.unbind(bdfs)
+    for bdf in bdfs:
+        driver = machine.driver(bdf)
+        print(printable(f"{bdf} is bound to {driver}" if driver else f"{bdf} has no driver"))
+    return 0
+
+
+def _print_steps(steps: Iterable[Step]) -> int:
+    for step in steps:
+        print(printable(step))
+    return 0
+
+
+def _addresses(texts: Iterable[str]) -> list[Bdf]:
+    return list(dict.fromkeys(map(Bdf.parse, texts)))
+
+
+def _user(text: str | None) -> int | None:
+    try:
+        return None if text is None else user_id(text)
+    except KeyError:
+        raise UsageError(f"there is no user {text!r}; getent passwd lists them") from None
+
+
+def find_group(text: str | None) -> int | None:
+    try:
+        return None if text is None else group_id(text)
+    except KeyError:
+        raise UsageError(f"there is no group {text!r}; getent group lists them") from None
+
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bdf", metavar="BDF", nargs="?", help="default: every device that VFIO has")
+    explain(
+        parser,
+        "barfs doctor",
+        "barfs doctor 0000:01:00.0",
+        details="A line for each finding; the exit code is 1 where one of them is a FAIL.",
+    )
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(choice: argparse.Namespace) -> int:
+    bdf = None if choice.bdf is None else Bdf.parse(choice.bdf)
+    findings = Doctor(Machine(), os.geteuid(), mounted_devices()).examine(bdf)
+    for finding in findings:
+        print(printable(finding))
+    return EXIT_FAILED if any(finding.level == "FAIL" for finding in findings) else 0

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""The commands for whole devices: `dump` and `diff`."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from barfs.attach import DeviceName
+from barfs.cli.help import explain
+from barfs.daemon.logs import tell
+from barfs.dump.capture import Piece, RegionReader, Skip, Source, source_of
+from barfs.dump.comparison import changes
+from barfs.dump.file import Dump, new_dump
+from barfs.errors import UsageError
+from barfs.pci import region_index
+from barfs.ranges import parse_range
+from barfs.text import printable
+
+EXIT_DIFFERENT = 1
+
+_BAR_LENGTH = 30
+
+
+def add_dump(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("device", metavar="DEVICE", help="as for barfs mount")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="where to save it"
+    )
+    parser.add_argument(
+        "--skip",
+        metavar="REGION[:RANGE]",
+        action="append",
+        default=[],
+        help="do not read this: reading it has side effects, or takes too long",
+    )
+    explain(
+        parser,
+        "barfs dump demo -o before.dump --skip bar0:0x18+4",
+        "barfs dump 0000:01:00.0 -o card.dump --skip rom",
+        details="Reads every byte at most once, through the mount that holds the device; otherwise "
+        "the device is opened, which is said. What cannot be read, by the policy or the device, is "
+        "left out and listed; where many registers in a row fail, only some of those that follow "
+        "are tried. FILE has its old contents until the new ones are complete, and keeps its owner "
+        "and mode, and symbolic links; other hard links keep the old contents. A new FILE is for "
+        "its owner alone. A FIFO, a device and /dev/stdout are written into.",
+    )
+    parser.set_defaults(run=_dump)
+
+
+def _dump(choice: argparse.Namespace) -> int:
+    name = DeviceName.parse(choice.device)
+    skips = [_skip(text) for text in choice.skip]
+    with (
+        new_dump(choice.output) as dump,  # first: opening the device may reset it
+        source_of(name, tell) as source,
+    ):
+        _check(skips, source)
+        for layout in source.layouts.values():
+            reader = RegionReader(source, layout, skips)
+            pieces = _with_progress(layout.region, layout.size, reader.pieces())
+            dump.add(layout, pieces, reader.holes)
+            for hole in reader.holes:
+                tell(
+                    f"{layout.region}: {hole.start:#x}-{hole.end - 1:#x} is left out: {hole.reason}"
+                )
+    return 0
+
+
+def _skip(text: str) -> Skip:
+    region, colon, span = text.partition(":")
+    region_index(region)
+    return Skip(region, parse_range(span, default_size=4) if colon else None)
+
+
+def _check(skips: list[Skip], source: Source) -> None:
+    for skip in skips:
+        if skip.region not in source.layouts:
+            raise UsageError(
+                f"{source.name} has no {skip.region}; it has {', '.join(source.layouts)}"
+            )
+        size = source.layouts[skip.region].size
+        if skip.span and skip.span[1] > size:
+            raise UsageError(f"--skip: {skip.region} has {size:#x} bytes")
+
+
+def _with_progress(region: str, size: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The same pieces; on a terminal with a bar that shows how far they are."""
+    if not sys.stderr.isatty():
+        yield from pieces
+        return
+    shown = -1
+    with contextlib.closing(_Line()) as line:
+        for offset, data in pieces:
+            yield offset, data
+            done = offset + len(data)
+            if (part := done * _BAR_LENGTH // size) != shown:
+                shown = part
+                line.show(region, part, done * 100 // size)
+        line.show(region, _BAR_LENGTH, 100)  # what is last may be left out, or known to be zeros
+
+
+class _Line:
+    """One line of a terminal, written over and over, and gone in the end."""
+
+    def show(self, region: str, part: int, percent: int) -> None:
+        text = f"\r{region:<8} [{'#' * part:<{_BAR_LENGTH}}] {percent:3}%"
+        print(text, end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def add_diff(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("before", metavar="A", type=Path, help="a dump")
+    parser.add_argument("after", metavar="B", type=Path, help="another one")
+    explain(
+        parser,
+        "barfs diff before.dump after.dump",
+        details="The exit code is that of diff(1): 0 no difference, 1 some, 2 trouble.",
+    )
+    parser.set_defaults(run=_diff)
+
+
+def _diff(choice: argparse.Namespace) -> int:
+    different = False
+    with Dump(choice.before) as before, Dump(choice.after) as after:
+        for line in _unlike(before, after):
+            print(printable(line))
+            different = True
+        for change in changes(before, after):
+            digits = 2 * change.width
+            line = (
+                f"{change.region}+{change.offset:#010x}: "
+                f"{change.before:0{digits}x} -> {change.after:0{digits}x}"
+            )
+            print(printable(line))
+            different = True
+    return EXIT_DIFFERENT if different else 0
+
+
+def _unlike(before: Dump, after: Dump) -> Iterator[str]:
+    """What the dumps do not have in common, apart from values."""
+    names = (*before.layouts, *(name for name in after.layouts if name not in before.layouts))
+    for name in names:
+        if name not in after.layouts or name not in before.layouts:
+            yield f"{name}: only in the {'first' if name in before.layouts else 'second'}"
+            continue
+        sizes = before.layouts[name].size, after.layouts[name].size
+        if sizes[0] != sizes[1]:
+            yield f"{name}: {sizes[0]:#x} bytes -> {sizes[1]:#x} bytes"
+        for which, here, there in (("first", before, after), ("second", after, before)):
+            known = set(there.holes[name])
+            for hole in here.holes[name]:
+                if hole not in known:
+                    where = f"{name}+{hole.start:#010x}-{hole.end - 1:#x}"
+                    yield f"{where}: not in the {which}: {hole.reason}"

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: MIT
+"""One register at a time, in a mount's file or in a device that is opened for it.
+
+A FILE is a path (of a region in a mount; anything that `pread` works on will do), or
+`DEVICE:REGION` as in `0000:01:00.0:bar0`: that goes through the mount of barfs that holds the
+device, and otherwise opens it.
+
+Rule 1: `read` and `write` are one access of their width, never repeated; nothing is read back.
+Rule 2: a request that leaves the region, is misaligned, or is wider than its place takes at once is
+        refused before the first access. Of a mount's file the layout tells that.
+"""
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from barfs.attach import DeviceName, open_unasked
+from barfs.device import Region
+from barfs.errors import BarfsError, UsageError
+from barfs.fuse.fusermount import FSTYPE, find_device, mounts
+from barfs.layout import NARROW_WIDTH, Layout, Segment
+from barfs.pci import region_index
+from barfs.ranges import parse_number
+from barfs.text.system_errors import reason
+
+WIDTHS = {"b": 1, "w": 2, "l": 4, "q": 8}
+"""The options that choose the width of a register, in bytes."""
+
+_LETTER = {width: letter for letter, width in WIDTHS.items()}
+
+
+class RegisterError(BarfsError):
+    """An access of a register that failed."""
+
+
+class Registers(Protocol):
+    """What has registers: `size` in bytes, integers of little-endian bytes.
+
+    `places` are its ranges, in order, each with the widest access that it takes.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def places(self) -> tuple[Segment, ...]: ...
+
+    def read(self, offset: int, width: int) -> int:
+        """One access of `width` bytes (1, 2, 4, 8). Raises BarfsError."""
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """One access, as `read`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: str
+    fd: int
+    size: int
+    places: tuple[Segment, ...]
+
+    def read(self, offset: int, width: int) -> int:
+        try:
+            data = os.pread(self.fd, width, offset)
+        except OSError as error:
+            raise self._error("read", offset, width, os.strerror(error.errno or 0)) from error
+        if len(data) != width:
+            raise self._error("read", offset, width, f"only {len(data)} bytes came")
+        return int.from_bytes(data, "little")
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        try:
+            done = os.pwrite(self.fd, value.to_bytes(width, "little"), offset)
+        except OSError as error:
+            raise self._error("write", offset, width, os.strerror(error.errno or 0)) from error
+        if done != width:
+            raise self._error("write", offset, width, f"only {done} bytes were taken")
+
+    def _error(self, what: str, offset: int, width: int, reason: str) -> RegisterError:
+        return RegisterError(f"{self.path}: {what} of {width} bytes at {offset:#x}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Region:
+    region: Region
+
+    @property
+    def size(self) -> int:
+        return self.region.size
+
+    @property
+    def places(self) -> tuple[Segment, ...]:
+        return self.region.layout.segments
+
+    def read(self, offset: int, width: int) -> int:
+        return self.region.table.load(offset, width)
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        self.region.table.store(offset, width, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A FILE that was found: a path, or a device that nobody has mounted and its region."""
+
+    text: str
+    path: Path | None
+    device: DeviceName | None = None
+    region: str = ""
+
+    @classmethod
+    def find(cls, text: str) -> "Place":
+        """Raises UsageError for a text that is neither."""
+        if os.path.exists(text):
+            return cls(text, Path(text))
+        name, colon, region = text.rpartition(":")
+        try:
+            if not colon:
+                raise UsageError("no region")
+            region_index(region)
+            device = DeviceName.parse(name)
+        except UsageError:
+            raise UsageError(
+                f"{text}: neither a file nor DEVICE:REGION like 0000:01:00.0:bar0"
+            ) from None
+        directory = find_device(device.source)
+        if directory is None:
+            return cls(text, None, device, region)
+        if not (directory / region).exists():
+            raise UsageError(f"{device.source} has no {region}; see {directory}")
+        return cls(text, directory / region)
+
+    @contextlib.contextmanager
+    def open(self, flags: int, opened: Callable[[str], object]) -> Iterator[Registers]:
+        """Open it with `os.O_RDONLY`, `os.O_WRONLY` or `os.O_RDWR`.
+
+        `opened` is told in a line when a device had to be opened for it. Raises UsageError,
+        DeviceError, RegisterError.
+        """
+        if self.device is not None:
+            with open_unasked(self.device, opened) as device:
+                yield _Region(device[self.region])
+            return
+        assert self.path is not None
+        try:
+            fd = os.open(self.path, flags | os.O_CLOEXEC)
+        except OSError as error:
+            raise RegisterError(f"{self.path}: {reason(error)}") from error
+        try:
+            yield _File(str(self.path), fd, _size(self.path, fd), places_of(self.path))
+        finally:
+            os.close(fd)
+
+
+def _size(path: Path, fd: int) -> int:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path} is not a file of registers; name a region, like .../bar0")
+    return status.st_size
+
+
+_CUT_BY_KERNEL = ("sysfs", "proc")
+"""File systems in which the kernel cuts an access of configuration space at 4 bytes, unasked.
+(drivers/pci/pci-sysfs.c, pci_read_config; drivers/pci/proc.c, proc_bus_pci_read)"""
+
+
+def places_of(path: Path) -> tuple[Segment, ...]:
+    """The ranges of a file that was found, each with the widest access that it takes.
+
+    Touches no device. Empty for a file that belongs to none. Raises BarfsError.
+    """
+    status = os.stat(path)
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    here = [entry for entry in mounts() if entry.device == device]
+    narrow = (Segment(0, max(status.st_size, 1), "pread", "rw", NARROW_WIDTH),)
+    if any(entry.fstype in _CUT_BY_KERNEL for entry in here):
+        return narrow
+    if not any(entry.fstype == FSTYPE for entry in here):
+        return ()
+    beside = Path(f"{os.path.realpath(path)}.layout")
+    layout = _layout_of(status, [beside])
+    if layout is None:  # the file alone is mounted here, too
+        roots = [entry.mountpoint for entry in here]
+        patterns = ("bus/*/*.layout", "*/*.layout", "*.layout")
+        found = (file for root in roots for pattern in patterns for file in root.glob(pattern))
+        layout = _layout_of(status, found)
+    return narrow if layout is None else layout.segments
+
+
+def _layout_of(region: os.stat_result, files: Iterable[Path]) -> Layout | None:
+    """The first of the files that is the region's layout, by its inode number (barfs.fuse.tree)."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            if (status.st_dev, status.st_ino) == (region.st_dev, region.st_ino + 1):
+                return Layout.from_text(file.read_text())
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """Bits `high` to `low` of a register, both inclusive, as in `0x10[15:8]`."""
+
+    high: int
+    low: int
+
+    @property
+    def mask(self) -> int:
+        return (1 << self.high + 1) - (1 << self.low)
+
+    def of(self, value: int) -> int:
+        return (value & self.mask) >> self.low
+
+    def place(self, text: str) -> int:
+        """A value as people type it, at its place in the register. Raises UsageError."""
+        return _parse_signed(text, self.high - self.low + 1, f"the bits {self}") << self.low
+
+    def __str__(self) -> str:
+        return f"[{self.high}:{self.low}]"
+
+
+_BITS = re.compile(r"(.*)\[([0-9]+)(?::([0-9]+))?\]")
+
+
+def split_bits(text: str, width: int) -> tuple[str, Bits | None]:
+    """`0x10[15:8]` as `0x10` and its bits, of a register of `width` bytes; `0x10[3]` is one bit.
+
+    Raises UsageError for bits that the register does not have.
+    """
+    match = _BITS.fullmatch(text)
+    if match is None:
+        return text, None
+    high = int(match[2])
+    bits = Bits(high, high if match[3] is None else int(match[3]))
+    if not bits.low <= bits.high < 8 * width:
+        raise UsageError(f"{text}: a register of {width} bytes has bits [{8 * width - 1}:0]")
+    return match[1], bits
+
+
+def parse_value(text: str, width: int) -> int:
+    """A value of `width` bytes; a negative one is its two's complement. Raises UsageError."""
+    return _parse_signed(text, 8 * width, f"{width} bytes")
+
+
+def _parse_signed(text: str, bits: int, room: str) -> int:
+    value = -parse_number(text[1:]) if text.startswith("-") else parse_number(text)
+    if not -(1 << bits - 1) <= value < 1 << bits:
+        raise UsageError(f"{text} does not fit into {room}")
+    return value & ((1 << bits) - 1)
+
+
+def check_range(start: int, end: int, width: int, size: int | None) -> None:
+    """Raises UsageError unless `[start, end)` is whole, aligned registers inside `size` bytes."""
+    if start % width or (end - start) % width:
+        raise UsageError(
+            f"{start:#x}+{end - start:#x} is not made of aligned {width}-byte registers; "
+            "-b, -w, -l and -q choose 1, 2, 4 and 8 bytes"
+        )
+    if size is not None and end > size:
+        raise UsageError(
+            f"{start:#x}+{end - start:#x} leaves the region, which has {size:#x} bytes"
+        )
+
+
+def check_widths(start: int, end: int, width: int, places: Iterable[Segment]) -> None:
+    """Raises UsageError unless each register of `[start, end)` is one access of its place."""
+    for place in places:
+        if place.width < width and place.start < end and start < place.end:
+            register = max(start, place.start - place.start % width)
+            raise UsageError(
+                f"{register:#x} takes {place.width} bytes at most in one access, not {width}; "
+                f"use -{_LETTER[place.width]}"
+            )

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: MIT
+"""The commands for single registers: `md`, `mw`, `rmw`, `poll`."""
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from barfs.cli.help import explain
+from barfs.cli.register_file import (
+    WIDTHS,
+    Bits,
+    Place,
+    RegisterError,
+    Registers,
+    check_range,
+    check_widths,
+    parse_value,
+    places_of,
+    split_bits,
+)
+from barfs.daemon.logs import tell
+from barfs.errors import UsageError
+from barfs.ranges import parse_number, parse_range
+from barfs.text import dump_json, printable, with_hex
+
+EXIT_FAILED = 1
+
+_EACH = (
+    "Each value is one access of its width, or is refused where that is wider than the place takes "
+    "(barfs layout tells); values are little-endian. A device that no mount of barfs holds is "
+    "opened, which is said."
+)
+_ROW = 16
+_PAUSE = 0.001
+
+
+def _add_common(parser: argparse.ArgumentParser, *examples: str, details: str) -> None:
+    group = parser.add_mutually_exclusive_group()
+    for letter, width in WIDTHS.items():
+        default = ", the default" if width == 4 else ""
+        group.add_argument(
+            f"-{letter}",
+            dest="width",
+            action="store_const",
+            const=width,
+            default=4,
+            help=f"registers of {width} byte{'s' if width > 1 else ''}{default}",
+        )
+    parser.add_argument(
+        "--json", action="store_true", help="a JSON object, integers plain and as hexadecimal text"
+    )
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="print the accesses, and make none"
+    )
+    parser.add_argument(
+        "file", metavar="FILE", help="a region's file in a mount, or DEVICE:REGION (demo:bar0)"
+    )
+    explain(parser, *examples, details=f"{details} {_EACH}")
+
+
+def _print_json(choice: argparse.Namespace, **values: Any) -> int:
+    sys.stdout.write(dump_json({"file": choice.file, "width": choice.width, **values}))
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The registers `[start, end)` of FILE, which are whole and, as far as is known, in it."""
+
+    place: Place
+    start: int
+    end: int
+    width: int
+
+    @classmethod
+    def find(cls, choice: argparse.Namespace, start: int, end: int) -> "_Target":
+        place = Place.find(choice.file)
+        # A file can be asked for its size without touching a device.
+        size = None if place.path is None else os.stat(place.path).st_size
+        check_range(start, end, choice.width, size)
+        return cls(place, start, end, choice.width)
+
+    @contextlib.contextmanager
+    def open(self, flags: int) -> Iterator[Registers]:
+        with self.place.open(flags, tell) as registers:
+            check_range(self.start, self.end, self.width, registers.size)
+            check_widths(self.start, self.end, self.width, registers.places)
+            yield registers
+
+    def rehearse(self, lines: Iterable[str]) -> int:
+        """Say what would be done."""
+        if self.place.path is not None:
+            check_widths(self.start, self.end, self.width, places_of(self.place.path))
+        if self.place.device is not None:
+            print(printable(f"open {self.place.device.source}"))
+        for line in lines:
+            print(printable(f"{line} of {self.place.text}"))
+        return 0
+
+
+def _digits(value: int, width: int) -> str:
+    return f"{value:0{2 * width}x}"
+
+
+def add_md(parser: argparse.ArgumentParser) -> None:
+    _add_common(
+        parser,
+        "barfs md /mnt/bar/bus/0000:01:00.0/bar0 0x100+0x40",
+        "barfs md -q demo:bar0 0x1000-0x103f",
+        "barfs md demo:bar0 '0x1c[7:4]'",
+        details="Prints what U-Boot's md prints: the offset, the values, and the bytes as text.",
+    )
+    parser.add_argument(
+        "range",
+        metavar="RANGE",
+        help="0x100+0x40 (a size), 0x100-0x13f (the last byte), with k, M, G; 0x100 is one "
+        "register, 0x100[15:8] some of its bits",
+    )
+    parser.set_defaults(run=_md)
+
+
+def _md(choice: argparse.Namespace) -> int:
+    width = choice.width
+    text, bits = split_bits(choice.range, width)
+    start, end = parse_range(text, default_size=width)
+    if bits and end - start != width:
+        raise UsageError(f"{choice.range}: bits are of one register")
+    target = _Target.find(choice, start, end)
+    offsets = range(start, end, width)
+    if choice.dry_run:
+        return target.rehearse(f"read {width} bytes at {offset:#x}" for offset in offsets)
+    found: list[int] = []
+    with target.open(os.O_RDONLY) as registers:
+        try:
+            for offset in offsets:
+                found.append(registers.read(offset, width))
+                if not choice.json and not bits and len(found) * width % _ROW == 0:
+                    _print_row(start, found, width)
+        finally:
+            if len(found) * width % _ROW and not choice.json and not bits:
+                _print_row(start, found, width)
+    if bits:
+        return _print_bits(choice, start, bits, found[0])
+    if choice.json:
+        pairs = zip(offsets, found, strict=True)
+        values = [with_hex(offset=offset, value=value) for offset, value in pairs]
+        return _print_json(choice, values=values)
+    return 0
+
+
+def _print_row(start: int, found: Sequence[int], width: int) -> None:
+    """The last row of what was found, as U-Boot's `md` has it."""
+    count = (len(found) - 1) % (_ROW // width) + 1
+    row = found[-count:]
+    offset = start + (len(found) - count) * width
+    data = b"".join(value.to_bytes(width, "little") for value in row)
+    words = " ".join(_digits(value, width) for value in row)
+    text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data)
+    columns = _ROW // width * (2 * width + 1) - 1
+    print(f"{offset:08x}: {words:<{columns}}    {text}")
+
+
+def _print_bits(choice: argparse.Namespace, offset: int, bits: Bits, value: int) -> int:
+    if choice.json:
+        numbers = with_hex(offset=offset, value=bits.of(value))
+        return _print_json(choice, bits=[bits.high, bits.low], **numbers)
+    print(f"{offset:08x}{bits}: {bits.of(value):x}")
+    return 0
+
+
+def add_mw(parser: argparse.ArgumentParser) -> None:
+    _add_common(
+        parser,
+        "barfs mw /mnt/bar/bus/0000:01:00.0/bar0 0x104 0x1",
+        "barfs mw -w demo:bar0 0x1100 0xcafe 0xf00d",
+        details="Nothing is read back.",
+    )
+    parser.add_argument("offset", metavar="OFFSET", help="of the first register, in bytes")
+    parser.add_argument(
+        "values", metavar="VALUE", nargs="+", help="for this register and those that follow"
+    )
+    parser.set_defaults(run=_mw)
+
+
+def _mw(choice: argparse.Namespace) -> int:
+    width = choice.width
+    text, bits = split_bits(choice.offset, width)
+    if bits:
+        raise UsageError(f"{choice.offset}: to change some bits, read first: barfs rmw")
+    start = parse_number(text)
+    values = [parse_value(value, width) for value in choice.values]
+    end = start + len(values) * width
+    target = _Target.find(choice, start, end)
+    writes = list(zip(range(start, end, width), values, strict=True))
+    if choice.dry_run:
+        return target.rehearse(
+            f"write 0x{_digits(value, width)} at {offset:#x}" for offset, value in writes
+        )
+    with target.open(os.O_WRONLY) as registers:
+        for offset, value in writes:
+            registers.write(offset, width, value)
+    if choice.json:
+        written = [with_hex(offset=offset, value=value) for offset, value in writes]
+        return _print_json(choice, written=written)
+    return 0
+
+
+def _add_mask_and_value(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("offset", metavar="OFFSET", help="of the register; 0x10[15:8] has its mask")
+    parser.add_argument("mask", metavar="MASK", help="the bits that count; not after OFFSET[..]")
+    parser.add_argument("value", metavar="VALUE", nargs="?", help="what these bits are, or become")
+
+
+def _mask_and_value(choice: argparse.Namespace) -> tuple[int, int, int]:
+    """Offset, mask, and the value at its place under the mask."""
+    width = choice.width
+    text, bits = split_bits(choice.offset, width)
+    offset = parse_number(text)
+    if (bits is None) != (choice.value is not None):
+        raise UsageError("it is OFFSET MASK VALUE, or OFFSET[HIGH:LOW] VALUE")
+    if bits is None:
+        mask, value = parse_value(choice.mask, width), parse_value(choice.value, width)
+    else:
+        mask, value = bits.mask, bits.place(choice.mask)
+    if value & ~mask:
+        raise UsageError(f"the value {value:#x} has bits outside the mask {mask:#x}")
+    return offset, mask, value
+
+
+def add_rmw(parser: argparse.ArgumentParser) -> None:
+    _add_common(
+        parser,
+        "barfs rmw /mnt/bar/bus/0000:01:00.0/bar0 0x10 0xff00 0x1200",
+        "barfs rmw demo:bar0 '0x1100[15:8]' 0x12",
+        details="One read, then one write; prints the value before and after.",
+    )
+    _add_mask_and_value(parser)
+    parser.set_defaults(run=_rmw)
+
+
+def _rmw(choice: argparse.Namespace) -> int:
+    width = choice.width
+    offset, mask, value = _mask_and_value(choice)
+    target = _Target.find(choice, offset, offset + width)
+    if choice.dry_run:
+        changed = f"write (value & ~{mask:#x}) | {value:#x} at {offset:#x}"
+        return target.rehearse([f"read {width} bytes at {offset:#x}", changed])
+    with target.open(os.O_RDWR) as registers:
+        old = registers.read(offset, width)
+        new = old & ~mask | value
+        registers.write(offset, width, new)
+    if choice.json:
+        return _print_json(choice, **with_hex(offset=offset, old=old, new=new))
+    print(f"{offset:08x}: {_digits(old, width)} -> {_digits(new, width)}")
+    return 0
+
+
+def add_poll(parser: argparse.ArgumentParser) -> None:
+    _add_common(
+        parser,
+        "barfs poll /mnt/bar/bus/0000:01:00.0/bar0 0x10 0x1 0x1 --timeout 2",
+        "barfs poll demo:bar0 '0x8[3:0]' 5",
+        details="Reads about every millisecond; fails when the time is over.",
+    )
+    _add_mask_and_value(parser)
+    parser.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=5.0, help="when to give up (default 5)"
+    )
+    parser.set_defaults(run=_poll)
+
+
+def _poll(choice: argparse.Namespace) -> int:
+    width = choice.width
+    offset, mask, value = _mask_and_value(choice)
+    if not 0 <= choice.timeout < float("inf"):
+        raise UsageError(f"--timeout {choice.timeout}: it is a number of seconds")
+    target = _Target.find(choice, offset, offset + width)
+    if choice.dry_run:
+        wanted = f"until value & {mask:#x} == {value:#x}"
+        return target.rehearse([f"read {width} bytes at {offset:#x}, {wanted},"])
+    with target.open(os.O_RDONLY) as registers:
+        end = time.monotonic() + choice.timeout
+        while (found := registers.read(offset, width)) & mask != value:
+            if time.monotonic() >= end:
+                raise RegisterError(
+                    f"{choice.file}: {offset:#x} is 0x{_digits(found, width)} after "
+                    f"{choice.timeout:g} s; {found & mask:#x} under the mask {mask:#x} is not "
+                    f"{value:#x}"
+                )
+            time.sleep(_PAUSE)
+    if choice.json:
+        return _print_json(choice, **with_hex(offset=offset, value=found))
+    print(f"{offset:08x}: {_digits(found, width)}")
+    return 0

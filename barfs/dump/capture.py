@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: MIT
+"""A whole device, read once: through the mount that holds it, or opened for it.
+
+Rule 1: every byte is read at most once. What cannot be read is a hole with its reason, and one bad
+        register does not cost the rest.
+Rule 2: a device that is gone or does not answer ends it.
+Rule 3: what is not read costs nothing, however large it is. Where many registers in a row fail, one
+        of each page is tried, and the longer it goes on, the fewer; what lies between counts as
+        failed. The first that can be read again is then searched for backwards.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from barfs import engine
+from barfs.attach import DeviceName, open_unasked
+from barfs.device import Device
+from barfs.dump.file import Hole
+from barfs.errors import AccessError, BarfsError
+from barfs.fuse.fusermount import MountError, find_device
+from barfs.layout import REASON_POLICY, Layout, Segment
+from barfs.pci import region_index
+
+_CHUNK = 1 << 16
+_STEP = 1 << 12
+_PATIENCE = 64
+"""Registers in a row that fail before steps are made."""
+_TRIES = 1024
+_LONGEST_PACE = 1.0
+"""So many registers, or seconds, with steps of one length; then they become twice as long."""
+_FATAL = (errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN)
+
+Span = tuple[int, int]
+Piece = tuple[int, bytes]
+"""An offset in a region, and the bytes from there."""
+
+
+class SnapshotError(BarfsError):
+    """A device that did not live to be read to the end."""
+
+
+class Source(Protocol):
+    """A device that can be looked at. `layouts` are in the order of the regions."""
+
+    name: str
+    layouts: dict[str, Layout]
+
+    def read(self, region: str, offset: int, count: int) -> bytes:
+        """As `pread` of the region's file. Raises OSError."""
+
+    def zeros_end(self, region: str, segment: Segment, offset: int) -> int:
+        """Up to where, from an offset in a segment on, all is known to be zeros without reading."""
+
+
+class _Mounted:
+    """A device's directory in a mount."""
+
+    def __init__(self, directory: Path, files: contextlib.ExitStack) -> None:
+        self.name = directory.name
+        self._directory = directory
+        self._files = files
+        self._fds: dict[str, int] = {}
+        texts = sorted(directory.glob("*.layout"), key=lambda file: region_index(file.stem))
+        self.layouts = {
+            file.stem: Layout.from_text(os.fsdecode(file.read_bytes())) for file in texts
+        }
+
+    def read(self, region: str, offset: int, count: int) -> bytes:
+        if region not in self._fds:
+            fd = os.open(self._directory / region, os.O_RDONLY | os.O_CLOEXEC)
+            self._fds[region] = fd
+            self._files.callback(os.close, fd)
+        return os.pread(self._fds[region], count, offset)
+
+    def zeros_end(self, _region: str, _segment: Segment, offset: int) -> int:
+        return offset
+
+
+class _Opened:
+    """A device that was opened for it."""
+
+    def __init__(self, device: Device, files: contextlib.ExitStack) -> None:
+        self.name = str(device.bdf)
+        self._device = device
+        self._files = files
+        self._memory: dict[str, tuple[int, int] | None] = {}
+        self.layouts = {name: device[name].layout for name in device}
+
+    def read(self, region: str, offset: int, count: int) -> bytes:
+        try:
+            return self._device[region].read(offset, count)
+        except AccessError as error:
+            raise OSError(engine.errno_of(error), str(error)) from error
+
+    def zeros_end(self, region: str, segment: Segment, offset: int) -> int:
+        """The holes of a software device's memory: reading them would allocate it."""
+        if segment.access != "mmap":
+            return offset
+        if region not in self._memory:
+            self._memory[region] = self._memory_of(region)
+        memory = self._memory[region]
+        if memory is None:
+            return offset
+        fd, start = memory
+        try:
+            data = os.lseek(fd, start + offset, os.SEEK_DATA) - start
+        except OSError as error:
+            return segment.end if error.errno == errno.ENXIO else offset
+        return min(data, segment.end)
+
+    def _memory_of(self, region: str) -> tuple[int, int] | None:
+        """The file that a region's windows are mapped from, with a position of its own: that of the
+        device's descriptor is the device's."""
+        backing = self._device[region].backing
+        if backing is None or not stat.S_ISREG(os.fstat(backing[0]).st_mode):
+            return None
+        try:
+            fd = os.open(f"/proc/self/fd/{backing[0]}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        self._files.callback(os.close, fd)
+        if os.fstat(fd).st_size < backing[1] + self._device[region].size:
+            return None  # what lies behind its end is no memory
+        return fd, backing[1]
+
+
+@contextlib.contextmanager
+def source_of(name: DeviceName, opened: Callable[[str], object]) -> Iterator[Source]:
+    """The device in its mount, or else opened, of which `opened` is told (`DeviceName.opened`).
+
+    Raises MountError, DeviceError.
+    """
+    directory = find_device(name.source)
+    if directory is None:
+        with open_unasked(name, opened) as device, contextlib.ExitStack() as files:
+            yield _Opened(device, files)
+        return
+    with contextlib.ExitStack() as files:
+        try:
+            source = _Mounted(directory, files)
+        except OSError as error:
+            raise MountError(
+                f"{directory} is mounted but cannot be read: {error.strerror}"
+            ) from error
+        yield source
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """What is not to be read: a region, or a range of it (bytes, `end` exclusive)."""
+
+    region: str
+    span: Span | None = None
+
+
+class RegionReader:
+    """What can be read of one region, in order; `holes` is complete when it has all come."""
+
+    def __init__(self, source: Source, layout: Layout, skips: Sequence[Skip] = ()) -> None:
+        self._source = source
+        self._layout = layout
+        self._skips = [skip for skip in skips if skip.region == layout.region]
+        self._singly = False
+        self._width = layout.width
+        self.holes: list[Hole] = []
+
+    def pieces(self) -> Iterator[Piece]:
+        """Raises SnapshotError when the device is gone or does not answer."""
+        for segment, start, end, reason in self._ranges():
+            if reason is not None:
+                self._hole(start, end, reason)
+            else:
+                yield from self._read(segment, start, end)
+
+    def _ranges(self) -> Iterator[tuple[Segment, int, int, str | None]]:
+        """The region in pieces: each with its segment, and the reason why it is not read."""
+        spans = [skip.span or (0, self._layout.size) for skip in self._skips]
+        for segment in self._layout.segments:
+            inside = (edge for span in spans for edge in span)
+            edges = {edge for edge in inside if segment.start < edge < segment.end}
+            position = segment.start
+            for edge in (*sorted(edges), segment.end):
+                reason = None
+                if not segment.readable:
+                    reason = "policy" if segment.reason == REASON_POLICY else "not-readable"
+                elif any(start <= position < end for start, end in spans):
+                    reason = "skipped"
+                yield segment, position, edge, reason
+                position = edge
+
+    def _read(self, segment: Segment, start: int, end: int) -> Iterator[Piece]:
+        self._width = min(self._layout.width, segment.width)
+        position, failures = start, 0
+        known: dict[int, bytes] = {}
+        while True:
+            if not failures and not known:
+                position = self._source.zeros_end(self._layout.region, segment, position)
+            if position >= end:
+                return
+            data, reason = known.pop(position, b""), ""
+            if not data:
+                data, reason = self._try(position, min(known, default=end))
+            if data:
+                yield position, data
+                position, failures = position + len(data), 0
+                continue
+            bad = min(self._next_register(position), end)
+            failures += 1
+            if failures == _PATIENCE and not known:
+                bad, known = self._search(bad, end)
+                failures = 0
+            self._hole(position, bad, reason)
+            position = bad
+
+    def _next_register(self, position: int) -> int:
+        return position - position % self._width + self._width
+
+    def _try(self, position: int, end: int) -> tuple[bytes, str]:
+        """Read from a position; what came, or why nothing did. Raises SnapshotError."""
+        while True:
+            count = min(end - position, _CHUNK - position % _CHUNK)
+            if self._singly:
+                count = _single(position, end, self._width)
+            try:
+                return self._source.read(self._layout.region, position, count), "short-read"
+            except OSError as error:
+                if error.errno == errno.EINVAL and not self._singly:
+                    self._singly = True  # I/O ports, or -o guard
+                    continue
+                if error.errno in _FATAL:
+                    raise SnapshotError(self._why(position, count, error.errno)) from error
+                return b"", errno.errorcode.get(error.errno or 0, "EIO")
+
+    def _why(self, position: int, count: int, error: int) -> str:
+        region = self._layout.region
+        text = f"{self._source.name}: {region}+{position:#x}: {os.strerror(error)}"
+        if error != errno.ETIMEDOUT:
+            return text
+        where = f"{region}:{position:#x}-{position + count - 1:#x}"
+        return f"{text}; --skip leaves out what does not answer, which is in {where}"
+
+    def _search(self, start: int, end: int) -> tuple[int, dict[int, bytes]]:
+        """Where registers can be read again; and what was read on the way, by its offset."""
+        step, tries, since = _STEP, 0, time.monotonic()
+        low, high = start, start + -start % step
+        while True:
+            if high >= end:
+                return end, {}
+            data, _ = self._try(high, min(self._next_register(high), end))
+            if data:
+                break
+            low, tries = self._next_register(high), tries + 1
+            if tries == _TRIES or time.monotonic() - since > _LONGEST_PACE:
+                step, tries, since = 2 * step, 0, time.monotonic()
+            high += step
+        known = {high: data}
+        while low < high:
+            middle = low + (high - low) // 2
+            middle -= middle % self._width
+            data, _ = self._try(middle, self._next_register(middle))
+            if data:
+                known[middle], high = data, middle
+            else:
+                low = self._next_register(middle)
+        return high, known
+
+    def _hole(self, start: int, end: int, reason: str) -> None:
+        last = self.holes[-1] if self.holes else None
+        if last and (last.end, last.reason) == (start, reason):
+            self.holes[-1] = Hole(last.start, end, reason)
+        else:
+            self.holes.append(Hole(start, end, reason))
+
+
+def _single(position: int, end: int, width: int) -> int:
+    """The widest single access at a position."""
+    while position % width or position + width > end:
+        width //= 2
+    return width

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""Two dumps compared: the registers that differ.
+
+Rule 1: what was not read, and what is the same in both, costs next to nothing: only blocks that
+        differ are looked into, and none where the rest of a region was not read.
+"""
+
+import bisect
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from barfs.dump.file import BLOCK, Dump, Hole, filled
+
+_PAGE = 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A register that differs: `width` bytes at `offset` of `region`."""
+
+    region: str
+    offset: int
+    width: int
+    before: int
+    after: int
+
+
+def changes(before: Dump, after: Dump) -> Iterator[Change]:
+    """The registers that differ, where both dumps have them, in the width of the first's file."""
+    for region, layout in before.layouts.items():
+        if region not in after.layouts:
+            continue
+        size = min(layout.size, after.layouts[region].size)
+        holes = (*before.holes[region], *after.holes[region])
+        shown = _without(holes, size, layout.width)
+        for start, old, new in _pairs(before, after, region, shown[-1][1] if shown else 0):
+            for low, high in _inside(shown, start, start + len(old)):
+                words = _unlike(old, new, low - start, high - start, layout.width)
+                for at, *values in words:
+                    numbers = (int.from_bytes(word, "little") for word in values)
+                    yield Change(region, start + at, layout.width, *numbers)
+
+
+Range = tuple[int, int]
+
+
+def _without(holes: Iterable[Hole], size: int, width: int) -> list[Range]:
+    """What is left of `[0, size)` without the registers that holes touch."""
+    left, position = [], 0
+    for hole in sorted(holes, key=lambda hole: hole.start):
+        start = hole.start - hole.start % width
+        if position < min(start, size):
+            left.append((position, min(start, size)))
+        position = max(position, -(-hole.end // width) * width)
+    if position < size:
+        left.append((position, size))
+    return left
+
+
+def _inside(ranges: list[Range], start: int, end: int) -> Iterator[Range]:
+    """The parts of ranges in order that lie in `[start, end)`."""
+    at = bisect.bisect_right(ranges, start, key=lambda one: one[1])
+    for low, high in itertools.islice(ranges, at, None):
+        if low >= end:
+            return
+        yield max(low, start), min(high, end)
+
+
+def _pairs(before: Dump, after: Dump, region: str, end: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """The blocks that differ, up to `end`: where they start, and both contents."""
+    if not end:
+        return
+    both = heapq.merge(_marked(before, region, 0), _marked(after, region, 1))
+    for start, group in itertools.groupby(both, key=lambda block: block[0]):
+        if start >= end:
+            return
+        count = min(BLOCK, end - start)
+        found = {which: data[:count] for _, which, data in group}
+        old, new = (found.get(which) or filled(0, count) for which in (0, 1))
+        if old != new:
+            yield start, old, new
+
+
+def _marked(dump: Dump, region: str, which: int) -> Iterator[tuple[int, int, bytes]]:
+    return ((start, which, data) for start, data in dump.blocks(region))
+
+
+def _unlike(
+    old: bytes, new: bytes, start: int, end: int, width: int
+) -> Iterator[tuple[int, bytes, bytes]]:
+    """The words of `width` bytes that differ: their place, and both."""
+    for page in range(start, end, _PAGE):
+        page_end = min(page + _PAGE, end)
+        if old[page:page_end] == new[page:page_end]:
+            continue
+        for at in range(page, page_end, width):
+            here, there = old[at : min(at + width, end)], new[at : min(at + width, end)]
+            if here != there:
+                yield at, here, there

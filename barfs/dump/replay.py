@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""A software device that begins as a dump says: what `barfs serve --from` runs.
+
+Its registers are memory: they keep what is written, and do nothing else.
+"""
+
+from collections.abc import Iterator
+
+from barfs.dump.file import Dump, DumpError, filled
+from barfs.emulated.spec import Content, DescriptionError, DeviceFacts, RegionFacts
+from barfs.layout import (
+    REASON_BAD_AREA,
+    REASON_BAD_CAPABILITY,
+    REASON_NOT_IN_AREA,
+    REASON_SUB_PAGE,
+    Layout,
+    Segment,
+)
+from barfs.pci import (
+    BAR_COUNT,
+    CONFIG_INDEX,
+    CONFIG_SIZE_EXPRESS,
+    ROM_INDEX,
+    Bar,
+    ConfigSpace,
+    region_index,
+)
+from barfs.uapi import SparseArea
+
+_PAGE = 4096
+_MOST_CONTENTS = 1 << 29
+_NOT_MAPPABLE = (REASON_NOT_IN_AREA, REASON_BAD_AREA, REASON_BAD_CAPABILITY)
+
+
+def facts_of(dump: Dump) -> DeviceFacts:
+    """The facts of a dumped device. Raises DumpError, DescriptionError."""
+    if "config" not in dump.layouts:
+        raise DumpError("the dump has no config; a device cannot be made without")
+    config = ConfigSpace(dump.head("config", CONFIG_SIZE_EXPRESS))
+    bars = config.bars()
+    contents = _Contents(dump)
+    regions = tuple(
+        _region(contents, layout, bars.get(region_index(name)))
+        for name, layout in dump.layouts.items()
+    )
+    msix = config.msix()
+    places = {region.index for region in regions if region.is_bar and not region.is_io}
+    if msix is not None and not {msix.table_bar, msix.pba_bar} <= places:
+        msix = None
+    return DeviceFacts(
+        vendor=config.vendor,
+        device=config.device,
+        class_code=config.class_code,
+        revision=config.revision,
+        subsystem_vendor=config.subsystem_vendor,
+        subsystem_device=config.subsystem_device,
+        regions=regions,
+        msix=msix,
+        msix_mappable=True,
+    )
+
+
+def _region(contents: "_Contents", layout: Layout, bar: Bar | None) -> RegionFacts:
+    index = region_index(layout.region)
+    if index >= BAR_COUNT:
+        bar = None
+    mappable = "mmap" in layout.flags
+    try:
+        return RegionFacts(
+            index=index,
+            size=layout.size,
+            readable="read" in layout.flags,
+            writable=index == CONFIG_INDEX or ("write" in layout.flags and index != ROM_INDEX),
+            mappable=mappable,
+            areas=tuple(_areas(layout)) if mappable else None,
+            is_io=bar is not None and bar.kind == "io",
+            is_64bit=bar is not None and bar.kind == "mem64",
+            prefetchable=bar is not None and bar.prefetchable,
+            contents=tuple(contents.of(layout.region)),
+        )
+    except DescriptionError as error:
+        raise DumpError(f"{layout.region} of the dump cannot be made: {error}") from None
+
+
+def _areas(layout: Layout) -> Iterator[SparseArea]:
+    """What the driver called mappable, whatever came of it: neighbours as one where they can be."""
+    start = end = 0
+    for segment in layout.segments:
+        if segment.reason in _NOT_MAPPABLE:
+            continue
+        if segment.start != end:
+            yield from _area(start, end)
+            start = segment.start
+        for edge in _edges_of_areas(segment):
+            yield from _area(start, edge)
+            start = edge
+        end = segment.end
+    yield from _area(start, end)
+
+
+def _area(start: int, end: int) -> Iterator[SparseArea]:
+    if start < end:
+        yield SparseArea(start, end - start)
+
+
+def _edges_of_areas(segment: Segment) -> range:
+    """An edge in each whole page that is no window since no area holds all of it."""
+    if segment.reason != REASON_SUB_PAGE:
+        return range(0)
+    first = -(-segment.start // _PAGE) * _PAGE
+    last = segment.end // _PAGE * _PAGE
+    return range(first + _PAGE // 2, max(first, last), _PAGE)
+
+
+class _Contents:
+    """What of a dump's regions is not zero; not more than a process has room for."""
+
+    def __init__(self, dump: Dump) -> None:
+        self._dump = dump
+        self._left = _MOST_CONTENTS
+
+    def of(self, region: str) -> Iterator[Content]:
+        """Whole pages, neighbours together. Raises DumpError."""
+        for start, block in self._dump.blocks(region):
+            used = [
+                page
+                for page in range(0, len(block), _PAGE)
+                if not _is_zero(block[page : page + _PAGE])
+            ]
+            for first, end in _runs(used):
+                data = block[first:end]
+                self._left -= len(data)
+                if self._left < 0:
+                    raise DumpError(
+                        f"the regions of the dump hold more than {_MOST_CONTENTS:#x} bytes that "
+                        "are not zero"
+                    )
+                yield Content(start + first, data)
+
+
+def _is_zero(data: bytes) -> bool:
+    return data == filled(0, len(data))
+
+
+def _runs(pages: list[int]) -> Iterator[tuple[int, int]]:
+    """The ranges that pages in order make."""
+    start = end = -1
+    for page in pages:
+        if page != end:
+            if end > start:
+                yield start, end
+            start = page
+        end = page + _PAGE
+    if end > start:
+        yield start, end

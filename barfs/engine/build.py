@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""Builds `barfs.engine._engine` from the C beside it, by cffi's API mode.
+
+What else setuptools has to be told in Python stands at the end.
+
+Rule 1: setuptools loads this file by its path while the package is not importable yet: it imports
+        nothing of barfs.
+Rule 2: what is declared here is what Python may touch; the compiler checks it against the headers.
+"""
+
+import shlex
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+from cffi import FFI
+from setuptools import Extension
+from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
+
+HERE = Path(__file__).parent
+
+# Ours is clean under -Wconversion; the code that cffi generates around it is not, by design.
+COMPILE_FLAGS = ["-std=gnu11", "-O2", "-falign-loops=64", "-Wall", "-Wextra", "-fvisibility=hidden"]
+
+DECLARATIONS = """
+enum barfs_direction { BARFS_READ = 0, BARFS_WRITE = 1 };
+enum barfs_permission { BARFS_MAY_READ = 1, BARFS_MAY_WRITE = 2 };
+enum barfs_kind { BARFS_REFUSED, BARFS_MEMORY, BARFS_FD, BARFS_CALL };
+enum barfs_table_flags { BARFS_PORT = 1, BARFS_GUARD_READS = 2, BARFS_GUARD_WRITES = 4 };
+
+typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width, int direction,
+                          void *data);
+struct barfs_segment {
+    uint64_t start, end;
+    int kind;
+    uint32_t permission, max_width;
+    int fd;
+    uint64_t fd_offset;
+    volatile uint8_t *base;
+    barfs_call_fn *call;
+    void *context;
+    struct barfs_turns *turns;
+};
+struct barfs_turns { ...; };
+struct barfs_occupancy { unsigned forks; ...; };
+#define BARFS_MOST_TRACE_NAME ...
+struct barfs_trace_file {
+    int fd, told;
+    uint64_t limit;
+    const char *path, *older, *header;
+    ...;
+};
+struct barfs_trace { struct barfs_trace_file *file; char name[...]; };
+int barfs_trace_error(struct barfs_trace_file *);
+bool barfs_trace_unmoved(struct barfs_trace_file *);
+uint64_t barfs_trace_missed(struct barfs_trace_file *);
+struct barfs_range { uint64_t start, end; };
+struct barfs_ranges { uint64_t count; const struct barfs_range *ranges; };
+struct barfs_table {
+    struct barfs_occupancy *occupancy;
+    uint64_t size;
+    uint32_t width, flags;
+    int64_t timeout_ns;
+    uint64_t segment_count;
+    const struct barfs_segment *segments;
+    struct barfs_ranges denied[2];
+    struct barfs_trace *trace;
+};
+struct barfs_control { int64_t timeout_ns; ...; };
+
+int64_t barfs_transfer(const struct barfs_table *, uint64_t offset, void *buffer, uint64_t count,
+                       int direction, struct barfs_control *);
+int64_t barfs_load(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t *value);
+int64_t barfs_load_narrow(const struct barfs_table *, uint64_t offset, uint32_t width);
+int64_t barfs_store(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t value);
+uint32_t barfs_widest_access(const struct barfs_table *, uint64_t offset);
+uint32_t barfs_occupancy_inside(struct barfs_occupancy *);
+void barfs_occupancy_close(struct barfs_occupancy *);
+bool barfs_occupancy_drain(struct barfs_occupancy *, int64_t timeout_ns);
+void barfs_control_stop(struct barfs_control *);
+int64_t barfs_now_ns(void);
+int barfs_guard_install(void);
+extern unsigned barfs_forks;
+
+struct barfs_refusal {
+    const struct barfs_table *table;
+    int what, error;
+    uint64_t offset, count, more;
+};
+#define BARFS_OPEN ...
+struct barfs_gate;
+struct barfs_lane;
+struct barfs_lanes;
+struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd);
+void barfs_gate_free(struct barfs_gate *);
+struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *);
+void barfs_gate_remove_device(struct barfs_gate *, struct barfs_lanes *);
+int barfs_gate_add_region(struct barfs_gate *, uint64_t node_id, const struct barfs_table *,
+                          uint32_t permission, struct barfs_lanes *);
+void barfs_gate_remove_region(struct barfs_gate *, uint64_t node_id);
+int barfs_gate_read_loop(struct barfs_gate *);
+int barfs_gate_reply_loop(struct barfs_gate *);
+void barfs_gate_notify_loop(struct barfs_gate *);
+void barfs_gate_watch_loop(struct barfs_gate *);
+struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *);
+bool barfs_gate_next_refusal(struct barfs_gate *, struct barfs_refusal *);
+void barfs_lane_run(struct barfs_lane *);
+void barfs_lane_fail(struct barfs_lane *);
+bool barfs_gate_stop(struct barfs_gate *, int64_t timeout_ns);
+void barfs_gate_abandon(struct barfs_gate *);
+
+extern "Python" int barfs_call(void *context, uint64_t offset, uint32_t width, int direction,
+                               void *data);
+
+#define PROT_NONE ...
+#define PROT_READ ...
+#define PROT_WRITE ...
+#define MAP_SHARED ...
+#define MAP_PRIVATE ...
+#define MAP_ANONYMOUS ...
+#define MAP_NORESERVE ...
+#define MAP_FIXED ...
+#define MADV_DONTFORK ...
+void *mmap(void *address, size_t size, int protection, int flags, int fd, int64_t offset);
+int munmap(void *address, size_t size);
+int madvise(void *address, size_t size, int advice);
+"""
+
+ffibuilder = FFI()
+ffibuilder.cdef(DECLARATIONS)
+ffibuilder.set_source(
+    "barfs.engine._engine",
+    "#include <sys/mman.h>\n"
+    + "".join(
+        f'#include "{name}.h"\n'
+        for name in (
+            "engine/forks",
+            "engine/sigbus",
+            "engine/transfer",
+            "engine/validate",
+            "fuse/gate",
+        )
+    ),
+)
+
+
+class BuildEngine(build_ext):
+    """build_ext that writes the binding first, and compiles it together with the C of barfs."""
+
+    def build_extension(self, ext: Extension) -> None:
+        binding = Path(self.build_temp) / "_engine.c"
+        binding.parent.mkdir(parents=True, exist_ok=True)
+        ffibuilder.emit_c_code(str(binding))
+        ext.sources = [*ext.sources, str(binding)]
+        ext.include_dirs = [*ext.include_dirs, str(HERE.parent)]
+        ext.extra_compile_args = [*ext.extra_compile_args, *COMPILE_FLAGS]
+        # A Python with a shared library links with a RUNPATH to itself (pyenv's does). The engine
+        # needs no such library, and the wheel is for others' machines and Pythons.
+        link = shlex.split(sysconfig.get_config_var("LDSHARED") or "")
+        own = {word for word in link if word.startswith(("-Wl,-rpath", "-Wl,-R"))}
+        linker = self.compiler.linker_so
+        self.compiler.set_executable("linker_so", [word for word in linker if word not in own])
+        super().build_extension(ext)
+
+
+class CompleteSource(sdist):
+    """sdist that has the tests and scripts with it, which setuptools leaves out by itself."""
+
+    def make_distribution(self) -> None:
+        for folder in (".ci", "scripts", "tests"):
+            self.filelist.graft(folder)
+        self.filelist.extend(["CHANGELOG.md", ".gitignore"])
+        for made in ("*.py[co]", "*.so", "*.o"):
+            self.filelist.global_exclude(made)
+        self.owner = self.group = "root"
+        super().make_distribution()
+
+    def make_release_tree(self, base_dir: str, files: Sequence[str]) -> None:
+        """Copy the files, with the modes that git knows, whatever the umask of the checkout."""
+        super().make_release_tree(base_dir, files)
+        for path in (Path(base_dir), *Path(base_dir).rglob("*")):
+            path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "engine/sigbus.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+BARFS_THREAD_LOCAL struct barfs_guard *volatile barfs_guard_current;
+BARFS_THREAD_LOCAL bool barfs_guard_ready;
+uintptr_t barfs_guard_page_mask;
+
+/* Whoever handled SIGBUS before us.  Two slots, so that a handler that runs while install() goes on
+ * in another thread never sees half of one. */
+static struct sigaction previous_slots[2];
+static struct sigaction *_Atomic previous = &previous_slots[0];
+static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* A handler that returns from a fault without a cure is called again by the same access, for ever:
+ * faulthandler's does so once it has been disabled, and so does any signal.signal() of Python.
+ * After this many times in a row the fault gets the default action. */
+enum { FRUITLESS_CALLS = 1000 };
+
+static BARFS_THREAD_LOCAL struct {
+    const void *address; /* of the fault that was last passed on */
+    unsigned times;      /* in a row */
+    bool inside;         /* the previous handler is running */
+} passed_on;
+
+static void default_action(int signum, const siginfo_t *info)
+{
+    struct sigaction action = {.sa_handler = SIG_DFL};
+
+    sigaction(signum, &action, NULL);
+    if (info->si_code <= 0)
+        raise(signum); /* sent, not caused: returning would not bring it back */
+}
+
+static void pass_on(int signum, siginfo_t *info, void *context)
+{
+    const struct sigaction *action = atomic_load(&previous);
+    bool sent = info->si_code <= 0;
+
+    if (!sent) {
+        if (info->si_addr != passed_on.address)
+            passed_on.times = 0;
+        passed_on.address = info->si_addr;
+        passed_on.times++;
+    }
+    if (passed_on.times > FRUITLESS_CALLS || (sent && passed_on.inside)) {
+        /* The second case: faulthandler stands above and below us, restored us, and raised. */
+        default_action(signum, info);
+    } else if (action->sa_flags & SA_SIGINFO) {
+        passed_on.inside = true;
+        action->sa_sigaction(signum, info, context);
+        passed_on.inside = false;
+    } else if (action->sa_handler == SIG_IGN && sent) {
+        return;
+    } else if (action->sa_handler == SIG_DFL || action->sa_handler == SIG_IGN) {
+        default_action(signum, info); /* as the kernel does for a fault that is ignored */
+    } else {
+        passed_on.inside = true;
+        action->sa_handler(signum);
+        passed_on.inside = false;
+    }
+}
+
+static void on_sigbus(int signum, siginfo_t *info, void *context)
+{
+    int saved_errno = errno;
+    struct barfs_guard *guard = barfs_guard_current;
+    uintptr_t address = (uintptr_t)info->si_addr;
+
+    if (guard != NULL) {
+        if (info->si_code <= 0)
+            return; /* raised by a handler above ours: the access faults again, into this one */
+        if (info->si_code != BUS_MCEERR_AO && address >= guard->start && address < guard->end) {
+            barfs_guard_current = NULL;
+            guard->fault = address;
+            siglongjmp(guard->env, 1);
+        }
+    }
+    pass_on(signum, info, context);
+    errno = saved_errno;
+}
+
+/* Another thread may have held it when this process was forked. */
+static void renew_lock(void)
+{
+    pthread_mutex_init(&install_lock, NULL);
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, renew_lock);
+}
+
+int barfs_guard_install(void)
+{
+    /* SA_NODEFER and an empty mask: the handler leaves by siglongjmp() with no mask to restore. */
+    struct sigaction ours = {
+        .sa_sigaction = on_sigbus,
+        .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER,
+    };
+    struct sigaction found;
+    int result = 0;
+
+    pthread_mutex_lock(&install_lock);
+    barfs_guard_page_mask = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
+    if (sigaction(SIGBUS, NULL, &found) != 0) {
+        result = -errno;
+    } else if (!(found.sa_flags & SA_SIGINFO) || found.sa_sigaction != on_sigbus) {
+        struct sigaction *slot = &previous_slots[atomic_load(&previous) == &previous_slots[0]];
+
+        *slot = found;
+        atomic_store(&previous, slot);
+        if (sigaction(SIGBUS, &ours, NULL) != 0)
+            result = -errno;
+    }
+    pthread_mutex_unlock(&install_lock);
+    return result;
+}
+
+void barfs_guard_unblock(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGBUS);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    barfs_guard_ready = true;
+}

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: MIT
+"""A region as the engine sees it: `Table`, over segments.
+
+Rule 1: what an access is, how requests are cut, and what is answered is decided in transfer.c. Here
+        its answers become bytes and typed errors, nothing else.
+Rule 2: an error that a `Call` function raised is the error its caller gets.
+"""
+
+import errno
+import faulthandler
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from barfs.engine import sigbus
+from barfs.engine.errnos import errno_of, error_from
+from barfs.engine.extension import ffi, lib
+from barfs.engine.inflight import Control, Occupancy
+from barfs.engine.segment import WIDTHS, Call, Descriptor, Memory, Segment, check_cover
+from barfs.engine.trace import Trace
+from barfs.errors import AccessError, BarfsError
+
+log = logging.getLogger(__name__)
+
+Readable = bytes | bytearray | memoryview
+Writable = bytearray | memoryview
+Range = tuple[int, int]
+
+_READ, _WRITE = lib.BARFS_READ, lib.BARFS_WRITE
+
+_load_narrow = lib.barfs_load_narrow
+_faulthandler_enabled = faulthandler.is_enabled
+
+# No more than this is allocated for a request that a port or the guard refuses anyway.
+_REFUSED_ANYWAY = 16
+
+_BYTES = ffi.typeof("char[]")
+_POINTER_64 = ffi.typeof("uint64_t *")
+_new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+class _Raised(threading.local):
+    """What a `Call` function raised in this thread, on its way around the C stack."""
+
+    error: BaseException | None = None
+
+
+_raised = _Raised()
+
+
+class Table:
+    """The accesses of one region of `size` bytes; `segments` cover it in order.
+
+    `width` is how longer or misaligned requests are cut (1, 2, 4, 8); `port`: the rules of an
+    I/O-port BAR; `guard_reads`, `guard_writes`: a request that is not one access of its place is
+    InvalidAccess; `name` goes into errors; `timeout`: seconds that the device may take for one
+    access; `trace`: where its accesses are written down. Raises ValueError for segments that make
+    no table.
+
+    Any number of threads may use it at once. Every method raises the `AccessError` that fits:
+    BusFault, DeviceGone (also once the occupancy is closed), AccessTimeout, InvalidAccess,
+    AccessDenied, PolicyDenied, BeyondEnd, Interrupted, ForkedAccess.
+    """
+
+    def __init__(
+        self,
+        occupancy: Occupancy,
+        size: int,
+        width: int,
+        segments: Sequence[Segment],
+        *,
+        port: bool = False,
+        guard_reads: bool = False,
+        guard_writes: bool = False,
+        name: str = "region",
+        timeout: float | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        if width not in WIDTHS:
+            raise ValueError(f"width {width} is not 1, 2, 4 or 8")
+        check_cover(segments, size)
+        self.name = name
+        self.size = size
+        self.width = width
+        self.segments = tuple(segments)
+        self.occupancy = occupancy
+        self._single = port or guard_reads
+        self._calls = any(isinstance(segment.target, Call) for segment in segments)
+        self._kept: list[Any] = []  # what the C structures point to
+        traced = ffi.NULL if trace is None else trace.of_region(name)
+        rows = ffi.new("struct barfs_segment[]", [self._row(segment) for segment in segments])
+        self._table = ffi.new(
+            "struct barfs_table *",
+            {
+                "occupancy": occupancy._occupancy,
+                "size": size,
+                "width": width,
+                "flags": (lib.BARFS_PORT if port else 0)
+                | (lib.BARFS_GUARD_READS if guard_reads else 0)
+                | (lib.BARFS_GUARD_WRITES if guard_writes else 0),
+                "timeout_ns": 0 if timeout is None else max(1, int(timeout * 1e9)),
+                "segment_count": len(self.segments),
+                "segments": rows,
+                "trace": traced,
+            },
+        )
+        self._kept += [rows, traced, trace]
+
+    def __repr__(self) -> str:
+        return f"<Table of {self.name}, {self.size:#x} bytes in {len(self.segments)} segments>"
+
+    def deny(self, reads: Sequence[Range], writes: Sequence[Range]) -> None:
+        """Let no access touch a byte of these ranges (start, end; in order, without overlap).
+
+        For the owner, before anybody else has the table. An access that would is `PolicyDenied`,
+        and where it is not the first of its request, the request ends before it.
+        """
+        for direction, ranges in ((_READ, reads), (_WRITE, writes)):
+            rows = ffi.new("struct barfs_range[]", list(ranges))
+            self._kept.append(rows)
+            self._table.denied[direction] = {"count": len(ranges), "ranges": rows}
+
+    def read(self, offset: int, count: int, *, control: Control | None = None) -> bytes:
+        """Read up to `count` bytes, cut into accesses.
+
+        Fewer at the end of the region, none past it; fewer where a later access failed.
+        """
+        if count < 0:
+            raise ValueError(f"a read of {count} bytes")
+        most = _REFUSED_ANYWAY if self._single else self.size - offset
+        if count > most:
+            count = max(0, most)
+        buffer = _new_uncleared(_BYTES, count)
+        done = self._transfer(offset, buffer, count, _READ, control)
+        return bytes(ffi.unpack(buffer, done))
+
+    def read_into(self, offset: int, buffer: Writable, *, control: Control | None = None) -> int:
+        """Read as `read` does, into `buffer`; returns the bytes read."""
+        data = ffi.from_buffer(_BYTES, buffer, require_writable=True)
+        return self._transfer(offset, data, len(data), _READ, control)
+
+    def write(self, offset: int, data: Readable, *, control: Control | None = None) -> int:
+        """Write `data`, cut into accesses; returns the bytes written.
+
+        Fewer at the end of the region or where a later access failed; past the end, BeyondEnd.
+        """
+        buffer = ffi.from_buffer(_BYTES, data)
+        return self._transfer(offset, buffer, len(buffer), _WRITE, control)
+
+    def load(self, offset: int, width: int) -> int:
+        """Read one little-endian register: exactly one access of `width` bytes.
+
+        InvalidAccess where it is misaligned, wider than the place takes, or crosses an edge.
+        """
+        if _faulthandler_enabled() is not sigbus.seen_faulthandler:
+            sigbus.arm_guard()
+        if width != 8:
+            value = _load_narrow(self._table, offset, width)
+            if value < 0:
+                raise self._error(value, offset, width)
+            return value
+        wide = ffi.new(_POINTER_64)
+        if result := lib.barfs_load(self._table, offset, width, wide):
+            raise self._error(result, offset, width)
+        return int(wide[0])
+
+    def load32(self, offset: int) -> int:
+        """`load(offset, 4)`, by the shortest way there is."""
+        if _faulthandler_enabled() is not sigbus.seen_faulthandler:
+            sigbus.arm_guard()
+        value = _load_narrow(self._table, offset, 4)
+        if value < 0:
+            raise self._error(value, offset, 4)
+        return value
+
+    def store(self, offset: int, width: int, value: int) -> None:
+        """Write one little-endian register: exactly one access, as `load`."""
+        if value >> (8 * width):
+            raise ValueError(f"{value:#x} does not fit in {width} bytes")
+        if _faulthandler_enabled() is not sigbus.seen_faulthandler:
+            sigbus.arm_guard()
+        if result := lib.barfs_store(self._table, offset, width, value):
+            raise self._error(result, offset, width)
+
+    def _row(self, segment: Segment) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "start": segment.start,
+            "end": segment.end,
+            "kind": lib.BARFS_REFUSED,
+            "permission": (lib.BARFS_MAY_READ if segment.readable else 0)
+            | (lib.BARFS_MAY_WRITE if segment.writable else 0),
+            "max_width": segment.max_width,
+        }
+        match segment.target:
+            case Memory(mapping, offset):
+                mapping.add_accessor(self.occupancy)
+                base = ffi.cast("uint8_t *", mapping.address + offset)
+                return row | {"kind": lib.BARFS_MEMORY, "base": base}
+            case Descriptor(fd, fd_offset):
+                return row | {"kind": lib.BARFS_FD, "fd": fd, "fd_offset": fd_offset}
+            case Call() as call:
+                context = ffi.new_handle(call)
+                turns = ffi.NULL if call.turns is None else call.turns._turns
+                self._kept += [context, turns]
+                function = {"call": lib.barfs_call, "context": context}
+                return row | function | {"kind": lib.BARFS_CALL, "turns": turns}
+        return row | {"permission": 0}
+
+    def _transfer(
+        self, offset: int, buffer: Any, count: int, direction: int, control: Control | None
+    ) -> int:
+        if _faulthandler_enabled() is not sigbus.seen_faulthandler:
+            sigbus.arm_guard()
+        early = ffi.NULL if control is None else control._control
+        done = lib.barfs_transfer(self._table, offset, buffer, count, direction, early)
+        if done < 0:
+            raise self._error(done, offset, count)
+        if self._calls:
+            self._end_short()
+        return done
+
+    def _error(self, result: int, offset: int, width: int) -> BaseException:
+        if self._calls:
+            error, _raised.error = _raised.error, None
+            if error is not None:
+                return error
+        problem = self._width_problem(offset, width) if result == -errno.EINVAL else ""
+        return error_from(-result, self.name, offset, width, problem)
+
+    def _width_problem(self, offset: int, width: int) -> str:
+        if width not in WIDTHS or offset % width or not 0 <= offset < self.size:
+            return ""
+        most = lib.barfs_widest_access(self._table, offset)
+        return f"this place takes {most} bytes at most" if width > most else ""
+
+    def _end_short(self) -> None:
+        """Forget the error behind a short count; a KeyboardInterrupt is not to be forgotten."""
+        error, _raised.error = _raised.error, None
+        if error is not None and not isinstance(error, AccessError):
+            raise error
+
+
+def _outside(_kind: object, error: BaseException, _traceback: object) -> int:
+    """What was raised around the function below: by the handler of a signal."""
+    _raised.error = error
+    return -errno.EINTR
+
+
+@ffi.def_extern(name="barfs_call", error=-errno.EIO, onerror=_outside)
+def _barfs_call(context: Any, offset: int, width: int, direction: int, data: Any) -> int:
+    """One access of a `Call` segment: 0, or -errno."""
+    call: Call = ffi.from_handle(context)
+    try:
+        if direction == _WRITE:
+            call.write(offset, bytes(ffi.buffer(data, width)))
+            return 0
+        answer = call.read(offset, width)
+        if len(answer) != width:
+            raise ValueError(f"{width} bytes were asked for, {len(answer)} came")
+        ffi.buffer(data, width)[:] = answer
+    except AccessError as error:
+        _raised.error = error
+        return -errno_of(error)
+    except BarfsError as error:  # of the device as a whole; nothing is wrong here
+        log.error("access of %d bytes at %#x: %s", width, offset, error)
+        return -errno.EIO
+    except Exception:
+        log.exception("access of %d bytes at %#x", width, offset)
+        return -errno.EIO
+    except BaseException as error:  # KeyboardInterrupt and its like belong to the caller
+        _raised.error = error
+        return -errno.EINTR
+    return 0

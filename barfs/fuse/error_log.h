@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Requests that were answered with an error, on their way to the log.
+ *
+ * Rule 1: whoever answers never waits for the log.  What cannot be kept is counted.
+ * Rule 2: the first of a kind (a region, what was asked, the error) is told at once; those that follow
+ *         are counted, and told together once a second.  A client that polls a dead register fills no
+ *         disk.
+ */
+#ifndef BARFS_REFUSALS_H
+#define BARFS_REFUSALS_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/transfer.h"
+
+enum { BARFS_OPEN = 2, BARFS_REFUSAL_KINDS = 64 };
+
+struct barfs_refusal {
+    const struct barfs_table *table; /* NULL: `more` of kinds for which there was no room */
+    int what;                        /* BARFS_READ, BARFS_WRITE, BARFS_OPEN */
+    int error;                       /* an errno */
+    uint64_t offset, count;          /* of the first request */
+    uint64_t more;                   /* of the same kind, after it */
+};
+
+struct barfs_refusal_kind {
+    struct barfs_refusal refusal;
+    uint64_t waiting; /* to be told */
+    int64_t told_ns;  /* CLOCK_MONOTONIC; 0: never */
+};
+
+struct barfs_refusals {
+    pthread_mutex_t lock; /* of all that follows */
+    pthread_cond_t wake;
+    bool stopping;
+    uint64_t missed;
+    struct barfs_refusal_kind kinds[BARFS_REFUSAL_KINDS];
+};
+
+/* 0, or -errno. */
+BARFS_HIDDEN int barfs_refusals_init(struct barfs_refusals *refusals);
+
+/* No thread is inside any function. */
+BARFS_HIDDEN void barfs_refusals_destroy(struct barfs_refusals *refusals);
+
+BARFS_HIDDEN void barfs_refusals_push(struct barfs_refusals *refusals,
+                                      const struct barfs_refusal *refusal);
+
+/* Wait for the next to tell.  False once it is stopped and all is told. */
+BARFS_HIDDEN bool barfs_refusals_next(struct barfs_refusals *refusals, struct barfs_refusal *refusal);
+
+BARFS_HIDDEN void barfs_refusals_stop(struct barfs_refusals *refusals);
+
+#endif

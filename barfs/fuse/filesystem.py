@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: MIT
+"""The file system: names, attributes and texts, answered from a `Tree` by pyfuse3.
+
+Rule 1: an error becomes an errno here and nowhere else in Python, but for those of accesses, which
+        the engine answers with an errno already (`barfs.engine.errnos`).
+Rule 2: no handler lets another exception out: pyfuse3 would end the daemon. A bug fails one
+        request with EIO and leaves one traceback in the log.
+Rule 3: the kernel checks permissions (`default_permissions`); what is refused here is what root,
+        whom it lets through, cannot do either.
+
+Reading, writing, opening and closing of region files never come here: they are the gate's
+(`barfs/fuse/gate.h`).
+"""
+
+import errno
+import functools
+import logging
+import mmap
+import os
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import FUSEError
+
+from barfs.fuse.tree import Directory, Link, Node, RegionFile, Text, Tree
+
+ATTRIBUTE_TIMEOUT = 300.0
+"""Seconds the kernel may keep names and attributes; nothing changes but by invalidation."""
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _guarded(
+    handler: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The handler with rules 1 and 2 applied."""
+
+    @functools.wraps(handler)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as error:
+            log.exception("%s failed", handler.__name__)
+            raise FUSEError(errno.EIO) from error
+
+    return guarded
+
+
+class Filesystem(pyfuse3.Operations):
+    """Serves `tree`; every file belongs to `uid` and `gid`."""
+
+    def __init__(self, tree: Tree, *, uid: int, gid: int) -> None:
+        super().__init__()
+        self.tree = tree
+        self._uid = uid
+        self._gid = gid
+        self._time_ns = time.time_ns()
+
+    def _node(self, inode: int) -> Node:
+        try:
+            return self.tree.nodes[inode]
+        except KeyError:
+            raise FUSEError(errno.ENXIO) from None
+
+    def _directory(self, inode: int) -> Directory:
+        node = self._node(inode)
+        if not isinstance(node, Directory):
+            raise FUSEError(errno.ENOTDIR)
+        return node
+
+    def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = node.inode
+        entry.st_mode = node.mode
+        entry.st_nlink = 1
+        entry.st_uid = self._uid
+        entry.st_gid = self._gid
+        entry.st_size = node.size
+        entry.st_blksize = node.blksize
+        entry.st_blocks = node.blocks
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._time_ns
+        entry.entry_timeout = entry.attr_timeout = ATTRIBUTE_TIMEOUT
+        return entry
+
+    @_guarded
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        directory = self._directory(parent_inode)
+        node: Node | None
+        if name == b".":
+            node = directory
+        elif name == b"..":
+            node = self._node(directory.parent)
+        else:
+            node = directory.children.get(name)
+        if node is None:
+            raise FUSEError(errno.ENOENT)
+        return self._attributes(node)
+
+    @_guarded
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        return self._attributes(self._node(inode))
+
+    @_guarded
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Times, and sizes where writing is possible, are accepted and change nothing, as in sysfs;
+        modes and owners stay."""
+        if fields.update_mode or fields.update_uid or fields.update_gid:
+            raise FUSEError(errno.EPERM)
+        node = self._node(inode)
+        if fields.update_size and not (isinstance(node, RegionFile) and node.region.writable):
+            raise FUSEError(errno.EACCES)
+        return self._attributes(node)
+
+    @_guarded
+    async def _refuse(self, *_arguments: object) -> NoReturn:
+        """The tree is the devices'; nobody makes, moves or removes anything in it."""
+        raise FUSEError(errno.EPERM)
+
+    create = mknod = mkdir = symlink = link = unlink = rmdir = rename = _refuse  # type: ignore[assignment]
+
+    @_guarded
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        node = self._node(inode)
+        if not isinstance(node, Link):
+            raise FUSEError(errno.EINVAL)
+        return node.target
+
+    @_guarded
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        return self._directory(inode).inode
+
+    @_guarded
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        directory = self._directory(fh)
+        for name, node in sorted(self.tree.listing(directory), key=lambda item: item[1].inode):
+            if node.inode <= start_id:
+                continue
+            if not pyfuse3.readdir_reply(token, name, self._attributes(node), node.inode):
+                return
+
+    @_guarded
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        if isinstance(self._node(inode), Directory):
+            raise FUSEError(errno.EISDIR)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise FUSEError(errno.EACCES)
+        return pyfuse3.FileInfo(fh=inode)
+
+    @_guarded
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        node = self._node(fh)
+        assert isinstance(node, Text), "regions are the gate's"
+        return node.content[off : off + size]
+
+    @_guarded
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """No blocks and no inodes, as of sysfs (fs/libfs.c: simple_statfs): nothing fills up."""
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = mmap.PAGESIZE
+        data.f_blocks = data.f_bfree = data.f_bavail = 0
+        data.f_files = data.f_ffree = data.f_favail = 0
+        data.f_namemax = 255
+        return data

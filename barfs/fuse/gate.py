@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""The gate from Python: what it is told, and the threads that it runs in.
+
+Rule 1: its threads are Python's, so that a `Call` segment's function finds an interpreter; they
+        enter C once, without the GIL, and stay there until the gate is stopped.
+Rule 2: they are daemons: one that hangs inside an access does not keep the process.
+Rule 3: a table that the gate was told of lives until the gate is closed.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from barfs.engine.errnos import error_from
+from barfs.engine.extension import ffi, lib
+from barfs.engine.ownership import Owner
+from barfs.engine.table import Table
+from barfs.text.system_errors import reason
+
+# What one request that goes to libfuse, or its answer, may hold; the kernel gives what it allows.
+_SOCKET_BUFFER = 2 << 20
+
+_NO_WORK_YET = 1.0
+"""Seconds that threads which have hardly begun need to leave."""
+
+_WHAT = {lib.BARFS_READ: "read", lib.BARFS_WRITE: "write", lib.BARFS_OPEN: "open"}
+
+log = logging.getLogger(__name__)
+
+
+def _reason_of(result: int) -> str:
+    """What a negative errno means."""
+    return reason(OSError(-result, os.strerror(-result)))
+
+
+class Gate:
+    """Answers the requests on region files that come from `fuse_fd`, and passes the others on.
+
+    `libfuse_fd` is the descriptor for libfuse (`/dev/fd/N`), which closes it. `fuse_fd` stays the
+    caller's, to be closed after `stop`. Raises OSError.
+    """
+
+    def __init__(self, fuse_fd: int) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._socket, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+        self._gate = lib.barfs_gate_new(fuse_fd, self._socket.fileno())
+        if self._gate == ffi.NULL:
+            error = ffi.errno
+            self._socket.close()
+            theirs.close()
+            raise OSError(error, os.strerror(error))
+        self.libfuse_fd = theirs.detach()
+        self._tables: dict[int, tuple[str, Table]] = {}  # by address, with the device's name
+        self._threads: list[threading.Thread] = []
+        self._owner = Owner()
+
+    def add_device(self, name: str, regions: dict[int, tuple[Table, bool, bool]]) -> "DeviceGate":
+        """Answer for a device's regions: by node id, the table, and whether it can be opened for
+        reading and for writing. `name` is the device's in the log."""
+        return DeviceGate(self, name, regions)
+
+    def start(self, on_end: Callable[[], None]) -> None:
+        """Begin to answer. A thread calls `on_end` when `/dev/fuse` has no more requests.
+
+        Raises RuntimeError where there is no thread for it; those that began have left then.
+        """
+
+        def read() -> None:
+            error = lib.barfs_gate_read_loop(self._gate)
+            if error:
+                log.error("the gate stopped reading requests: %s", _reason_of(error))
+            on_end()
+
+        try:
+            self._run("gate-reader", read)
+            self._run("gate-replies", lib.barfs_gate_reply_loop, self._gate)
+            self._run("gate-notices", lib.barfs_gate_notify_loop, self._gate)
+            self._run("gate-watch", lib.barfs_gate_watch_loop, self._gate)
+            self._run("gate-lanes", self._start_lanes)
+            self._run("gate-refusals", self._log_refusals)
+        except RuntimeError:
+            self.stop(_NO_WORK_YET)
+            raise
+
+    def stop(self, timeout: float) -> bool:
+        """Make the threads leave; returns whether all have within `timeout` seconds.
+
+        What waits is answered with ENODEV, what runs ends after its access, with a short count.
+        A thread that has not left is inside an access that does not come back. Its request has
+        been answered, and should it come back yet, nothing is written to `fuse_fd` any more.
+        A child of the process that made it has no such threads, and nothing to stop.
+        """
+        if not self._owner.is_here:
+            return False
+        end = time.monotonic() + timeout
+        lib.barfs_gate_stop(self._gate, int(timeout * 1e9))
+        for thread in self._threads:
+            thread.join(max(0, end - time.monotonic()))
+        if not any(thread.is_alive() for thread in self._threads):
+            return True
+        lib.barfs_gate_abandon(self._gate)
+        return False
+
+    def close(self) -> None:
+        """Free it. Only after `stop` returned True and libfuse is done with its descriptor."""
+        lib.barfs_gate_free(self._gate)
+        self._socket.close()
+        self._tables.clear()
+
+    def _run(self, name: str, function: Callable[..., object], *arguments: object) -> None:
+        thread = threading.Thread(target=function, args=arguments, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _start_lanes(self) -> None:
+        while (lane := lib.barfs_gate_next_lane(self._gate)) != ffi.NULL:
+            try:
+                self._run("gate-lane", self._run_lane, lane)
+            except RuntimeError as error:  # the user's limit of threads
+                log.error("no thread for a device: %s", reason(error))
+                lib.barfs_lane_fail(lane)
+
+    def _log_refusals(self) -> None:
+        refusal = ffi.new("struct barfs_refusal *")
+        while lib.barfs_gate_next_refusal(self._gate, refusal):
+            if refusal.table == ffi.NULL:
+                log.warning("%d more requests were refused", refusal.more)
+                continue
+            device, table = self._tables[int(ffi.cast("uintptr_t", refusal.table))]
+            what = f"{_WHAT[refusal.what]} of "
+            if refusal.what == lib.BARFS_OPEN:
+                what += f"{table.name}: {os.strerror(refusal.error)}"
+            else:
+                what += str(error_from(refusal.error, table.name, refusal.offset, refusal.count))
+            more = f", and {refusal.more} more" if refusal.more else ""
+            log.warning("%s: %s%s", device, what, more)
+
+    def _run_lane(self, lane: Any) -> None:
+        # The frame of a thread that does not come back keeps `self`, and so the tables it uses.
+        lib.barfs_lane_run(lane)
+
+
+class DeviceGate:
+    """The part of a gate that answers for one device."""
+
+    def __init__(self, gate: Gate, name: str, regions: dict[int, tuple[Table, bool, bool]]) -> None:
+        self._gate = gate
+        self._lanes: Any = lib.barfs_gate_add_device(gate._gate)
+        if self._lanes == ffi.NULL:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+        self._nodes = list(regions)
+        for node, (table, readable, writable) in regions.items():
+            gate._tables[int(ffi.cast("uintptr_t", table._table))] = name, table
+            permission = (lib.BARFS_MAY_READ if readable else 0) | (
+                lib.BARFS_MAY_WRITE if writable else 0
+            )
+            result = lib.barfs_gate_add_region(
+                gate._gate, node, table._table, permission, self._lanes
+            )
+            if result:
+                raise OSError(-result, os.strerror(-result))
+
+    def remove(self) -> None:
+        """From now on requests fail with ENODEV and opens with ENXIO. The occupancy is closed."""
+        for node in self._nodes:
+            lib.barfs_gate_remove_region(self._gate._gate, node)
+        lib.barfs_gate_remove_device(self._gate._gate, self._lanes)

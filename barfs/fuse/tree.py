@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""What stands in a mount: directories, text files, region files, links; their inode numbers.
+
+Rule 1: pure; no FUSE, no errno. `barfs.fuse.filesystem` serves what is described here.
+Rule 2: an inode number is never used again; a device that comes back gets new ones.
+Rule 3: the number of a region's layout is the next one after the region's.
+Rule 4: in `bus/` stand only names that parse as `dddd:bb:dd.f`, or pciutils gives up.
+"""
+
+import itertools
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from barfs.device import Device, Region
+
+ROOT_INODE = 1
+INFO_NAME = b".barfs"
+"""A file of the root that is found but not listed: which process and devices this mount is."""
+
+KERNEL_NAME = b".kernel"
+"""A directory of the root that is found but not listed: what the links of devices lead to. As in
+sysfs, what counts is the last name of the path (`basename $(readlink driver)`)."""
+
+_BLOCK = 512
+
+
+@dataclass(slots=True)
+class Node:
+    """A file of the tree. `mode` has type and permissions, `blksize` becomes `st_blksize`."""
+
+    inode: int
+    mode: int
+    size: int = 0
+    blksize: int = 4096
+
+    @property
+    def blocks(self) -> int:
+        """512-byte blocks; never 0 for content, or `tar -S` takes the file for a hole."""
+        return -(-self.size // _BLOCK)
+
+
+@dataclass(slots=True)
+class Directory(Node):
+    parent: int = ROOT_INODE
+    children: dict[bytes, Node] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Text(Node):
+    content: bytes = b""
+
+
+@dataclass(slots=True)
+class Link(Node):
+    target: bytes = b""
+
+
+@dataclass(slots=True)
+class RegionFile(Node):
+    region: Region = field(kw_only=True)
+
+
+class Tree:
+    """The nodes of one mount, by inode number.
+
+    Region files are for the owner alone, all else can be read by everyone the mount lets in. With
+    a `umask`, every file has the permissions that it leaves, as in other file systems.
+    """
+
+    def __init__(self, *, umask: int | None = None) -> None:
+        self.nodes: dict[int, Node] = {}
+        self._umask = umask or 0
+        self._region_umask = 0o077 if umask is None else umask
+        self._numbers = itertools.count(ROOT_INODE)
+        self.root = self._directory(None, b"")
+        self.bus = self._directory(self.root, b"bus")
+        self._link(self.root, b"devices", b"bus")
+
+    def add(self, device: Device) -> list[RegionFile]:
+        """Give a device its directory in `bus/`; returns the files of its regions."""
+        files = []
+        directory = self._directory(self.bus, str(device.bdf).encode())
+        for name, region in device.regions.items():
+            mode = (0o444 if region.readable else 0) | (0o222 if region.writable else 0)
+            node = RegionFile(
+                next(self._numbers),
+                stat.S_IFREG | (mode & ~self._region_umask),
+                region.size,
+                # Python's io takes an st_blksize of 1 for "unknown" and reads 8 KiB.
+                max(region.layout.width, 2),
+                region=region,
+            )
+            files.append(node)
+            self._adopt(directory, name.encode(), node)
+            self._text(directory, f"{name}.layout", region.layout.to_text())
+        for name, text in device.attributes.items():
+            self._text(directory, name, text)
+        for name, target in device.links.items():
+            self._kernel_directory(target)
+            place = f"../../{KERNEL_NAME.decode()}/{target}"
+            self._link(directory, name.encode(), os.fsencode(place))
+        return files
+
+    def remove(self, device: Device) -> None:
+        """Take a device's directory and files out of the tree."""
+        directory = self.bus.children.pop(str(device.bdf).encode())
+        assert isinstance(directory, Directory)
+        for node in (directory, *directory.children.values()):
+            del self.nodes[node.inode]
+
+    def set_info(self, text: str) -> int:
+        """Set the content of the hidden `.barfs`; returns its inode number."""
+        node = self.root.children.get(INFO_NAME)
+        if isinstance(node, Text):
+            node.content, node.size = text.encode(), len(text.encode())
+            return node.inode
+        return self._text(self.root, INFO_NAME.decode(), text)
+
+    def listing(self, directory: Directory) -> Iterator[tuple[bytes, Node]]:
+        """The names that `ls` shows."""
+        hidden = (INFO_NAME, KERNEL_NAME)
+        return (item for item in directory.children.items() if item[0] not in hidden)
+
+    def _adopt(self, parent: Directory, name: bytes, node: Node) -> None:
+        parent.children[name] = node
+        self.nodes[node.inode] = node
+
+    def _directory(self, parent: Directory | None, name: bytes) -> Directory:
+        mode = stat.S_IFDIR | (0o555 & ~self._umask)
+        node = Directory(next(self._numbers), mode)
+        if parent is None:
+            self.nodes[node.inode] = node
+        else:
+            node.parent = parent.inode
+            self._adopt(parent, name, node)
+        return node
+
+    def _kernel_directory(self, target: str) -> None:
+        """Make an empty directory `target` below `.kernel/`; it stays, for others with the same."""
+        directory = self.root
+        for name in (KERNEL_NAME, *os.fsencode(target).split(b"/")):
+            child = directory.children.get(name)
+            directory = child if isinstance(child, Directory) else self._directory(directory, name)
+
+    def _text(self, parent: Directory, name: str, text: str) -> int:
+        content = os.fsencode(text)
+        mode = stat.S_IFREG | (0o444 & ~self._umask)
+        node = Text(next(self._numbers), mode, len(content), content=content)
+        self._adopt(parent, name.encode(), node)
+        return node.inode
+
+    def _link(self, parent: Directory, name: bytes, target: bytes) -> None:
+        mode = stat.S_IFLNK | 0o777
+        self._adopt(parent, name, Link(next(self._numbers), mode, len(target), target=target))

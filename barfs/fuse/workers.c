@@ -1,0 +1,447 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The lock is held for list surgery and for answers that come early; never during a transfer.
+ */
+#define _GNU_SOURCE
+#include "fuse/workers.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static const unsigned MOST_KEPT = 6;
+enum { HUGE_PAGE = 2 << 20 };
+_Static_assert(sizeof(struct barfs_request) <= HUGE_PAGE, "a request fits in a huge page");
+static const int PATIENT_NICE = 19;
+static const int64_t TICK_NS = 100000000;
+
+/* How long after its deadline a request that runs is given up: its access may know better itself, or
+ * just be about to come back. */
+static const int64_t SLACK_NS = 200000000;
+
+int barfs_init_condition(pthread_cond_t *condition)
+{
+    pthread_condattr_t attributes;
+    int error = pthread_condattr_init(&attributes);
+
+    if (error)
+        return -error;
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    error = pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return -error;
+}
+
+int barfs_queue_init(struct barfs_queue *queue, barfs_answer_fn *answer, void *context)
+{
+    int error;
+
+    memset(queue, 0, sizeof *queue);
+    queue->answer = answer;
+    queue->context = context;
+    error = -pthread_mutex_init(&queue->lock, NULL);
+    if (!error)
+        error = barfs_init_condition(&queue->watch);
+    if (!error)
+        error = barfs_init_condition(&queue->spawn);
+    return error;
+}
+
+/* A request in a mapping of its own, so that the pages go back to the kernel with it.  The first ones
+ * are in huge pages, and kept: with small ones a long transfer takes a third longer.  Their number is
+ * bounded, since a huge page is all there as soon as one byte of it is. */
+static struct barfs_request *make_request(bool huge)
+{
+    const size_t size = huge ? HUGE_PAGE : sizeof(struct barfs_request);
+    const size_t room = huge ? 2 * HUGE_PAGE : size;
+    unsigned char *start = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    size_t before;
+
+    if (start == MAP_FAILED)
+        return NULL;
+    before = huge ? -(uintptr_t)start & (HUGE_PAGE - 1) : 0;
+    if (before)
+        munmap(start, before);
+    if (room - before > size)
+        munmap(start + before + size, room - before - size);
+    if (huge)
+        madvise(start + before, size, MADV_HUGEPAGE);
+    return (void *)(start + before);
+}
+
+static void free_request(struct barfs_request *request)
+{
+    munmap(request, request->kept ? HUGE_PAGE : sizeof *request);
+}
+
+void barfs_queue_destroy(struct barfs_queue *queue)
+{
+    while (queue->spare) {
+        struct barfs_request *request = queue->spare;
+
+        queue->spare = request->next;
+        free_request(request);
+    }
+    while (queue->oldest) { /* answered, but in a lane that never got a thread */
+        struct barfs_request *request = queue->oldest;
+
+        queue->oldest = request->newer;
+        free_request(request);
+    }
+    for (struct barfs_lane *lane = queue->lanes; lane; lane = lane->next)
+        pthread_cond_destroy(&lane->wake);
+    pthread_cond_destroy(&queue->spawn);
+    pthread_cond_destroy(&queue->watch);
+    pthread_mutex_destroy(&queue->lock);
+}
+
+int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue)
+{
+    struct barfs_lane *const each[] = {&lanes->quick, &lanes->slow, &lanes->patient};
+    const size_t count = sizeof each / sizeof *each;
+
+    memset(lanes, 0, sizeof *lanes);
+    lanes->patient.patient = true;
+    for (size_t i = 0; i < count; i++) {
+        int error = barfs_init_condition(&each[i]->wake);
+
+        if (error) {
+            while (i-- > 0)
+                pthread_cond_destroy(&each[i]->wake);
+            return error;
+        }
+        each[i]->queue = queue;
+    }
+    pthread_mutex_lock(&queue->lock);
+    for (size_t i = 0; i < count; i++) {
+        each[i]->next = queue->lanes;
+        queue->lanes = each[i];
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return 0;
+}
+
+static bool claim(struct barfs_request *request, int from, int to)
+{
+    return atomic_compare_exchange_strong(&request->state, &from, to);
+}
+
+/* With the lock held: end a request before its time; one that waits is answered. */
+static void end_early(struct barfs_queue *queue, struct barfs_request *request, int error)
+{
+    if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
+        queue->answer(queue->context, request, error);
+    else
+        barfs_control_stop(&request->control);
+}
+
+/* With the lock held. */
+static void stop_lane(struct barfs_lane *lane)
+{
+    atomic_store(&lane->stopping, true);
+    for (struct barfs_request *request = lane->queue->oldest; request; request = request->newer) {
+        if (request->lane == lane)
+            end_early(lane->queue, request, -ENODEV);
+    }
+    pthread_cond_broadcast(&lane->wake);
+}
+
+void barfs_lanes_stop(struct barfs_lanes *lanes)
+{
+    pthread_mutex_lock(&lanes->quick.queue->lock);
+    stop_lane(&lanes->quick);
+    stop_lane(&lanes->slow);
+    stop_lane(&lanes->patient);
+    pthread_mutex_unlock(&lanes->quick.queue->lock);
+}
+
+struct barfs_request *barfs_queue_take(struct barfs_queue *queue)
+{
+    struct barfs_request *request;
+    bool keep = false;
+
+    pthread_mutex_lock(&queue->lock);
+    request = queue->spare;
+    if (request)
+        queue->spare = request->next;
+    else if (queue->kept < MOST_KEPT)
+        keep = ++queue->kept;
+    pthread_mutex_unlock(&queue->lock);
+    if (!request) {
+        request = make_request(keep);
+        if (!request)
+            return NULL;
+        request->kept = keep;
+    }
+    request->next = request->newer = request->older = NULL;
+    atomic_store_explicit(&request->control.stop, 0, memory_order_relaxed);
+    atomic_store_explicit(&request->state, BARFS_QUEUED, memory_order_relaxed);
+    return request;
+}
+
+/* With the lock held: nobody uses the request any more. */
+static void spare(struct barfs_queue *queue, struct barfs_request *request)
+{
+    if (request->kept) {
+        request->next = queue->spare;
+        queue->spare = request;
+    } else {
+        free_request(request);
+    }
+}
+
+void barfs_queue_give_back(struct barfs_queue *queue, struct barfs_request *request)
+{
+    pthread_mutex_lock(&queue->lock);
+    spare(queue, request);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void barfs_queue_push(struct barfs_lane *lane, struct barfs_request *request)
+{
+    struct barfs_queue *queue = lane->queue;
+    int64_t timeout = request->table->timeout_ns;
+    bool wake_watch;
+
+    request->lane = lane;
+    request->control.timeout_ns = timeout;
+    atomic_store_explicit(&request->control.since_ns, timeout ? barfs_now_ns() : 0, memory_order_relaxed);
+    atomic_store_explicit(&request->control.turns, NULL, memory_order_relaxed);
+    pthread_mutex_lock(&queue->lock);
+    if (atomic_load(&lane->stopping)) {
+        queue->answer(queue->context, request, -ENODEV);
+        spare(queue, request);
+        pthread_mutex_unlock(&queue->lock);
+        return;
+    }
+    request->older = queue->newest;
+    *(queue->newest ? &queue->newest->newer : &queue->oldest) = request;
+    queue->newest = request;
+    *(lane->last ? &lane->last->next : &lane->first) = request;
+    lane->last = request;
+    if (!lane->has_thread) {
+        lane->has_thread = true;
+        lane->next_wanting = queue->wanting;
+        queue->wanting = lane;
+        pthread_cond_signal(&queue->spawn);
+    }
+    wake_watch = !queue->watching;
+    queue->watching = true;
+    pthread_mutex_unlock(&queue->lock);
+    /* Now that who wakes up finds the lock free. Lanes live as long as the queue. */
+    pthread_cond_signal(&lane->wake);
+    if (wake_watch)
+        pthread_cond_signal(&queue->watch);
+}
+
+/* With the lock held: the request is done with. */
+static void retire(struct barfs_queue *queue, struct barfs_request *request)
+{
+    *(request->older ? &request->older->newer : &queue->oldest) = request->newer;
+    *(request->newer ? &request->newer->older : &queue->newest) = request->older;
+    spare(queue, request);
+}
+
+static inline int64_t later(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* With the lock held: from when on the device owes this request an answer. */
+static int64_t owed_since(const struct barfs_request *request)
+{
+    const struct barfs_lane *lane = request->lane;
+    int64_t since = later(atomic_load_explicit(&request->control.since_ns, memory_order_relaxed),
+                          lane->answered_ns);
+
+    if (lane->running) {
+        const struct barfs_control *control = &lane->running->control;
+        const struct barfs_turns *turns = atomic_load_explicit(&control->turns, memory_order_relaxed);
+
+        since = later(since, atomic_load_explicit(&control->since_ns, memory_order_relaxed));
+        if (turns)
+            since = later(since, atomic_load_explicit(&turns->answered_ns, memory_order_relaxed));
+    }
+    return since;
+}
+
+/* With the lock held: whether the device has been silent for longer than is allowed, by `slack_ns`. */
+static bool is_late(const struct barfs_request *request, int64_t now, int64_t slack_ns)
+{
+    int64_t timeout = request->control.timeout_ns;
+
+    return timeout != 0 && now - owed_since(request) >= timeout + slack_ns;
+}
+
+/* With the lock held: whether a request that was claimed is done at all.  One whose device has used up
+ * its time before is not begun. */
+static bool begin(struct barfs_lane *lane, struct barfs_request *request)
+{
+    if (is_late(request, barfs_now_ns(), 0))
+        return false;
+    atomic_store_explicit(&request->control.since_ns, owed_since(request), memory_order_relaxed);
+    lane->running = request;
+    return true;
+}
+
+/* With the lock held. */
+static void end(struct barfs_lane *lane, const struct barfs_request *request)
+{
+    lane->running = NULL;
+    lane->answered_ns = later(lane->answered_ns, atomic_load_explicit(&request->control.since_ns,
+                                                                      memory_order_relaxed));
+}
+
+void barfs_lane_run(struct barfs_lane *lane)
+{
+    struct barfs_queue *queue = lane->queue;
+
+    if (lane->patient) {
+        const struct sched_param none = {0};
+
+        /* Its messages preempt nobody as they come back, and nobody waits for it for long. Not
+         * SCHED_IDLE: on a busy machine, who has the interpreter's lock, or the device's, could wait
+         * for seconds to give it away. Both are allowed to everybody; where they are not, long
+         * transfers cost the short ones some time. */
+        pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
+        setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), PATIENT_NICE);
+    }
+    pthread_mutex_lock(&queue->lock);
+    for (;;) {
+        struct barfs_request *request = lane->first;
+
+        if (!request) {
+            if (atomic_load(&lane->stopping))
+                break;
+            pthread_cond_wait(&lane->wake, &queue->lock);
+            continue;
+        }
+        lane->first = request->next;
+        if (!lane->first)
+            lane->last = NULL;
+        if (claim(request, BARFS_QUEUED, BARFS_RUNNING)) {
+            int64_t result = -ETIMEDOUT;
+            bool begun = begin(lane, request);
+
+            pthread_mutex_unlock(&queue->lock);
+            if (begun)
+                result = barfs_transfer(request->table, request->offset,
+                                        request->message + BARFS_PAYLOAD, request->count,
+                                        request->direction, &request->control);
+            if (result == -EINTR && atomic_load(&lane->stopping))
+                result = -ENODEV; /* or a client that tries again does so for nothing */
+            if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
+                queue->answer(queue->context, request, result);
+            pthread_mutex_lock(&queue->lock);
+            end(lane, request);
+        }
+        retire(queue, request);
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void barfs_queue_interrupt(struct barfs_queue *queue, uint64_t unique)
+{
+    pthread_mutex_lock(&queue->lock);
+    for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
+        if (request->unique != unique)
+            continue;
+        end_early(queue, request, -EINTR);
+        break;
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* With the lock held: answer what is late.  One that runs notices by itself between accesses. */
+static void answer_late(struct barfs_queue *queue)
+{
+    int64_t now = barfs_now_ns();
+
+    for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
+        if (!is_late(request, now, 0))
+            continue;
+        if (claim(request, BARFS_QUEUED, BARFS_ANSWERED) ||
+            (is_late(request, now, SLACK_NS) && claim(request, BARFS_RUNNING, BARFS_ANSWERED)))
+            queue->answer(queue->context, request, -ETIMEDOUT);
+    }
+}
+
+void barfs_queue_watch(struct barfs_queue *queue)
+{
+    bool was_busy = false;
+
+    pthread_mutex_lock(&queue->lock);
+    while (!queue->stopping) {
+        /* One quiet tick before going to sleep: a stream of requests does not wake us for each. */
+        if (queue->oldest || was_busy) {
+            int64_t next = barfs_now_ns() + TICK_NS;
+            struct timespec until = {.tv_sec = next / 1000000000, .tv_nsec = next % 1000000000};
+
+            was_busy = queue->oldest != NULL;
+            pthread_cond_timedwait(&queue->watch, &queue->lock, &until);
+            answer_late(queue);
+        } else {
+            queue->watching = false;
+            pthread_cond_wait(&queue->watch, &queue->lock);
+        }
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+struct barfs_lane *barfs_queue_next_lane(struct barfs_queue *queue)
+{
+    struct barfs_lane *lane;
+
+    pthread_mutex_lock(&queue->lock);
+    while (!queue->stopping && !queue->wanting)
+        pthread_cond_wait(&queue->spawn, &queue->lock);
+    lane = queue->stopping ? NULL : queue->wanting;
+    if (lane)
+        queue->wanting = lane->next_wanting;
+    pthread_mutex_unlock(&queue->lock);
+    return lane;
+}
+
+void barfs_lane_fail(struct barfs_lane *lane)
+{
+    struct barfs_queue *queue = lane->queue;
+
+    pthread_mutex_lock(&queue->lock);
+    lane->has_thread = false;
+    while (lane->first) {
+        struct barfs_request *request = lane->first;
+
+        lane->first = request->next;
+        if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
+            queue->answer(queue->context, request, -ENOMEM);
+        retire(queue, request);
+    }
+    lane->last = NULL;
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void barfs_queue_stop(struct barfs_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    queue->stopping = true;
+    for (struct barfs_lane *lane = queue->lanes; lane; lane = lane->next)
+        stop_lane(lane);
+    pthread_cond_broadcast(&queue->watch);
+    pthread_cond_broadcast(&queue->spawn);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void barfs_queue_abandon(struct barfs_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
+        if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
+            queue->answer(queue->context, request, -ENODEV);
+    }
+    pthread_mutex_unlock(&queue->lock);
+}

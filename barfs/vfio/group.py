@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""The group interface: container, group, device; with an IOMMU, or (`noiommu`) without.
+
+Rule 1: a group opens only once, so the devices of one group share it, and its container.
+Rule 2: noiommu is for who asks for it by name; nothing falls back to it.
+"""
+
+import array
+import errno
+import fcntl
+import logging
+import os
+import struct
+import threading
+from pathlib import Path
+from typing import ClassVar
+from uuid import UUID
+
+from barfs.errors import DeviceError
+from barfs.host.sysfs import Machine
+from barfs.pci import Bdf
+from barfs.text.system_errors import reason
+from barfs.vfio.opening import (
+    Opening,
+    in_use,
+    not_bound,
+    not_viable,
+    open_node,
+    token_refused,
+)
+
+_GET_API_VERSION = 0x3B64
+_CHECK_EXTENSION = 0x3B65
+_SET_IOMMU = 0x3B66
+_GROUP_GET_STATUS = 0x3B67
+_GROUP_SET_CONTAINER = 0x3B68
+_GROUP_GET_DEVICE_FD = 0x3B6A
+
+_API_VERSION = 0
+_TYPE1_IOMMU = 1
+_TYPE1_V2_IOMMU = 3
+_NOIOMMU_IOMMU = 8
+_GROUP_FLAG_VIABLE = 1
+
+_NOIOMMU_PARAMETER = "module/vfio/parameters/enable_unsafe_noiommu_mode"
+
+log = logging.getLogger(__name__)
+
+
+def open_group(machine: Machine, bdf: Bdf, token: UUID | None, *, noiommu: bool) -> Opening:
+    """Open a function through its group. Raises DeviceError."""
+    group = _Group.acquire(machine, machine.iommu_group(bdf), bdf, noiommu)
+    try:
+        fd = group.device_fd(machine, bdf, token)
+        return Opening(fd, group.release, (group.fd, group.container))
+    except BaseException:
+        group.release()
+        raise
+
+
+def group_node(machine: Machine, bdf: Bdf, *, noiommu: bool = False) -> Path:
+    """The node of the function's group, which may not exist."""
+    return machine.dev / "vfio" / f"{'noiommu-' if noiommu else ''}{machine.iommu_group(bdf)}"
+
+
+class _Group:
+    """An open IOMMU group with its container."""
+
+    _open: ClassVar[dict[Path, "_Group"]]
+    _lock: ClassVar[threading.Lock]
+
+    def __init__(self, machine: Machine, number: int, bdf: Bdf, noiommu: bool) -> None:
+        self.number = number
+        self.noiommu = noiommu
+        self.node = group_node(machine, bdf, noiommu=noiommu)
+        self.users = 0
+        self.container = open_node(machine.dev / "vfio/vfio", "modprobe vfio-pci makes it")
+        try:
+            self.fd = self._open_node(machine, bdf)
+        except BaseException:
+            os.close(self.container)
+            raise
+        try:
+            self._attach(machine)
+        except BaseException:
+            self._close()
+            raise
+
+    @classmethod
+    def acquire(cls, machine: Machine, number: int, bdf: Bdf, noiommu: bool) -> "_Group":
+        node = group_node(machine, bdf, noiommu=noiommu)
+        with cls._lock:
+            group = cls._open.get(node)
+            if group is None:
+                group = cls._open[node] = cls(machine, number, bdf, noiommu)
+            group.users += 1
+            return group
+
+    def release(self) -> None:
+        with self._lock:
+            self.users -= 1
+            if self.users == 0:
+                del self._open[self.node]
+                self._close()
+
+    @classmethod
+    def open_none(cls) -> None:
+        """The start; again in a child that is forked, where the groups, and the lock that a thread
+        may hold, are the parent's."""
+        cls._open, cls._lock = {}, threading.Lock()
+
+    def _close(self) -> None:
+        os.close(self.fd)
+        os.close(self.container)
+
+    def _open_node(self, machine: Machine, bdf: Bdf) -> int:
+        if not self.node.exists():
+            raise self._no_node(machine, bdf)
+        try:
+            return open_node(self.node, machine.bind_commands(bdf))
+        except DeviceError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno == errno.EBUSY:
+                raise in_use(self.node) from cause
+            # The node's own permissions give EACCES.
+            if isinstance(cause, OSError) and cause.errno == errno.EPERM and self.noiommu:
+                raise _needs_rawio(bdf) from cause
+            raise
+
+    def _no_node(self, machine: Machine, bdf: Bdf) -> DeviceError:
+        other = group_node(machine, bdf, noiommu=not self.noiommu)
+        if self.noiommu and other.exists():
+            return DeviceError(
+                f"{bdf} has an IOMMU, group {self.number}; leave vfio=noiommu out, it is for "
+                "machines without one"
+            )
+        if other.exists():
+            return DeviceError(
+                f"{bdf} has no IOMMU, only {other}; -o vfio=noiommu opens that, and lets the "
+                "device write to any memory"
+            )
+        return not_bound(machine, bdf)
+
+    def _attach(self, machine: Machine) -> None:
+        version = fcntl.ioctl(self.container, _GET_API_VERSION)
+        if version != _API_VERSION:
+            raise DeviceError(f"{machine.dev}/vfio/vfio speaks API version {version}, not 0")
+        status = array.array("I", [8, 0])
+        fcntl.ioctl(self.fd, _GROUP_GET_STATUS, status, True)
+        if not status[1] & _GROUP_FLAG_VIABLE:
+            raise not_viable(machine, self.number)
+        try:
+            fcntl.ioctl(self.fd, _GROUP_SET_CONTAINER, struct.pack("i", self.container))
+            fcntl.ioctl(self.container, _SET_IOMMU, self._iommu_type())
+        except OSError as error:
+            raise DeviceError(
+                f"group {self.number} cannot be given to the IOMMU: {reason(error)}; "
+                f"{self._hint(machine, error)}"
+            ) from error
+
+    def _iommu_type(self) -> int:
+        if self.noiommu:
+            return _NOIOMMU_IOMMU
+        version_2 = fcntl.ioctl(self.container, _CHECK_EXTENSION, _TYPE1_V2_IOMMU)
+        return _TYPE1_V2_IOMMU if version_2 else _TYPE1_IOMMU
+
+    def _hint(self, machine: Machine, error: OSError) -> str:
+        if self.noiommu:
+            return f"it takes CAP_SYS_RAWIO and Y in {machine.sysfs}/{_NOIOMMU_PARAMETER}"
+        if error.errno == errno.EPERM:
+            return (
+                "without interrupt remapping the kernel asks for the module parameter "
+                "vfio_iommu_type1.allow_unsafe_interrupts=1"
+            )
+        return "is vfio_iommu_type1 loaded?"
+
+    def device_fd(self, machine: Machine, bdf: Bdf, token: UUID | None) -> int:
+        """Open the function. This resets it."""
+        name = f"{bdf} vf_token={token}" if token else str(bdf)
+        if self.noiommu:
+            log.warning(
+                "%s is opened without an IOMMU: nothing keeps its DMA from any memory of this "
+                "machine, the kernel's included, and the kernel is tainted",
+                bdf,
+            )
+        try:
+            return int(fcntl.ioctl(self.fd, _GROUP_GET_DEVICE_FD, bytearray(name.encode() + b"\0")))
+        except OSError as error:
+            raise self._refused(machine, bdf, token, error) from error
+
+    def _refused(
+        self, machine: Machine, bdf: Bdf, token: UUID | None, error: OSError
+    ) -> DeviceError:
+        if error.errno == errno.ENODEV:
+            return not_bound(machine, bdf)
+        if error.errno == errno.EBUSY:
+            return DeviceError(f"{bdf} is open elsewhere; fuser -v {self.node} tells by whom")
+        if error.errno == errno.EACCES:
+            return token_refused(bdf, token is not None)
+        if error.errno == errno.EINVAL and token is not None:
+            return DeviceError(
+                f"{bdf} takes no vf_token: it is no virtual function of a physical one that is "
+                "bound to vfio-pci"
+            )
+        if error.errno == errno.EPERM and self.noiommu:
+            return _needs_rawio(bdf)
+        return DeviceError(f"{bdf} cannot be opened: {reason(error)}")
+
+
+_Group.open_none()
+os.register_at_fork(after_in_child=_Group.open_none)
+
+
+def require_noiommu(machine: Machine, bdf: Bdf) -> None:
+    """Raises DeviceError where the kernel does not offer VFIO without an IOMMU."""
+    if not machine.pci_device(bdf).is_dir():
+        machine.iommu_group(bdf)  # says that there is no such device
+    parameter = machine.sysfs / _NOIOMMU_PARAMETER
+    if not parameter.exists():
+        raise DeviceError(
+            f"{parameter} does not exist: modprobe vfio, or this kernel was built without "
+            "VFIO_NOIOMMU"
+        )
+    if not machine.noiommu_allowed():
+        raise DeviceError(
+            f"noiommu is off; echo Y > {parameter}, then bind {bdf} again: "
+            f"{machine.bind_commands(bdf)}"
+        )
+    if not (machine.pci_device(bdf) / "iommu_group").exists():
+        raise not_bound(machine, bdf)
+
+
+def _needs_rawio(bdf: Bdf) -> DeviceError:
+    return DeviceError(f"{bdf}: without an IOMMU it takes CAP_SYS_RAWIO; run as root")

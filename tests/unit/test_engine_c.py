@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""The C of the engine by itself: its warnings, its sanitizers, and the code that comes out."""
+
+import platform
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from barfs.engine import build
+
+SOURCES = build.HERE.parent
+STRICT = ["-std=gnu11", "-Wall", "-Wextra", "-Wconversion", "-Werror", f"-I{SOURCES}", "-pthread"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="cc is not installed")
+needs_objdump = pytest.mark.skipif(
+    platform.machine() != "x86_64" or not shutil.which("objdump"),
+    reason="objdump is not installed, or the machine is not an x86_64",
+)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["engine_stress", "gate_stress"])
+def test_c_threads_under_the_sanitizers(tmp_path: Path, name: str) -> None:
+    program = tmp_path / name
+    sources = [Path(__file__).with_name(f"{name}.c"), *sorted(SOURCES.glob("*/*.c"))]
+    command = ["cc", *STRICT, *SANITIZERS, "-O1", "-g", *map(str, sources), "-o", str(program)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if "cannot find" in built.stderr and "san" in built.stderr:
+        pytest.skip("the compiler's sanitizer libraries are not installed")
+    assert built.returncode == 0, built.stderr
+    run = subprocess.run([program], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@needs_objdump
+@pytest.mark.parametrize("direction", ["load", "store"])
+@pytest.mark.parametrize(
+    ("bits", "unit"), [(8, "BYTE"), (16, "WORD"), (32, "DWORD"), (64, "QWORD")]
+)
+def test_an_access_is_one_mov_of_its_width(direction: str, bits: int, unit: str) -> None:
+    code = disassemble(f"{direction}{bits}")
+    operands = re.findall(r"\b(\w+) PTR \[", code)
+    # One on the device, one on the buffer.
+    assert operands == [unit, unit]
+    assert not re.search(r"\b(rep\w*|movs[bwdq]|stos[bwdq]|call|[xyz]mm\d+)\b", code)
+
+
+def disassemble(function: str) -> str:
+    library = find_spec("barfs.engine._engine")
+    assert library is not None
+    assert library.origin is not None
+    command = ["objdump", "-d", "-M", "intel", "--no-show-raw-insn", f"--disassemble={function}"]
+    output = subprocess.run([*command, library.origin], capture_output=True, text=True, check=True)
+    _, found, code = output.stdout.partition(f"<{function}>:")
+    if not found:
+        pytest.skip("the extension was stripped of its symbols")
+    return "\n".join(line for line in code.splitlines() if "nop" not in line)

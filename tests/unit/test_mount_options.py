@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+import os
+import pwd
+
+import pytest
+
+from barfs.cli.mount_options import parse_options
+from barfs.device import Options
+from barfs.errors import UsageError
+from barfs.fuse.fusermount import MountOptions
+
+
+def test_defaults() -> None:
+    assert parse_options([]) == (Options(), MountOptions())
+    assert Options() == Options("separate", 4, "map", False, 5.0, "auto")
+
+
+def test_everything_at_once() -> None:
+    name = pwd.getpwuid(os.getuid()).pw_name
+    texts = [
+        "ro,width=8,mapping=contiguous",
+        f"msix=carve,timeout=0.5,uid={name}",
+        "gid=7,umask=027,vfio=cdev",
+    ]
+    device, mount = parse_options([*texts, "allow_other"])
+    assert device == Options("contiguous", 8, "carve", True, 0.5, "cdev")
+    assert mount == MountOptions(True, True, os.getuid(), 7, 0o027)
+    assert mount.fuse_options() == ["allow_other", "ro"]
+
+
+def test_words_of_mount_and_fstab_mean_nothing() -> None:
+    words = "rw,dev,suid,noauto,nofail,_netdev,x-systemd.automount,x-systemd.idle-timeout=10"
+    assert parse_options([words]) == parse_options([])
+    # What mount(8) calls independent of the file system.
+    words = "async,noatime,nodiratime,sync,dirsync,lazytime,strictatime,mand,silent,loud"
+    assert parse_options([words]) == parse_options([])
+    words = "nosymfollow,symfollow,nousers,noowner,nogroup,user=me,comment=x,X-mount.mkdir,helper=x"
+    assert parse_options([words]) == parse_options([])
+    words = "rw=vfs,nosuid=recursive,noatime=fs"
+    assert parse_options([words]) == parse_options([])
+    assert parse_options(["ro=recursive"]) == parse_options(["ro"])
+
+
+def test_words_that_the_kernel_shows_of_a_mount_mean_nothing() -> None:
+    words = "user_id=0,group_id=0,fd=5,rootmode=40000,default_permissions,max_read=4096,blksize=512"
+    assert parse_options([words]) == parse_options([])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "remount",
+        "rw,nosuid,user_id=0,group_id=0,default_permissions,remount",
+        "colour=red,remount",
+        "ro,rw,remount",
+        "remount,width=3",
+    ],
+)
+def test_a_remount_is_refused_for_what_it_is(words: str) -> None:
+    with pytest.raises(UsageError, match=r"cannot be remounted.*umount it, and mount it with"):
+        parse_options([words])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("width=3", "1, 2, 4 or 8"),
+        ("width=wide", "1, 2, 4 or 8"),
+        ("width", "unknown option"),
+        ("mapping=on", "separate, contiguous or off"),
+        ("msix=off", "map or carve"),
+        ("vfio=iommufd", "auto, cdev, group or noiommu"),
+        ("trace-limit=4095", "trace-limit is a size of 4k or more, like 100M"),
+        ("trace-limit=-1M", "a size of 4k or more"),
+        ("trace-limit=1T", "a size of 4k or more"),
+        ("trace-limit=9999999999G", "a size of 4k or more"),
+        ("timeout=0", "positive"),
+        ("timeout=-1", "positive"),
+        ("timeout=nan", "positive"),
+        ("timeout=inf", "positive"),
+        ("timeout=soon", "a positive number of seconds"),
+        ("uid=no-such-user", "a user's name or number"),
+        ("gid=no-such-group", "a group's name or number"),
+        ("umask=9", "an octal number"),
+        ("umask=-1", "an octal number"),
+        ("umask=7777", "an octal number"),
+        ("colour=red", "unknown option 'colour=red'; the options are ro, width=, mapping=, msix="),
+        ("ro=1", "unknown option"),
+        ("nosymfollow=1", "unknown option 'nosymfollow=1'"),
+        ("user_id", "unknown option 'user_id'"),
+        ("width=recursive", "1, 2, 4 or 8"),
+        ("context=x", "unknown option 'context=x'"),
+        ("ro,rw", "contradict"),
+        ("width=4,width=8", "given twice"),
+        ("mapping=off,msix=carve", "no meaning"),
+    ],
+)
+def test_bad_options(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        parse_options([text])
+    assert "\n" not in str(caught.value)

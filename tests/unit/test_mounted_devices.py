@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""What a mount does with its devices' signals."""
+
+import os
+import select
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pyfuse3
+import pytest
+import trio
+
+from barfs import engine
+from barfs.backend import Signal, SignalKind
+from barfs.device import Device, Options
+from barfs.fuse.gate import Gate
+from barfs.fuse.mounted_devices import Bus
+from barfs.fuse.tree import INFO_NAME, Text, Tree
+from barfs.pci import Bdf
+
+
+@dataclass(eq=False)
+class StubDevice:
+    """A device without regions, whose signals are eventfds; it closes at the second attempt."""
+
+    bdf: Bdf
+    events: dict[SignalKind, int]
+    occupancy: engine.Occupancy = field(default_factory=engine.Occupancy)
+    regions: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, str] = field(default_factory=lambda: {"vendor": "0x1234\n"})
+    links: dict[str, str] = field(default_factory=dict)
+    options: Options = field(default_factory=Options)
+    closings: int = 0
+
+    @property
+    def source(self) -> str:
+        return str(self.bdf)
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        return tuple(Signal(kind, fd, select.POLLIN) for kind, fd in self.events.items())
+
+    def close(self) -> bool:
+        self.closings += 1
+        return self.closings == 2
+
+
+class StubGate:
+    """Counts the devices that it answers for."""
+
+    def __init__(self) -> None:
+        self.devices = 0
+
+    def add_device(self, _name: str, _regions: dict[int, Any]) -> "StubGate":
+        self.devices += 1
+        return self
+
+    def remove(self) -> None:
+        self.devices -= 1
+
+
+class Scene:
+    """A bus with two devices, and what the kernel was told to forget."""
+
+    def __init__(self, events: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
+        kinds: tuple[SignalKind, ...] = ("requested", "error", "lost")
+        self.first, self.second = (
+            StubDevice(Bdf(0, 1, 0, function), {kind: events() for kind in kinds})
+            for function in range(2)
+        )
+        self.tree, self.gate = Tree(), StubGate()
+        self.forgotten: list[object] = []
+        monkeypatch.setattr(
+            pyfuse3, "invalidate_entry_async", lambda *entry, **_: self.forgotten.append(entry)
+        )
+        monkeypatch.setattr(pyfuse3, "invalidate_inode", self.forgotten.append)
+        self.bus = Bus(self.tree, cast(Gate, self.gate))
+        self.bus.add([cast(Device, self.first), cast(Device, self.second)])
+
+    def listed(self) -> list[bytes]:
+        return list(self.tree.bus.children)
+
+    def info(self) -> Text:
+        node = self.tree.root.children[INFO_NAME]
+        assert isinstance(node, Text)
+        return node
+
+    def watch(self, then: Callable[[], None], until: Callable[[], bool]) -> None:
+        """Let the bus watch, do `then`, and end when `until` holds."""
+
+        async def run() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.bus.watch)
+                then()
+                with trio.fail_after(10):
+                    while not until():
+                        await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+
+        trio.run(run)
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    fds: list[int] = []
+
+    def event() -> int:
+        fds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        return fds[-1]
+
+    yield Scene(event, monkeypatch)
+    for fd in fds:
+        os.close(fd)
+
+
+def test_a_requested_device_leaves_and_is_closed_until_it_is(scene: Scene) -> None:
+    bdf = str(scene.first.bdf)
+    assert bdf.encode() in scene.info().content
+    scene.watch(
+        lambda: os.eventfd_write(scene.first.events["requested"], 1),
+        lambda: scene.first.closings == 2,
+    )
+    assert scene.first.occupancy.closed
+    assert scene.listed() == [str(scene.second.bdf).encode()]
+    assert bdf.encode() not in scene.info().content
+    assert scene.forgotten == [(scene.tree.bus.inode, bdf.encode()), scene.info().inode]
+    assert scene.gate.devices == 1
+    assert not scene.second.occupancy.closed
+    assert not scene.second.closings
+
+
+def test_a_lost_device_stays_to_be_seen(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    scene.watch(
+        lambda: os.eventfd_write(scene.first.events["lost"], 1),
+        lambda: scene.first.occupancy.closed,
+    )
+    assert len(scene.listed()) == 2
+    assert not scene.first.closings
+    assert caplog.messages == [f"{scene.first.bdf} is lost"]
+
+
+def test_an_error_is_logged_each_time_and_changes_nothing(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    event = scene.first.events["error"]
+
+    def reported(count: int) -> bool:
+        if len(caplog.messages) < count:
+            return False
+        os.eventfd_write(event, 1)
+        return True
+
+    scene.watch(lambda: os.eventfd_write(event, 1), lambda: reported(1) and reported(2))
+    assert set(caplog.messages) == {
+        f"{scene.first.bdf} reported an uncorrectable PCIe error; see the kernel's log"
+    }
+    assert not scene.first.occupancy.closed
+    assert len(scene.listed()) == 2
