@@ -10,6 +10,7 @@ Rule 4: a device belongs to the process that opened it: in one that is forked fr
 Rule 5: `close` refuses new accesses, waits for those inside, and only then unmaps.
 """
 
+import errno
 import functools
 import logging
 import select
@@ -21,10 +22,10 @@ from types import TracebackType
 from typing import Literal, Self
 
 from barfs import engine
-from barfs.backend import Backend, Signal, VfioPath
-from barfs.engine.windows import WindowMapper
+from barfs.backend import Backend, NoDescriptor, Signal, VfioPath
+from barfs.engine.windows import MappedWindows
 from barfs.errors import AccessError, DeviceError, ForkedDevice, RegionError, UsageError
-from barfs.layout import Choices, Layout, MsixMode, MsixPlace, Segment, plan
+from barfs.layout import REASON_MMAP_FAILED, Choices, Layout, MsixMode, MsixPlace, Segment, plan
 from barfs.pci import (
     CONFIG_INDEX,
     CONFIG_SIZE,
@@ -36,6 +37,7 @@ from barfs.pci import (
     sysfs_attributes,
 )
 from barfs.policy import EVERYTHING, AccessPolicy, Restriction
+from barfs.text.system_errors import reason
 from barfs.uapi import RegionInfo
 
 MappingMode = Literal["separate", "contiguous", "off"]
@@ -131,8 +133,7 @@ class Region:
         self,
         layout: Layout,
         table: engine.Table,
-        mappings: list[engine.Mapping],
-        reservation: engine.Reservation | None,
+        mapped: MappedWindows,
     ) -> None:
         self.layout = layout
         self.name = layout.region
@@ -143,8 +144,8 @@ class Region:
         self.backing: tuple[int, int] | None = None
         self._restricted = False
         self._owner = engine.Owner()
-        self._mappings = mappings
-        self._reservation = reservation
+        self._mappings = list(mapped.mappings.values())
+        self._reservation = mapped.reservation
         self.read32 = table.load32
 
     def __repr__(self) -> str:
@@ -394,16 +395,14 @@ class Device:
             port=port,
             msix=msix,
         )
-        mapper = WindowMapper(layout, info, contiguous=self.options.mapping == "contiguous")
         fd = self._backend.region_fd(info.index) if layout.windows else None
-        if fd is not None:
-            mapper.map_windows(fd)
-        layout = layout.with_failed_windows(mapper.failed, self._backend.max_width)
+        mapped, failed = self._map_windows(layout, fd, info.offset)
+        layout = layout.with_failed_windows(failed, self._backend.max_width)
         table = engine.Table(
             self.occupancy,
             layout.size,
             layout.width,
-            _native_segments(layout, self._target(info, mapper)),
+            _native_segments(layout, self._target(info, mapped)),
             port=port,
             guard_reads=self.options.guard and info.index != CONFIG_INDEX,
             guard_writes=self.options.guard,
@@ -411,18 +410,38 @@ class Device:
             timeout=self.options.timeout,
             trace=self._trace,
         )
-        mappings = list(mapper.mappings.values())
-        region = Region(layout.merged(), table, mappings, mapper.reservation)
+        region = Region(layout.merged(), table, mapped)
         region.backing = (fd, info.offset) if isinstance(fd, int) else None
         self.regions[layout.region] = region
         return region
 
-    def _target(self, info: RegionInfo, mapper: WindowMapper) -> Callable[[Segment], engine.Target]:
+    def _map_windows(
+        self, layout: Layout, fd: int | NoDescriptor | None, offset: int
+    ) -> tuple[MappedWindows, dict[int, str]]:
+        """Map the windows; returns also the reasons for those that are not mapped."""
+        windows = layout.windows
+        if not isinstance(fd, int):
+            return MappedWindows((), -1, offset), dict.fromkeys(
+                (window.start for window in windows), fd or ""
+            )
+        reserve = layout.size if self.options.mapping == "contiguous" else None
+        mapped = MappedWindows(windows, fd, offset, reserve=reserve)
+        failed = {}
+        for start, error in mapped.failed.items():
+            name = errno.errorcode.get(error.errno or 0, "EIO")
+            failed[start] = f"{REASON_MMAP_FAILED}:{name}"
+            why = reason(error, mapping=True)
+            log.warning("%s: %s+%#x is not mapped: %s", self.bdf, layout.region, start, why)
+        return mapped, failed
+
+    def _target(
+        self, info: RegionInfo, mapped: MappedWindows
+    ) -> Callable[[Segment], engine.Target]:
         accessor = self._backend.accessor()
 
         def target(segment: Segment) -> engine.Target:
             if segment.access == "mmap":
-                return engine.Memory(mapper.mappings[segment.start])
+                return engine.Memory(mapped.mappings[segment.start])
             if segment.access == "none":
                 return engine.Refused()
             if isinstance(accessor, int):

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.fusermount import MountError, mounts, unmount
+from barfs.fuse.fusermount import unmount
+from barfs.fuse.mounts import MountError
+from barfs.host.mountinfo import mounts
 
 DEADLINE = 120.0 if "BARFS_VM_GUEST" in os.environ else 30.0
 """Seconds after which something that was waited for is taken to be lost. In an emulated guest on a

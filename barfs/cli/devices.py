@@ -11,7 +11,7 @@ from barfs.cli.help import explain
 from barfs.cli.mount_options import group_id, user_id
 from barfs.daemon.logs import tell
 from barfs.errors import UsageError
-from barfs.fuse.fusermount import mounted_devices
+from barfs.fuse.mounts import mounted_devices
 from barfs.host import inventory
 from barfs.host.binding import VFIO_PCI, Binder, Hands, Owner, Step
 from barfs.host.doctor import Doctor

@@ -37,14 +37,8 @@ from barfs.emulated.description import load
 from barfs.emulated.device import SoftwareDevice
 from barfs.emulated.spec import DeviceFacts
 from barfs.errors import UsageError
-from barfs.fuse.fusermount import (
-    GRACE,
-    MountError,
-    MountInfo,
-    check_mountpoint,
-    device_of,
-    unmount,
-)
+from barfs.fuse.fusermount import GRACE, check_mountpoint, unmount
+from barfs.fuse.mounts import MountError, MountInfo, device_of
 from barfs.host.holders import holders
 from barfs.layout import layouts_to_json
 from barfs.pci import region_index

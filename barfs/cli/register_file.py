@@ -22,7 +22,8 @@ from typing import Protocol
 from barfs.attach import DeviceName, open_unasked
 from barfs.device import Region
 from barfs.errors import BarfsError, UsageError
-from barfs.fuse.fusermount import FSTYPE, find_device, mounts
+from barfs.fuse.mounts import FSTYPE, find_device
+from barfs.host.mountinfo import mounts
 from barfs.layout import NARROW_WIDTH, Layout, Segment
 from barfs.pci import region_index
 from barfs.ranges import parse_number

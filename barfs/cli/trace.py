@@ -13,7 +13,7 @@ from pathlib import Path
 
 from barfs.cli.help import explain
 from barfs.errors import UsageError
-from barfs.fuse.fusermount import MountError, MountInfo, barfs_mounts
+from barfs.fuse.mounts import MountError, MountInfo, barfs_mounts
 from barfs.ranges import parse_range
 from barfs.text import printable
 from barfs.text.system_errors import reason

@@ -24,7 +24,7 @@ from barfs.attach import DeviceName, open_unasked
 from barfs.device import Device
 from barfs.dump.file import Hole
 from barfs.errors import AccessError, BarfsError
-from barfs.fuse.fusermount import MountError, find_device
+from barfs.fuse.mounts import MountError, find_device
 from barfs.layout import REASON_POLICY, Layout, Segment
 from barfs.pci import region_index
 

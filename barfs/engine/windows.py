@@ -3,65 +3,64 @@
 
 Rule 1: one mmap for each window. Where windows touch, the driver may still refuse an mmap that
         reaches from one into the next.
-Rule 2: a window that cannot be mapped is left to `pread`, with its reason; its neighbours stay.
+Rule 2: a window that cannot be mapped keeps its error; its neighbours stay.
 """
 
-import errno
-import logging
+from collections.abc import Sequence
+from typing import Protocol
 
-from barfs import engine
-from barfs.backend import NoDescriptor
-from barfs.layout import REASON_MMAP_FAILED, Layout, Segment
-from barfs.uapi import RegionInfo
-
-log = logging.getLogger(__name__)
+from barfs.engine.mapping import PAGE_SIZE, Mapping, Reservation
 
 
-class WindowMapper:
-    """The live mappings of one region's windows, by their start, and why others have none."""
+class Window(Protocol):
+    """A range of a region that may be mapped, in bytes from the region's start."""
 
-    def __init__(self, layout: Layout, info: RegionInfo, *, contiguous: bool) -> None:
-        self.mappings: dict[int, engine.Mapping] = {}
-        self.failed: dict[int, str] = {}
-        self.reservation: engine.Reservation | None = None
-        self._layout = layout
-        self._info = info
-        self._contiguous = contiguous
+    @property
+    def start(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def readable(self) -> bool: ...
+    @property
+    def writable(self) -> bool: ...
 
-    def map_windows(self, fd: int | NoDescriptor) -> None:
-        """Map each window by itself; what a backend without a descriptor has said is its reason."""
-        windows = self._layout.windows
-        if not isinstance(fd, int):
-            self.failed = dict.fromkeys((window.start for window in windows), fd)
-            return
-        if self._contiguous:
+
+class MappedWindows:
+    """The mappings of `windows`, by their start, from `fd`, in which the region begins at `offset`.
+
+    With `reserve`, the size of the region in bytes, all are in one `reservation` of its shape.
+    `failed` has the errors of the windows that could not be mapped.
+    """
+
+    def __init__(
+        self, windows: Sequence[Window], fd: int, offset: int, *, reserve: int | None = None
+    ) -> None:
+        self.mappings: dict[int, Mapping] = {}
+        self.failed: dict[int, OSError] = {}
+        self.reservation: Reservation | None = None
+        self._fd = fd
+        self._offset = offset
+        if reserve is not None:
             try:
-                self.reservation = engine.Reservation(self._layout.size)
+                self.reservation = Reservation(reserve)
             except OSError as error:
-                for window in windows:
-                    self._fail(window, error)
+                self.failed = {window.start: error for window in windows}
                 return
         for window in windows:
             try:
-                self.mappings[window.start] = self._map(window, fd)
+                self.mappings[window.start] = self._map(window)
             except OSError as error:
-                self._fail(window, error)
+                self.failed[window.start] = error
         if self.reservation is not None and not self.mappings:
             self.reservation.close()
             self.reservation = None
 
-    def _fail(self, window: Segment, error: OSError) -> None:
-        name = errno.errorcode.get(error.errno or 0, "EIO")
-        region = f"{self._layout.region} of {self._layout.device}"
-        log.warning("%s: window %#x-%#x: mmap: %s", region, window.start, window.end, name)
-        self.failed[window.start] = f"{REASON_MMAP_FAILED}:{name}"
-
-    def _map(self, window: Segment, fd: int) -> engine.Mapping:
-        # Only the region's own end can lie inside a page, which is then the region's (plan()).
-        size = -(-window.size // engine.PAGE_SIZE) * engine.PAGE_SIZE
-        return engine.Mapping(
-            fd,
-            self._info.offset + window.start,
+    def _map(self, window: Window) -> Mapping:
+        # Only the region's own end can lie inside a page, which is then the region's.
+        size = -(-window.size // PAGE_SIZE) * PAGE_SIZE
+        return Mapping(
+            self._fd,
+            self._offset + window.start,
             size,
             window.readable,
             window.writable,

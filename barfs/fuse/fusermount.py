@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mounting and unmounting through `fusermount3`, and finding the mounts of barfs.
+"""Mounting and unmounting through `fusermount3`.
 
 Rule 1: mounts are made by the helper for everybody, root included: it alone may mount for a user,
         and it stays behind to unmount if this process dies without a word (`auto_unmount`).
@@ -10,25 +10,21 @@ the descriptor of `/dev/fuse` comes back.
 """
 
 import array
-import contextlib
-import dataclasses
 import errno
-import json
 import logging
 import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from barfs.engine import Owner, keep_from_children
-from barfs.errors import BarfsError, UsageError
-from barfs.pci import Bdf
-from barfs.text import dump_json, shell_word, unicode
+from barfs.fuse.mounts import ANSWER_TIME, MountError, barfs_mounts, device_of
+from barfs.host.programs import find_program
+from barfs.text import shell_word
 from barfs.text.system_errors import (
     in_user_namespace,
     reason,
@@ -36,29 +32,16 @@ from barfs.text.system_errors import (
     with_limits_before,
 )
 
-FSTYPE = "fuse.barfs"
 ALWAYS = ("default_permissions", "nosuid", "nodev", "noexec", "auto_unmount", "subtype=barfs")
-
-# mount(8) runs its helpers without a PATH.
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 
 GRACE = 5.0
 """Seconds that an access gets to come back when the mount ends."""
 
 
-ANSWER_TIME = 2.0
-"""Seconds in which a mount that lives has said what it is."""
-
-_LONGEST_INFO = 1 << 24
 _LONGEST_MESSAGE = 1 << 16
 
 
 log = logging.getLogger(__name__)
-
-
-class MountError(BarfsError):
-    """A mount that cannot be made, found or undone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,81 +61,10 @@ class MountOptions:
 
 def fusermount() -> str:
     """The path of the helper. Raises MountError where it is not installed."""
-    path = os.pathsep.join(filter(None, (os.environ.get("PATH"), _SYSTEM_PATH)))
-    program = shutil.which("fusermount3", path=path)
+    program = find_program("fusermount3")
     if program is None:
         raise MountError("fusermount3 is not installed; apt install fuse3")
     return program
-
-
-@dataclass(frozen=True, slots=True)
-class MountEntry:
-    """A line of `/proc/self/mountinfo`: where, which type, source and device (`8:1`)."""
-
-    mountpoint: Path
-    fstype: str
-    source: str
-    device: str
-
-
-def mounts(proc: Path = Path("/proc")) -> Iterator[MountEntry]:
-    """What is mounted, in the order of mounting."""
-    return read_mounts((proc / "self/mountinfo").read_bytes())
-
-
-def read_mounts(text: bytes) -> Iterator[MountEntry]:
-    """The mounts in the text of a `mountinfo` (proc_pid_mountinfo(5)), in its order."""
-    for line in text.split(b"\n"):
-        before, separator, after = line.partition(b" - ")
-        places, types = before.split(b" "), after.split(b" ")
-        if not separator or len(places) < 5 or len(types) < 2:
-            continue
-        yield MountEntry(
-            Path(unescape(places[4])), unescape(types[0]), unescape(types[1]), places[2].decode()
-        )
-
-
-def unescape(field: bytes) -> str:
-    """A name in which the kernel wrote blanks, newlines and backslashes as octal numbers."""
-    return os.fsdecode(
-        re.sub(rb"\\([0-3][0-7]{2})", lambda match: bytes([int(match[1], 8)]), field)
-    )
-
-
-def barfs_mounts() -> list[Path]:
-    """The mount points of barfs on this machine, newest first."""
-    found = [entry.mountpoint for entry in mounts() if entry.fstype == FSTYPE]
-    return found[::-1]
-
-
-def device_of(mountpoint: Path) -> str | None:
-    """The number of barfs's file system that is mounted there (`0:52`), None where none is."""
-    found = [entry for entry in mounts() if entry.mountpoint == mountpoint]
-    return found[-1].device if found and found[-1].fstype == FSTYPE else None
-
-
-def mounted_devices(proc: Path = Path("/proc")) -> dict[str, Path]:
-    """The mount points of the devices that barfs has mounted, by BDF or source.
-
-    A mount that does not answer this user (another user's, root's included) still shows its first
-    device, in its source.
-    """
-    found: dict[str, Path] = {}
-    for entry in mounts(proc):
-        if entry.fstype == FSTYPE:
-            info = MountInfo.read(entry.mountpoint)
-            devices = info.devices if info else [_first_device(entry.source)]
-            found |= dict.fromkeys(devices, entry.mountpoint)
-    return found
-
-
-def _first_device(source: str) -> str:
-    """The BDF of a mount's first device, where its source has it; else the source."""
-    text = re.sub(r"\+[0-9]+\Z", "", source)
-    try:
-        return str(Bdf.parse(re.sub("(?s)^/sys/.*/|^vfio-user:.*,bdf=", "", text)))
-    except UsageError:
-        return text
 
 
 def check_mountpoint(mountpoint: Path) -> Path:
@@ -324,68 +236,3 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
             f"; fuser -vm {shell_word(mountpoint)} tells who uses it" if "busy" in problem else ""
         )
         raise MountError(f"cannot unmount {mountpoint}: {problem}{hint}")
-
-
-@dataclass(frozen=True, slots=True)
-class MountInfo:
-    """What a mount says of itself in its hidden `.barfs`: its process, the sources of its devices
-    by BDF, and the file of its trace.
-
-    As JSON, names have to be Unicode; `bytes` has the bytes of those that are not, in hexadecimal,
-    by what is in the place of each."""
-
-    pid: int
-    devices: dict[str, str]
-    trace: str | None = None
-
-    def to_text(self) -> str:
-        texts = [*self.devices.values(), *filter(None, [self.trace])]
-        pairs = [(unicode(text), os.fsencode(text)) for text in texts]
-        exact = {text: data.hex() for text, data in pairs if text.encode() != data}
-        return dump_json(dataclasses.asdict(self) | ({"bytes": exact} if exact else {}))
-
-    @classmethod
-    def read(cls, mountpoint: Path) -> "MountInfo | None":
-        """None where the mount does not answer within `ANSWER_TIME`, or not to this user."""
-        found: list[MountInfo | None] = []
-        # Whoever asks a mount whose process is stopped may wait for ever; let a thread do it.
-        asking = threading.Thread(target=lambda: found.append(cls._ask(mountpoint)), daemon=True)
-        asking.start()
-        asking.join(ANSWER_TIME)
-        return found[0] if found else None
-
-    @classmethod
-    def _ask(cls, mountpoint: Path) -> "MountInfo | None":
-        with contextlib.suppress(OSError, UsageError), (mountpoint / ".barfs").open("rb") as file:
-            return cls.from_text(file.read(_LONGEST_INFO))
-        return None
-
-    @classmethod
-    def from_text(cls, text: bytes) -> "MountInfo":
-        """Read what `to_text` wrote. Raises UsageError: any user may mount anything."""
-        try:
-            data = json.loads(text)
-            exact = data.get("bytes", {})
-
-            def decoded(text: str) -> str:
-                name = bytes.fromhex(exact[text]) if text in exact else text.encode()
-                if b"\0" in name:
-                    raise ValueError(f"{text!r} is no name")
-                return os.fsdecode(name)
-
-            sources = data["devices"].items()
-            devices = {str(Bdf.parse(bdf)): decoded(source) for bdf, source in sources}
-            trace = None if data["trace"] is None else decoded(data["trace"])
-            return cls(int(data["pid"]), devices, trace)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UsageError(f"not the description of a mount: {error}") from None
-
-
-def find_device(name: str) -> Path | None:
-    """The directory of a device in a mount of barfs, by BDF or by the source it was opened with."""
-    for mountpoint in barfs_mounts():
-        info = MountInfo.read(mountpoint)
-        for bdf, source in info.devices.items() if info else ():
-            if name in (bdf, source):
-                return mountpoint / "bus" / bdf
-    return None

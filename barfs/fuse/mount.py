@@ -23,15 +23,10 @@ import trio
 from barfs import engine
 from barfs.device import Device
 from barfs.fuse.filesystem import Filesystem
-from barfs.fuse.fusermount import (
-    GRACE,
-    FuseMount,
-    MountError,
-    MountOptions,
-    unmount_command,
-)
+from barfs.fuse.fusermount import GRACE, FuseMount, MountOptions, unmount_command
 from barfs.fuse.gate import Gate
 from barfs.fuse.mounted_devices import Bus
+from barfs.fuse.mounts import MountError
 from barfs.fuse.tree import Tree
 from barfs.process.signals import Ended, end, heard
 

@@ -19,8 +19,8 @@ import trio
 
 from barfs.backend import Signal
 from barfs.device import Device
-from barfs.fuse.fusermount import MountInfo
 from barfs.fuse.gate import DeviceGate, Gate
+from barfs.fuse.mounts import MountInfo
 from barfs.fuse.tree import Tree
 from barfs.pci import Bdf
 

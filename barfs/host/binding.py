@@ -16,7 +16,6 @@ import json
 import os
 import pwd
 import re
-import shutil
 import stat
 import subprocess
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from barfs.errors import DeviceError, UsageError
 from barfs.host.in_use import carried, openers
+from barfs.host.programs import find_program
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.process.output import OutputError, save
@@ -37,7 +37,6 @@ NODE_TIME = 5.0
 """Seconds that udev gets to make a VFIO node."""
 
 _DRIVER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
-_SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ class Hands:
 
 
 def _modprobe(module: str) -> None:
-    program = shutil.which("modprobe", path=_SBIN)
+    program = find_program("modprobe")
     if program is None:
         raise DeviceError("modprobe is not installed; apt install kmod")
     result = subprocess.run(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from barfs.fuse.fusermount import MountError, fusermount
 from barfs.host.in_use import carried, openers
 from barfs.host.inventory import accessible
+from barfs.host.programs import find_program
 from barfs.host.sysfs import Machine, read_lines, read_text
 from barfs.pci import Bdf
 
@@ -205,10 +205,10 @@ class Doctor:
             )
 
     def _helper(self) -> Finding:
-        try:
-            helper = Path(fusermount())
-        except MountError as error:
-            return Finding("FAIL", str(error).replace("; ", ": "))
+        program = find_program("fusermount3")
+        if program is None:
+            return Finding("FAIL", "fusermount3 is not installed: apt install fuse3")
+        helper = Path(program)
         if self._uid != 0 and not helper.stat().st_mode & stat.S_ISUID:
             return Finding("FAIL", f"{helper} is not set-user-id: chmod u+s {helper}, as root")
         return Finding("ok", f"{helper}: installed")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from barfs.fuse.fusermount import MountEntry, mounts, read_mounts
+from barfs.host.mountinfo import MountEntry, mounts, read_mounts
 from barfs.host.sysfs import read_bytes, read_text
 from barfs.text import shell_word
 

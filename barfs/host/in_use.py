@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from barfs.fuse.fusermount import mounts, unescape
+from barfs.host.mountinfo import mounts, unescape
 from barfs.host.sysfs import Machine, read_lines, read_text
 from barfs.pci import Bdf
 

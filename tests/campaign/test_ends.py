@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from barfs.fuse.fusermount import GRACE, MountInfo, mounts, unmount_command
+from barfs.fuse.fusermount import GRACE, unmount_command
+from barfs.fuse.mounts import MountInfo
+from barfs.host.mountinfo import mounts
 from tests.campaign.conftest import Campaign
 from tests.campaign.rig import GAP, MUTE, WINDOW, Client, Mute, mute_device, software
 from tests.fuse.conftest import processes

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from barfs.emulated.demo import demo_device
-from barfs.fuse.fusermount import MountError, unmount
+from barfs.fuse.fusermount import unmount
+from barfs.fuse.mounts import MountError
 from tests.campaign import mount_cycles
 from tests.campaign.conftest import Campaign
 from tests.campaign.rig import GAP, WINDOW, Client, Held, software

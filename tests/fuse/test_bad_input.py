@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from barfs.cli import main
-from barfs.fuse.fusermount import MountInfo
+from barfs.fuse.mounts import MountInfo
 from tests.fuse.conftest import processes
 from tests.support import BARFS, barfs, mounted, require_fuse, served, wait_until
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.fusermount import GRACE, MountInfo
+from barfs.fuse.fusermount import GRACE
+from barfs.fuse.mounts import MountInfo
 from tests.support import (
     BARFS,
     barfs,

@@ -144,7 +144,7 @@ def run(folder: Path, surroundings: Surroundings, command: str) -> Ended:
     # "demo" is another mount's device where one on this machine has it.
     script = f"""
         umount -i -l -a -t fuse.barfs || :
-        dir=$1; shift; {system_errors.setup} exec "$@" {system_errors.redirections}
+        dir=$1; shift; {surroundings.setup} exec "$@" {surroundings.redirections}
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(folder / "notify"))
@@ -194,10 +194,10 @@ def test_it_works_or_says_why_not(folder: Path, name: str, command: str) -> None
     assert "Traceback" not in both
     assert "Exception ignored" not in both
     usual = COMMANDS[command]
-    if system_errors.harmless and usual is not None:
+    if surroundings.harmless and usual is not None:
         assert ended.code == usual, both
     assert ended.code in (0, 1, 2, usual), both
-    if system_errors.silent:
+    if surroundings.silent:
         assert ended.errors == ""
     elif ended.code and not (command == "doctor" and ended.output):
         unread = name == "stdout unread" and usual in (0, None)

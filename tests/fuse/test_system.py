@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.fusermount import mounted_devices
+from barfs.fuse.mounts import mounted_devices
 from tests.support import is_mounted
 
 from .namespace import AS_NOBODY, NOBODY, barfs_as_nobody, in_namespace, run

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from barfs.emulated import description
 from barfs.emulated.config_space import ConfigRegisters
 from barfs.emulated.description import load, parse
 from barfs.emulated.device import SoftwareDevice
 from barfs.emulated.spec import Content, DescriptionError, DeviceFacts, RegionFacts
 from barfs.pci import CONFIG_INDEX, ConfigSpace, MsixCapability
 from barfs.uapi import SparseArea
-from barfs.vfio_user import description, wire
 from barfs.vfio_user import messages as m
+from barfs.vfio_user import wire
 from barfs.vfio_user.session import Session
 
 IDS = "vendor = 0x1234\ndevice = 0x11e8\nclass = 0xff0000\n"

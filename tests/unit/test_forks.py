@@ -20,9 +20,10 @@ import pytest
 
 import barfs
 from barfs.dump.file import Dump, new_dump
-from barfs.engine import PAGE_SIZE, Gate, Mapping
+from barfs.engine import PAGE_SIZE, Mapping
 from barfs.errors import AccessError
 from barfs.fuse.fusermount import FuseMount
+from barfs.fuse.gate import Gate
 from barfs.layout import Layout
 from barfs.vfio_user.server import listening
 from tests.forks import fork, in_child

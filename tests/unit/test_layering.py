@@ -78,7 +78,7 @@ def test_imports_run_one_way(module: Path) -> None:
         ("pyfuse3", {"fuse"}),
         ("trio", {"fuse", "host"}),
         ("cffi", {"engine"}),
-        ("fcntl", {"host", "vfio", "vfio_user"}),
+        ("fcntl", {"emulated", "host", "vfio", "vfio_user"}),
         ("argparse", {"cli"}),
     ],
 )

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from barfs.daemon import logs, places
+from barfs.daemon import logs
 from barfs.errors import BarfsError
+from barfs.process import places
 from barfs.text import take_all_text
 from tests.support import BARFS, DEADLINE
 from tests.unit.sockets import fill

@@ -154,7 +154,10 @@ def test_devices_are_written_into(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "/dev/fd/1"])
 def test_a_descriptor_is_written_into(tmp_path: Path, name: str) -> None:
     """Where it is, also in a file: what the shell writes before and after it stays."""
-    program = f"from pathlib import Path; from barfs.process.output import save; save(Path('{name}'), b'new ')"
+    program = (
+        "from pathlib import Path; from barfs.process.output import save; "
+        f"save(Path('{name}'), b'new ')"
+    )
     subprocess.run(
         ["sh", "-c", f'echo before >"$1"; {{ "$0" -c "{program}"; echo after; }} >>"$1"',
          sys.executable, tmp_path / "a"],

@@ -12,9 +12,10 @@ import pytest
 
 import barfs
 from barfs.errors import UsageError
-from barfs.fuse.fusermount import MountInfo, mounts, unescape
+from barfs.fuse.mounts import MountInfo
 from barfs.fuse.tree import Directory, Link, Text, Tree
 from barfs.host.inventory import Function, to_json, to_table
+from barfs.host.mountinfo import mounts, unescape
 from barfs.layout import Layout, LayoutError
 from barfs.text import (
     dump_json,

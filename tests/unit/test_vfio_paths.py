@@ -14,7 +14,7 @@ import pytest
 from barfs.attach import DeviceName
 from barfs.backend import VfioPath
 from barfs.errors import DeviceError, UsageError
-from barfs.fuse.fusermount import mounted_devices
+from barfs.fuse.mounts import mounted_devices
 from barfs.vfio import KernelDevice
 from tests.forks import in_child
 

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""What is mounted on this machine, as /proc/PID/mountinfo has it (proc_pid_mountinfo(5)).
+
+Rule 1: reading only; the kernel's text is bytes, and a name may hold any.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """A line of `/proc/self/mountinfo`: where, which type, source and device (`8:1`)."""
+
+    mountpoint: Path
+    fstype: str
+    source: str
+    device: str
+
+
+def mounts(proc: Path = Path("/proc")) -> Iterator[MountEntry]:
+    """What is mounted, in the order of mounting."""
+    return read_mounts((proc / "self/mountinfo").read_bytes())
+
+
+def read_mounts(text: bytes) -> Iterator[MountEntry]:
+    """The mounts in the text of a `mountinfo` (proc_pid_mountinfo(5)), in its order."""
+    for line in text.split(b"\n"):
+        before, separator, after = line.partition(b" - ")
+        places, types = before.split(b" "), after.split(b" ")
+        if not separator or len(places) < 5 or len(types) < 2:
+            continue
+        yield MountEntry(
+            Path(unescape(places[4])), unescape(types[0]), unescape(types[1]), places[2].decode()
+        )
+
+
+def unescape(field: bytes) -> str:
+    """A name in which the kernel wrote blanks, newlines and backslashes as octal numbers."""
+    return os.fsdecode(
+        re.sub(rb"\\([0-3][0-7]{2})", lambda match: bytes([int(match[1], 8)]), field)
+    )
