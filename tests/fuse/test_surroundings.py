@@ -57,6 +57,10 @@ done < /proc/self/mountinfo
 NO_FUSE = "mount -t tmpfs none /dev; mknod -m 666 /dev/null c 1 3;"
 
 
+SO_ACCEPTCON = 1 << 16
+"""In the flags of /proc/net/unix (net/unix/af_unix.c): a socket that takes connections."""
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """A script that sets them up, and redirections of the command.
@@ -173,13 +177,16 @@ def run(folder: Path, surroundings: Surroundings, command: str) -> Ended:
 def _is_ready(notified: socket.socket, pid: int) -> bool:
     with contextlib.suppress(BlockingIOError):
         return b"READY=1" in notified.recv(4096)
-    try:  # what tells no service manager handles SIGTERM when it serves
-        status = Path(f"/proc/{pid}/status").read_text()
+    listening = {
+        int(line.split()[6])
+        for line in Path("/proc/net/unix").read_text().split("\n")[1:]
+        if len(line.split()) > 6 and int(line.split()[3], 16) & SO_ACCEPTCON
+    }
+    try:  # what tells no service manager listens on a socket when it serves
+        names = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:
-        return True
-    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
-    serves = b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return serves and bool(caught & 1 << signal.SIGTERM - 1)
+        return False
+    return any(f"socket:[{inode}]" in names for inode in listening)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
