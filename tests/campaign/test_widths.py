@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from barfs.engine import build
-from tests.fuse.test_widths import Watched, opened, watched
-from tests.unit.engine_bench import Place, split
+from tests.support.engine_bench import Place, split
+from tests.support.watched import Watched, opened, watched
 
 from .conftest import Campaign
 

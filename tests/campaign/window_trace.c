@@ -12,7 +12,7 @@
  */
 #define _GNU_SOURCE
 #include "engine/transfer.h"
-#include "../require.h"
+#include "../support/require.h"
 
 #include <signal.h>
 #include <stdio.h>

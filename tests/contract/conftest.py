@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Mounted, mounted, served
-from tests.vm import guest
+from tests.support import Mounted, guest, mounted, served
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "engine/transfer.h"
-#include "../require.h"
+#include "../support/require.h"
 
 #include <errno.h>
 #include <pthread.h>

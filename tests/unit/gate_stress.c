@@ -6,7 +6,7 @@
  */
 #define _GNU_SOURCE
 #include "fuse/gate.h"
-#include "../require.h"
+#include "../support/require.h"
 
 #include <errno.h>
 #include <linux/fuse.h>

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from barfs import engine
 from barfs.errors import AccessDenied, BeyondEnd, InvalidAccess
-from tests.unit.engine_bench import PAGE, Access, Place, Recorder, call_table, memfd, split
+from tests.support.engine_bench import PAGE, Access, Place, Recorder, call_table, memfd, split
 
 SIZE = 256
 widths = st.sampled_from([1, 2, 4, 8])

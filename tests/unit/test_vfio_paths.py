@@ -16,7 +16,7 @@ from barfs.backend import VfioPath
 from barfs.errors import DeviceError, UsageError
 from barfs.fuse.mounts import mounted_devices
 from barfs.vfio import KernelDevice
-from tests.forks import in_child
+from tests.support.forks import in_child
 
 from .fake_machine import BDF, OTHER, FakeMachine
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .guest import HostSharedMemory, inside
+from tests.support.guest import HostSharedMemory, inside
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from .guest import (
+from tests.support.guest import (
     DEVICES,
     HostSharedMemory,
     bound,
@@ -22,6 +22,7 @@ from .guest import (
     set_areas,
     sparse,
 )
+
 from .vfio import (
     CAPS,
     MMAP,

@@ -22,8 +22,7 @@ from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
 from barfs.vfio_user.client import VfioUserClient
 from barfs.vfio_user.server import serve_in_thread
-
-from .raw import RawClient, connection
+from tests.support.raw import RawClient, connection
 
 EINVAL = 22
 MMAP = 4
