@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every request becomes the accesses of DESIGN's rule, over every kind of segment."""
+"""Every request is cut into accesses as barfs(7) says, over every kind of segment."""
 
 import os
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The variant driver does what its parameters say, and the devices are what DESIGN takes them for.
+"""The variant driver does what its parameters say, and QEMU's devices behave as the tests expect.
 
-No barfs in here: these are the facts that the other tests of this directory stand on.
+This module does not use barfs: it checks the facts on which the other tests of this directory rely.
 """
 
 import errno
