@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How large a campaign is, and where its figures go."""
+"""The size of a campaign, and its figures."""
 
 import shutil
 import subprocess
@@ -24,11 +24,11 @@ class Campaign:
     figures: list[tuple[str, str]]
 
     def size(self, short: int, full: int) -> int:
-        """How much of something this run does."""
+        """`short` or `full`, as this run is."""
         return full if self.full else short
 
     def report(self, promise: str, figure: str) -> None:
-        """Print `figure` at the end of the run, behind the few words that name the promise."""
+        """Print `figure` at the end of the run, after a few words that name the promise."""
         self.figures.append((promise, figure))
 
 

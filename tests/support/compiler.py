@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How the tests compile the C of barfs by itself."""
+"""Flags to compile the C of barfs without Python."""
 
 from barfs.engine import build
 

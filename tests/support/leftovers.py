@@ -8,7 +8,7 @@ from tests.support import wait_until
 
 
 def processes(word: str) -> list[str]:
-    """The command lines of running processes in which `word` stands, without this one's."""
+    """The command lines of the other running processes that contain `word`."""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal() or int(folder.name) == os.getpid():

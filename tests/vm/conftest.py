@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Everything here needs the guest of scripts/vm-test; elsewhere it is skipped, saying so."""
+"""These tests need the guest of scripts/vm-test, and are skipped elsewhere."""
 
 from collections.abc import Iterator
 
