@@ -16,7 +16,7 @@ Conventional PCI Advanced Capabilities ECN.
 import struct
 from collections.abc import Iterator
 
-from barfs.emulated.spec import DeviceFacts, RegionFacts
+from barfs.emulated.spec import DeviceSpec, RegionSpec
 from barfs.pci import CONFIG_INDEX, CONFIG_SIZE, ROM_INDEX, ConfigSpace
 
 _COMMAND = 0x04
@@ -63,14 +63,14 @@ _PAGE_SIZE = 0x1000
 class ConfigRegisters:
     """Reads and writes of configuration space, byte by byte, of any length inside it."""
 
-    def __init__(self, facts: DeviceFacts) -> None:
-        region = facts.by_index[CONFIG_INDEX]
+    def __init__(self, spec: DeviceSpec) -> None:
+        region = spec.by_index[CONFIG_INDEX]
         self.size = region.size
         self._initial = bytearray(self.size)
         self._writable = bytearray(self.size)
-        self._header(facts)
-        self._bars(facts)
-        self._capabilities(facts)
+        self._header(spec)
+        self._bars(spec)
+        self._capabilities(spec)
         for content in region.contents:
             self._initial[content.offset : content.end] = content.data
         self.has_pin = self._initial[_INTERRUPT_PIN] != 0
@@ -104,21 +104,21 @@ class ConfigRegisters:
     def _allow(self, offset: int, layout: str, *masks: int) -> None:
         struct.pack_into(layout, self._writable, offset, *masks)
 
-    def _header(self, facts: DeviceFacts) -> None:
-        regions = facts.by_index.values()
+    def _header(self, spec: DeviceSpec) -> None:
+        regions = spec.by_index.values()
         command = _COMMAND_IO if any(region.is_io for region in regions) else 0
         if any(region.is_bar and not region.is_io for region in regions):
             command |= _COMMAND_MEMORY
-        self._set(0, "<HHHH", facts.vendor, facts.device, command, 0)
-        self._set(8, "<I", facts.class_code << 8 | facts.revision)
-        self._set(_SUBSYSTEM, "<HH", facts.subsystem_vendor, facts.subsystem_device)
+        self._set(0, "<HHHH", spec.vendor, spec.device, command, 0)
+        self._set(8, "<I", spec.class_code << 8 | spec.revision)
+        self._set(_SUBSYSTEM, "<HH", spec.subsystem_vendor, spec.subsystem_device)
         self._allow(_COMMAND, "<H", _COMMAND_WRITABLE)
         self._allow(_CACHE_LINE_SIZE, "<BB", 0xFF, 0xFF)
         self._allow(_INTERRUPT_LINE, "<B", 0xFF)
 
-    def _bars(self, facts: DeviceFacts) -> None:
-        addresses = dict(_addresses(facts))
-        for region in facts.by_index.values():
+    def _bars(self, spec: DeviceSpec) -> None:
+        addresses = dict(_addresses(spec))
+        for region in spec.by_index.values():
             address = addresses.get(region.index, 0)
             if region.index == ROM_INDEX:
                 self._set(_ROM_BAR, "<I", address)
@@ -132,16 +132,16 @@ class ConfigRegisters:
                 mask = -region.size & ((1 << bits) - 1) & ~fixed
                 self._allow(_BAR0 + 4 * region.index, layout, mask)
 
-    def _capabilities(self, facts: DeviceFacts) -> None:
-        msix = _MSIX if facts.msix is not None else 0
+    def _capabilities(self, spec: DeviceSpec) -> None:
+        msix = _MSIX if spec.msix is not None else 0
         self._set(_STATUS, "<H", _STATUS_CAPABILITY_LIST)
         self._set(_CAPABILITY_POINTER, "<B", _EXPRESS)
         self._set(_EXPRESS, "<BBH", _ID_EXPRESS, msix, _EXPRESS_VERSION_2_INTEGRATED_ENDPOINT)
         self._set(_EXPRESS + 4, "<I", _DEVICE_CAPABILITIES_RESET)
-        if facts.msix is not None:
-            control = facts.msix.vectors - 1
-            table = facts.msix.table_offset | facts.msix.table_bar
-            pba = facts.msix.pba_offset | facts.msix.pba_bar
+        if spec.msix is not None:
+            control = spec.msix.vectors - 1
+            table = spec.msix.table_offset | spec.msix.table_bar
+            pba = spec.msix.pba_offset | spec.msix.pba_bar
             self._set(_MSIX, "<BBHII", _ID_MSIX, 0, control, table, pba)
 
     def _control(self, identifier: int, offset: int) -> None:
@@ -159,20 +159,20 @@ class ConfigRegisters:
             self.msi_vectors = 1 << min(found[offset + 2] >> 1 & 0x7, _LARGEST_MSI)
 
 
-def _bar_flags(region: RegionFacts) -> int:
+def _bar_flags(region: RegionSpec) -> int:
     if region.is_io:
         return 0x1
     return (0x4 if region.is_64bit else 0) | (0x8 if region.prefetchable else 0)
 
 
-def _addresses(facts: DeviceFacts) -> Iterator[tuple[int, int]]:
+def _addresses(spec: DeviceSpec) -> Iterator[tuple[int, int]]:
     """Regions and addresses as firmware would give them; 0 for what does not fit below 4 GiB."""
     free = {
         "io": (_FIRST_IO_ADDRESS, 1 << 16),
         "mem32": (_FIRST_MEM32_ADDRESS, 1 << 32),
         "mem64": (_FIRST_MEM64_ADDRESS, 1 << 64),
     }
-    for index, region in facts.by_index.items():
+    for index, region in spec.by_index.items():
         if not region.is_bar and index != ROM_INDEX:
             continue
         kind = "io" if region.is_io else "mem64" if region.is_64bit else "mem32"

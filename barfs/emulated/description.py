@@ -54,8 +54,8 @@ from barfs.emulated.spec import (
     LARGEST_REGION,
     Content,
     DescriptionError,
-    DeviceFacts,
-    RegionFacts,
+    DeviceSpec,
+    RegionSpec,
 )
 from barfs.errors import UsageError
 from barfs.pci import ROM_INDEX, MsixCapability, region_index
@@ -118,14 +118,14 @@ class _Table:
         return _Table(f"{self.place}: {key}", self.get(key, dict))
 
     def build(self, make: Callable[..., T], **values: Any) -> T:
-        """Make facts; what they complain about gets this place in front."""
+        """Make a spec; what it complains about gets this place in front."""
         try:
             return make(**values)
         except DescriptionError as error:
             raise DescriptionError(f"{self.place}: {error}") from None
 
 
-def load(path: str) -> DeviceFacts:
+def load(path: str) -> DeviceSpec:
     """Read the description in the file `path`. Raises DescriptionError."""
     try:
         text = Path(path).read_bytes().decode()
@@ -136,7 +136,7 @@ def load(path: str) -> DeviceFacts:
     return parse(text, name=path, folder=Path(path).parent)
 
 
-def parse(text: str, *, name: str, folder: Path) -> DeviceFacts:
+def parse(text: str, *, name: str, folder: Path) -> DeviceSpec:
     """Read a description. `name` stands in errors, `folder` is where `file` contents are.
 
     Raises DescriptionError.
@@ -159,7 +159,7 @@ def parse(text: str, *, name: str, folder: Path) -> DeviceFacts:
     )
     msix = root.table("msix") if "msix" in root.values else None
     return root.build(
-        DeviceFacts,
+        DeviceSpec,
         vendor=root.number("vendor"),
         device=root.number("device"),
         class_code=root.number("class"),
@@ -186,7 +186,7 @@ def _msix(table: _Table) -> MsixCapability:
     )
 
 
-def _region(table: _Table, folder: Path) -> RegionFacts:
+def _region(table: _Table, folder: Path) -> RegionSpec:
     table.check_keys(("name", "size", "flags", "areas", "prefetchable", "bits", "io", "initial"))
     name = table.get("name", str)
     try:
@@ -208,7 +208,7 @@ def _region(table: _Table, folder: Path) -> RegionFacts:
     if "areas" in table.values:
         areas = tuple(_area(area) for area in table.tables("areas"))
     return table.build(
-        RegionFacts,
+        RegionSpec,
         index=index,
         size=size,
         readable="read" in flags,

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from barfs.emulated.config_space import ConfigRegisters
-from barfs.emulated.spec import DescriptionError, DeviceFacts, RegionFacts
+from barfs.emulated.spec import DescriptionError, DeviceSpec, RegionSpec
 from barfs.errors import AccessError, DeviceError, InvalidAccess
 from barfs.pci import CONFIG_INDEX, FIRST_DEVICE_SPECIFIC_INDEX, region_name
 from barfs.text.system_errors import reason
@@ -75,7 +75,7 @@ class _Range:
 class _Memory:
     """The memory of one region; aligned accesses of 1, 2, 4 and 8 bytes are one load or store."""
 
-    def __init__(self, buffer: mmap.mmap, region: RegionFacts) -> None:
+    def __init__(self, buffer: mmap.mmap, region: RegionSpec) -> None:
         self._buffer = buffer
         self._contents = region.contents
         view = memoryview(buffer)[: region.size]
@@ -118,26 +118,26 @@ def _whole(view: memoryview, width: int) -> memoryview:
 
 
 class SoftwareDevice:
-    """A device made from facts, with behaviours attached; `read` and `write` are its accesses.
+    """A device made from its spec, with behaviours attached; `read` and `write` are its accesses.
 
     `record` may be set at any time, None records nothing. `stopping` is set by who serves the
     device when it has to end: a behaviour that waits, waits for that, too.
     """
 
     def __init__(
-        self, facts: DeviceFacts, record: Recorder | None = None, *, sealed: bool = True
+        self, spec: DeviceSpec, record: Recorder | None = None, *, sealed: bool = True
     ) -> None:
         """Raises DeviceError when there is no memory for the regions.
 
         `sealed=False` leaves the memory of windows truncatable, for tests of what follows.
         """
-        self.facts = facts
+        self.spec = spec
         self.record = record
         self.stopping = threading.Event()
-        self._config = ConfigRegisters(facts)
+        self._config = ConfigRegisters(spec)
         self._ranges: list[_Range] = []
         self._memory: dict[int, _Memory] = {}
-        regions = [r for r in facts.by_index.values() if r.index != CONFIG_INDEX]
+        regions = [r for r in spec.by_index.values() if r.index != CONFIG_INDEX]
         shared = [region for region in regions if region.mappable]
         self._offsets = dict(zip((r.index for r in shared), _offsets(shared), strict=True))
         self._fd = self._allocate(shared)
@@ -146,7 +146,7 @@ class SoftwareDevice:
         os.close(self._allocate([region for region in regions if not region.mappable]))
         self.reset()
 
-    def _allocate(self, regions: list[RegionFacts]) -> int:
+    def _allocate(self, regions: list[RegionSpec]) -> int:
         """Map new memory for `regions`, one after the other; returns its descriptor."""
         offsets = _offsets(regions)
         fd = -1
@@ -168,33 +168,33 @@ class SoftwareDevice:
 
         Raises DescriptionError when that is not inside the region, or is taken already.
         """
-        facts = self.facts.by_index.get(region)
-        if facts is None or region == CONFIG_INDEX or not 0 <= start < end <= facts.size:
+        found = self.spec.by_index.get(region)
+        if found is None or region == CONFIG_INDEX or not 0 <= start < end <= found.size:
             raise DescriptionError(f"no place for a behaviour at {start:#x}..{end:#x}")
         if any(r.region == region and start < r.end and r.start < end for r in self._ranges):
-            raise DescriptionError(f"{start:#x}..{end:#x} of {facts.name} has a behaviour already")
+            raise DescriptionError(f"{start:#x}..{end:#x} of {found.name} has a behaviour already")
         self._ranges.append(_Range(region, start, end, behaviour))
 
     def info(self) -> DeviceInfo:
         """The device info: the number of regions is that of the highest index, plus one."""
-        count = max(FIRST_DEVICE_SPECIFIC_INDEX, *(index + 1 for index in self.facts.by_index))
+        count = max(FIRST_DEVICE_SPECIFIC_INDEX, *(index + 1 for index in self.spec.by_index))
         return DeviceInfo(DEVICE_FLAG_RESET | DEVICE_FLAG_PCI, count, _IRQ_COUNT)
 
     def region_info(self, index: int) -> RegionInfo:
         """The region info; a region that is not there has size 0."""
-        region = self.facts.by_index.get(index)
+        region = self.spec.by_index.get(index)
         if region is None:
             return RegionInfo(index, 0, 0, 0)
         flags = REGION_FLAG_READ * region.readable | REGION_FLAG_WRITE * region.writable
         flags |= REGION_FLAG_MMAP * region.mappable
-        msix = self.facts.msix
+        msix = self.spec.msix
         return RegionInfo(
             index,
             flags,
             region.size,
             self._offsets.get(index, 0),
             areas=region.areas,
-            msix_mappable=self.facts.msix_mappable and msix is not None and msix.table_bar == index,
+            msix_mappable=self.spec.msix_mappable and msix is not None and msix.table_bar == index,
         )
 
     def region_fd(self, index: int) -> int | None:
@@ -209,7 +209,7 @@ class SoftwareDevice:
         if index == IRQ_MSI:
             return self._config.msi_vectors
         if index == IRQ_MSIX:
-            return self.facts.msix.vectors if self.facts.msix is not None else 0
+            return self.spec.msix.vectors if self.spec.msix is not None else 0
         return int(index in (IRQ_ERR, IRQ_REQ))
 
     def read(self, region: int, offset: int, count: int) -> bytes:
@@ -254,8 +254,8 @@ class SoftwareDevice:
         else:
             behaviour.write(offset, len(data), int.from_bytes(data, "little"))
 
-    def _check(self, index: int, offset: int, count: int) -> RegionFacts:
-        region = self.facts.by_index.get(index)
+    def _check(self, index: int, offset: int, count: int) -> RegionSpec:
+        region = self.spec.by_index.get(index)
         if region is None or offset + count > region.size:
             raise _refusal(index, offset, count)
         return region
@@ -289,7 +289,7 @@ class SoftwareDevice:
 
     def _mask_vectors(self) -> None:
         """Vectors start masked: PCI Local Bus Specification 3.0, section 6.8.2.9."""
-        msix = self.facts.msix
+        msix = self.spec.msix
         if msix is not None:
             for vector in range(msix.vectors):
                 offset = msix.table_offset + vector * _MSIX_ENTRY + _MSIX_VECTOR_CONTROL
@@ -307,7 +307,7 @@ def _round_up(size: int) -> int:
     return -(-size // _PAGE) * _PAGE
 
 
-def _offsets(regions: list[RegionFacts]) -> list[int]:
+def _offsets(regions: list[RegionSpec]) -> list[int]:
     """Where each region begins when they lie one after the other."""
     return list(itertools.accumulate((_round_up(r.size) for r in regions[:-1]), initial=0))[
         : len(regions)

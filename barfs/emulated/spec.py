@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a software device is: frozen facts, checked when they are made.
+"""The spec of a software device: frozen, and checked when it is made.
 
 Rule 1: what cannot be built cannot be described. Every class checks itself, with one line that
         begins with the key at fault; `description` puts the file and the place in front.
@@ -53,7 +53,7 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class RegionFacts:
+class RegionSpec:
     """One region. `areas` are its mappable parts; None with `mappable`: all of it.
 
     `is_io`, `is_64bit` and `prefetchable` are about BARs: what their register says.
@@ -95,7 +95,7 @@ class RegionFacts:
         return self.index < BAR_COUNT
 
 
-def _check_size(region: RegionFacts) -> None:
+def _check_size(region: RegionSpec) -> None:
     least, most = 1, LARGEST_REGION
     if region.index == CONFIG_INDEX:
         if region.size not in (CONFIG_SIZE, CONFIG_SIZE_EXPRESS):
@@ -116,7 +116,7 @@ def _check_size(region: RegionFacts) -> None:
         raise DescriptionError(f"size: {region.size:#x} is not a power of two, as PCI wants it")
 
 
-def _check_flags(region: RegionFacts) -> None:
+def _check_flags(region: RegionSpec) -> None:
     if not region.is_bar and (region.is_io or region.is_64bit or region.prefetchable):
         raise DescriptionError("io, bits and prefetchable: only a BAR has them")
     if region.is_io and (region.is_64bit or region.prefetchable):
@@ -150,7 +150,7 @@ def _check_areas(areas: Iterable[SparseArea], size: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceFacts:
+class DeviceSpec:
     """A PCI function: its ids, its regions by ascending index, its MSI-X capability.
 
     `msix_mappable` says that the MSI-X table may be mapped (the capability MSIX_MAPPABLE).
@@ -163,10 +163,10 @@ class DeviceFacts:
     revision: int = 0
     subsystem_vendor: int = 0
     subsystem_device: int = 0
-    regions: tuple[RegionFacts, ...] = ()
+    regions: tuple[RegionSpec, ...] = ()
     msix: MsixCapability | None = None
     msix_mappable: bool = False
-    by_index: dict[int, RegionFacts] = field(init=False, repr=False, compare=False)
+    by_index: dict[int, RegionSpec] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, bits in (
@@ -181,7 +181,7 @@ class DeviceFacts:
             if not 0 <= value < 1 << bits:
                 key = name.removesuffix("_code")
                 raise DescriptionError(f"{key}: {value:#x} does not fit into {bits} bits")
-        by_index: dict[int, RegionFacts] = {}
+        by_index: dict[int, RegionSpec] = {}
         for region in sorted(self.regions, key=lambda region: region.index):
             if region.index in by_index:
                 raise DescriptionError(f"region {region.name}: described twice")
@@ -191,13 +191,13 @@ class DeviceFacts:
                     f"region {region.name}: is the upper half of {lower.name}, which has 64 bits"
                 )
             by_index[region.index] = region
-        by_index.setdefault(CONFIG_INDEX, RegionFacts(CONFIG_INDEX, CONFIG_SIZE_EXPRESS))
+        by_index.setdefault(CONFIG_INDEX, RegionSpec(CONFIG_INDEX, CONFIG_SIZE_EXPRESS))
         object.__setattr__(self, "by_index", by_index)
         if self.msix is not None:
             _check_msix(self.msix, by_index)
 
 
-def _check_msix(msix: MsixCapability, regions: dict[int, RegionFacts]) -> None:
+def _check_msix(msix: MsixCapability, regions: dict[int, RegionSpec]) -> None:
     if not 1 <= msix.vectors <= _LARGEST_MSIX:
         raise DescriptionError(f"msix: vectors: {msix.vectors} is not in 1..{_LARGEST_MSIX}")
     places = (

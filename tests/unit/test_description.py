@@ -13,7 +13,7 @@ from barfs.emulated import description
 from barfs.emulated.config_space import ConfigRegisters
 from barfs.emulated.description import load, parse
 from barfs.emulated.device import SoftwareDevice
-from barfs.emulated.spec import Content, DescriptionError, DeviceFacts, RegionFacts
+from barfs.emulated.spec import Content, DescriptionError, DeviceSpec, RegionSpec
 from barfs.pci import CONFIG_INDEX, ConfigSpace, MsixCapability
 from barfs.uapi import SparseArea
 from barfs.vfio_user import messages as m
@@ -23,11 +23,11 @@ from barfs.vfio_user.session import Session
 IDS = "vendor = 0x1234\ndevice = 0x11e8\nclass = 0xff0000\n"
 
 
-def read(text: str) -> DeviceFacts:
+def read(text: str) -> DeviceSpec:
     return parse(IDS + textwrap.dedent(text), name="x.toml", folder=Path())
 
 
-def region(text: str, name: str = "bar0") -> DeviceFacts:
+def region(text: str, name: str = "bar0") -> DeviceSpec:
     return read(f'[[region]]\nname = "{name}"\n' + textwrap.dedent(text))
 
 
@@ -39,15 +39,15 @@ def test_the_example_in_the_documentation_is_a_device(tmp_path: Path) -> None:
     path = tmp_path / "device.toml"
     path.write_text(textwrap.dedent("\n".join(lines)))
     (tmp_path / "rom.bin").write_bytes(b"\x55\xaa")
-    facts = load(str(path))
-    assert (facts.vendor, facts.device, facts.class_code, facts.revision) == (
+    spec = load(str(path))
+    assert (spec.vendor, spec.device, spec.class_code, spec.revision) == (
         0x1234,
         0x11E8,
         0xFF0000,
         0x10,
     )
-    assert facts.msix == MsixCapability(4, 0, 0x2000, 0, 0x2800)
-    (bar0,) = facts.regions
+    assert spec.msix == MsixCapability(4, 0, 0x2000, 0, 0x2800)
+    (bar0,) = spec.regions
     assert bar0.areas == (SparseArea(0x1000, 0x1000),)
     assert bar0.is_64bit
     assert bar0.prefetchable
@@ -61,10 +61,10 @@ def test_the_example_in_the_documentation_is_a_device(tmp_path: Path) -> None:
 
 
 def test_defaults() -> None:
-    facts = region("size = 0x1000")
-    (bar,) = facts.regions
+    spec = region("size = 0x1000")
+    (bar,) = spec.regions
     assert (bar.readable, bar.writable, bar.mappable, bar.areas) == (True, True, False, None)
-    assert facts.by_index[7].size == 4096
+    assert spec.by_index[7].size == 4096
     (rom,) = region("size = 0x1000", "rom").regions
     assert (rom.readable, rom.writable) == (True, False)
 
@@ -179,8 +179,8 @@ def test_msix_must_fit(
     vectors: int, table: tuple[int, int], pba: tuple[int, int], problem: str
 ) -> None:
     with pytest.raises(DescriptionError, match="msix: ") as caught:
-        DeviceFacts(
-            1, 2, 3, regions=(RegionFacts(0, 0x1000),), msix=MsixCapability(vectors, *table, *pba)
+        DeviceSpec(
+            1, 2, 3, regions=(RegionSpec(0, 0x1000),), msix=MsixCapability(vectors, *table, *pba)
         )
     assert problem in str(caught.value)
 
@@ -213,8 +213,8 @@ SIZES = st.integers(4, 20).map(lambda bits: 1 << bits)
 def test_a_bar_tells_its_size_when_all_ones_are_written(
     size: int, is_64bit: bool, prefetchable: bool
 ) -> None:
-    bar = RegionFacts(2, size, is_64bit=is_64bit, prefetchable=prefetchable)
-    config = ConfigRegisters(DeviceFacts(1, 2, 3, regions=(bar,)))
+    bar = RegionSpec(2, size, is_64bit=is_64bit, prefetchable=prefetchable)
+    config = ConfigRegisters(DeviceSpec(1, 2, 3, regions=(bar,)))
     before = config.read(0x18, 8)
     config.write(0x18, b"\xff" * (8 if is_64bit else 4))
     found = int.from_bytes(config.read(0x18, 8), "little")
@@ -226,7 +226,7 @@ def test_a_bar_tells_its_size_when_all_ones_are_written(
 
 
 def test_config_space_is_what_pci_code_reads() -> None:
-    facts = DeviceFacts(
+    spec = DeviceSpec(
         0x1234,
         0x5678,
         0xFF0001,
@@ -234,14 +234,14 @@ def test_config_space_is_what_pci_code_reads() -> None:
         subsystem_vendor=0xAAAA,
         subsystem_device=0xBBBB,
         regions=(
-            RegionFacts(0, 0x1000),
-            RegionFacts(2, 0x100000, is_64bit=True, prefetchable=True),
-            RegionFacts(4, 64, is_io=True),
-            RegionFacts(6, 0x1000, writable=False),
+            RegionSpec(0, 0x1000),
+            RegionSpec(2, 0x100000, is_64bit=True, prefetchable=True),
+            RegionSpec(4, 64, is_io=True),
+            RegionSpec(6, 0x1000, writable=False),
         ),
         msix=MsixCapability(4, 0, 0x800, 0, 0xC00),
     )
-    config = ConfigRegisters(facts)
+    config = ConfigRegisters(spec)
     space = ConfigSpace(config.read(0, 4096))
     assert (space.vendor, space.device, space.class_code, space.revision) == (
         0x1234,
@@ -250,20 +250,20 @@ def test_config_space_is_what_pci_code_reads() -> None:
         9,
     )
     assert (space.subsystem_vendor, space.subsystem_device) == (0xAAAA, 0xBBBB)
-    assert space.msix() == facts.msix
+    assert space.msix() == spec.msix
     assert [identifier for identifier, _offset in space.capabilities()] == [0x10, 0x11]
-    bars = {index: bar for index, bar in space.bars().items() if index in facts.by_index}
+    bars = {index: bar for index, bar in space.bars().items() if index in spec.by_index}
     assert [(bar.index, bar.kind) for bar in bars.values()] == [
         (0, "mem32"),
         (2, "mem64"),
         (4, "io"),
     ]
-    assert all(bar.address and bar.address % facts.by_index[i].size == 0 for i, bar in bars.items())
+    assert all(bar.address and bar.address % spec.by_index[i].size == 0 for i, bar in bars.items())
     assert space.rom_address
 
 
 def test_read_only_bits_of_config_space_stay() -> None:
-    config = ConfigRegisters(DeviceFacts(0x1234, 0x5678, 3))
+    config = ConfigRegisters(DeviceSpec(0x1234, 0x5678, 3))
     config.write(0, b"\xff" * 4096)
     assert config.read(0, 4) == bytes.fromhex("34127856")
     assert config.read(4, 2) == bytes.fromhex("4705")
@@ -271,17 +271,17 @@ def test_read_only_bits_of_config_space_stay() -> None:
 
 
 def test_contents_of_config_go_over_what_was_made() -> None:
-    space = RegionFacts(7, 256, contents=(Content(8, b"\x77"), Content(0xF0, b"hi")))
-    config = ConfigRegisters(DeviceFacts(0x1234, 0x5678, 3, revision=1, regions=(space,)))
+    space = RegionSpec(7, 256, contents=(Content(8, b"\x77"), Content(0xF0, b"hi")))
+    config = ConfigRegisters(DeviceSpec(0x1234, 0x5678, 3, revision=1, regions=(space,)))
     assert (config.read(8, 1), config.read(0xF0, 2)) == (b"\x77", b"hi")
 
 
-def config_of(contents: dict[int, bytes], size: int = 256) -> DeviceFacts:
+def config_of(contents: dict[int, bytes], size: int = 256) -> DeviceSpec:
     """A device whose configuration space says something of its own, as that of a dump does."""
     pieces = tuple(Content(offset, data) for offset, data in contents.items())
-    space = RegionFacts(CONFIG_INDEX, size, contents=pieces)
-    bar = RegionFacts(0, 0x1000)
-    return DeviceFacts(0x1234, 0x5678, 3, regions=(bar, space))
+    space = RegionSpec(CONFIG_INDEX, size, contents=pieces)
+    bar = RegionSpec(0, 0x1000)
+    return DeviceSpec(0x1234, 0x5678, 3, regions=(bar, space))
 
 
 INTX, MSI = 0, 1
@@ -300,8 +300,8 @@ def test_a_device_with_a_pin_has_an_interrupt(pin: int) -> None:
 
 @pytest.mark.parametrize(("control", "vectors"), [(0, 1), (0x8A, 32), (0x86, 8), (0x8E, 32)])
 def test_a_device_with_msi_has_its_vectors(control: int, vectors: int) -> None:
-    facts = config_of({0x34: b"\x50", 0x50: bytes([0x05, 0x00, control, 0])})
-    with contextlib.closing(SoftwareDevice(facts)) as device:
+    spec = config_of({0x34: b"\x50", 0x50: bytes([0x05, 0x00, control, 0])})
+    with contextlib.closing(SoftwareDevice(spec)) as device:
         assert device.irq_count(MSI) == vectors
 
 
@@ -319,8 +319,8 @@ def test_a_function_is_reset_where_its_own_capabilities_say(
     capability: bytes, offset: int, bit: int, resets: bool
 ) -> None:
     """Not where the made ones would be: contents have gone over them."""
-    facts = config_of({0x34: b"\x60", 0x40: bytes(32), 0x60: capability})
-    with contextlib.closing(SoftwareDevice(facts)) as device:
+    spec = config_of({0x34: b"\x60", 0x40: bytes(32), 0x60: capability})
+    with contextlib.closing(SoftwareDevice(spec)) as device:
         device.write(0, 0, b"kept")
         device.write(CONFIG_INDEX, 0x48, b"\0\x80")
         assert device.read(0, 0, 4) == b"kept"
@@ -331,5 +331,5 @@ def test_a_function_is_reset_where_its_own_capabilities_say(
 
 def test_capabilities_at_the_very_end_are_not_followed_out_of_it() -> None:
     for identifier in (0x05, 0x10, 0x11, 0x13):
-        facts = config_of({0x34: b"\xfc", 0xFC: bytes([identifier, 0, 0xFF, 0xFF])})
-        ConfigRegisters(facts).write(0, b"\xff" * 256)
+        spec = config_of({0x34: b"\xfc", 0xFC: bytes([identifier, 0, 0xFF, 0xFF])})
+        ConfigRegisters(spec).write(0, b"\xff" * 256)
