@@ -21,8 +21,7 @@ from barfs.pci import CONFIG_INDEX, CONFIG_SIZE, ROM_INDEX, ConfigSpace
 
 _COMMAND = 0x04
 _STATUS = 0x06
-_CACHE_LINE_SIZE = 0x0C
-_LATENCY_TIMER = 0x0D
+_CACHE_LINE_SIZE_AND_LATENCY_TIMER = 0x0C
 _BAR0 = 0x10
 _SUBSYSTEM = 0x2C
 _ROM_BAR = 0x30
@@ -113,7 +112,7 @@ class ConfigRegisters:
         self._set(8, "<I", spec.class_code << 8 | spec.revision)
         self._set(_SUBSYSTEM, "<HH", spec.subsystem_vendor, spec.subsystem_device)
         self._allow(_COMMAND, "<H", _COMMAND_WRITABLE)
-        self._allow(_CACHE_LINE_SIZE, "<BB", 0xFF, 0xFF)
+        self._allow(_CACHE_LINE_SIZE_AND_LATENCY_TIMER, "<BB", 0xFF, 0xFF)
         self._allow(_INTERRUPT_LINE, "<B", 0xFF)
 
     def _bars(self, spec: DeviceSpec) -> None:

@@ -335,11 +335,6 @@ _COMMANDS: dict[int, type[Command]] = {
 }
 
 
-def encode_command(identifier: int, command: Command) -> bytes:
-    """The message of a command."""
-    return encode(identifier, command.NUMBER, command.body())
-
-
 def decode_command(message: Message) -> Command:
     """What a client asks. Raises PeerError; the stream is in step all the same."""
     if message.is_reply:

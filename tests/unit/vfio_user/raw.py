@@ -16,6 +16,11 @@ from barfs.vfio_user.server import Server, listening
 from .peer import recv_exactly
 
 
+def encode_command(identifier: int, command: m.Command) -> bytes:
+    """The message of a command, as a client sends it."""
+    return wire.encode(identifier, command.NUMBER, command.body())
+
+
 class RawClient:
     """Sends what a test says, byte for byte."""
 
