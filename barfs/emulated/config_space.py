@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The configuration space of a software device: a type 0 header, PCI Express and MSI-X.
 
-Rule 1: a byte has a value and a mask of the bits that a write changes. BAR sizing follows by
-        itself: the low bits of a BAR are read-only, so all-ones read back as the size's complement.
-        Nothing else happens, but for the bits that start a reset of the function.
-Rule 2: decode bits and addresses are kept, and have no effect: this device is not reached through
-        addresses.
-Rule 3: the capabilities that can be written are those of the list as it is, also where contents of
-        the description (of a real device, say) have gone over what was made.
+Rule 1: each byte has a value and a mask of the bits that a write changes. BAR sizing needs no more:
+        the low bits of a BAR are read-only, so all-ones read back as the size's complement. The
+        only write with a side effect is to a bit that resets the function.
+Rule 2: decode bits and addresses are stored and have no effect: accesses do not reach this device
+        by address.
+Rule 3: the writable capabilities are those in the final list, after the description's contents (of
+        a real device, say) have overwritten the generated ones.
 
 Layout: PCI Local Bus Specification 3.0, chapter 6; PCI Express Base Specification 3.0, section 7.8;
 Conventional PCI Advanced Capabilities ECN.
@@ -44,12 +44,12 @@ _EXPRESS_VERSION_2_INTEGRATED_ENDPOINT = 0x0092
 _DEVICE_CAPABILITIES_RESET = 1 << 28
 _DEVICE_CONTROL_WRITABLE = 0x7FFF
 _DEVICE_CONTROL_RESET = 0x80
-"""Of its second byte."""
+"""In the register's second byte."""
 _FEATURES_RESET = 0x02
 _FEATURES_CONTROL_RESET = 0x01
 _MSIX_CONTROL_WRITABLE = 0xC000
 _LONGEST_CONTROL = 10
-"""Bytes of a capability up to the end of what is looked at here."""
+"""No register that is used here ends further into its capability, in bytes."""
 _LARGEST_MSI = 5
 """As a power of two: 32 vectors."""
 
@@ -60,7 +60,7 @@ _PAGE_SIZE = 0x1000
 
 
 class ConfigRegisters:
-    """Reads and writes of configuration space, byte by byte, of any length inside it."""
+    """Configuration space: reads and writes of any length within it, byte by byte."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         region = spec.by_index[CONFIG_INDEX]
@@ -76,7 +76,7 @@ class ConfigRegisters:
         self.msi_vectors = 0
         self._resets: dict[int, int] = {}
         for identifier, offset in ConfigSpace(bytes(self._initial)).capabilities():
-            # What reaches into the extended space or past the end is none.
+            # One that reaches into the extended space or past the end is no capability.
             if offset + _LONGEST_CONTROL <= CONFIG_SIZE:
                 self._control(identifier, offset)
         self._values = bytearray(self._initial)
@@ -85,7 +85,7 @@ class ConfigRegisters:
         return bytes(self._values[offset : offset + count])
 
     def write(self, offset: int, data: bytes) -> bool:
-        """Returns whether it starts a reset of the function."""
+        """Returns whether the write resets the function."""
         reset = False
         for position, byte in enumerate(data, offset):
             mask = self._writable[position]
@@ -94,7 +94,7 @@ class ConfigRegisters:
         return reset
 
     def reset(self) -> None:
-        """Back to the state at the start."""
+        """Restore the initial state."""
         self._values[:] = self._initial
 
     def _set(self, offset: int, layout: str, *values: int) -> None:
@@ -126,7 +126,7 @@ class ConfigRegisters:
                 layout = "<Q" if region.is_64bit else "<I"
                 bits = 64 if region.is_64bit else 32
                 self._set(_BAR0 + 4 * region.index, layout, address | _bar_flags(region))
-                # Bit 1 of an I/O BAR is reserved, bits 0-3 of a memory BAR say its kind.
+                # Bit 1 of an I/O BAR is reserved; bits 0-3 of a memory BAR are its type.
                 fixed = 0x3 if region.is_io else 0xF
                 mask = -region.size & ((1 << bits) - 1) & ~fixed
                 self._allow(_BAR0 + 4 * region.index, layout, mask)
@@ -144,7 +144,7 @@ class ConfigRegisters:
             self._set(_MSIX, "<BBHII", _ID_MSIX, 0, control, table, pba)
 
     def _control(self, identifier: int, offset: int) -> None:
-        """What can be written in a capability, what that starts, and what it says of MSI."""
+        """Set up a capability: its writable bits, its reset bit, its number of MSI vectors."""
         found = self._initial
         if identifier == _ID_EXPRESS:
             self._allow(offset + 8, "<H", _DEVICE_CONTROL_WRITABLE)
@@ -165,7 +165,7 @@ def _bar_flags(region: RegionSpec) -> int:
 
 
 def _addresses(spec: DeviceSpec) -> Iterator[tuple[int, int]]:
-    """Regions and addresses as firmware would give them; 0 for what does not fit below 4 GiB."""
+    """Regions and their addresses, as firmware would assign them; 0 if there is no room left."""
     free = {
         "io": (_FIRST_IO_ADDRESS, 1 << 16),
         "mem32": (_FIRST_MEM32_ADDRESS, 1 << 32),

@@ -27,7 +27,7 @@ def region(text: str, name: str = "bar0") -> DeviceSpec:
 
 def test_the_example_in_the_documentation_is_a_device(tmp_path: Path) -> None:
     documentation = description.__doc__ or ""
-    example = documentation.split("\n\n", 1)[1].split("\n`offset` is 0")[0]
+    example = documentation.split("\n\n", 1)[1].split("\n`offset` defaults")[0]
     # The example shows every key once; these two contradict others of the same region.
     lines = [line for line in example.splitlines() if not line.strip().startswith(("io =", "..."))]
     path = tmp_path / "device.toml"
@@ -72,7 +72,7 @@ def test_fill_goes_to_the_end_and_later_contents_go_over_earlier_ones() -> None:
     ("text", "places"),
     [
         ("vendor = 1", ["is not TOML"]),
-        ("colour = 1", ["colour", "not a key"]),
+        ("colour = 1", ["colour", "is not a key; the keys here are vendor"]),
         ("revision = 256", ["revision", "0x100", "8 bits"]),
         ("revision = -1", ["revision", "negative"]),
         ("revision = true", ["revision", "a number"]),
@@ -81,7 +81,10 @@ def test_fill_goes_to_the_end_and_later_contents_go_over_earlier_ones() -> None:
         ("region = [1]", ["region[0]", "a table"]),
         ("[[region]]\nsize = 1", ["region[0]", "name", "missing"]),
         ('[[region]]\nname = "bar6"', ["region[0]", "name", "bar6"]),
-        ('[[region]]\nname = "vga"\nsize = 4096', ["region[0] (vga)", "name"]),
+        (
+            '[[region]]\nname = "vga"\nsize = 4096',
+            ["region[0] (vga)", "name: must be bar0 to bar5", "not vga"],
+        ),
         ("[msix]\nvectors = 1", ["msix", "table", "missing"]),
     ],
 )
@@ -101,25 +104,41 @@ AREA = 'flags = ["read", "mmap"]\nsize = 0x4000\n'
     ("text", "name", "problem"),
     [
         ("", "bar0", "size: is missing"),
-        ("size = 0", "bar0", "size: 0x0"),
-        ("size = 8", "bar0", "size: 0x8"),
-        ("size = 0x1800", "bar0", "size: 0x1800 is not a power of two"),
-        ("size = 0x100000000", "bar0", "size: 0x100000000"),
-        ("size = 0x20000000000\nbits = 64", "bar0", "size: 0x20000000000"),
-        ("size = 2\nio = true", "bar0", "size: 0x2"),
-        ("size = 0x100000000\nio = true", "bar0", "size: 0x100000000"),
-        ("size = 1024", "rom", "size: 0x400"),
-        ("size = 512", "config", "size: configuration space"),
-        ("size = 0x1000\nbits = 16", "bar0", "bits: 16"),
-        ("size = 0x1000\nbits = 64", "bar5", "bits: bar5"),
+        ("size = 0", "bar0", "size: must be 0x10 to 0x80000000, not 0x0"),
+        ("size = 8", "bar0", "size: must be 0x10 to 0x80000000, not 0x8"),
+        ("size = 0x1800", "bar0", "size: must be a power of two, not 0x1800"),
+        ("size = 0x100000000", "bar0", "size: must be 0x10 to 0x80000000, not 0x100000000"),
+        (
+            "size = 0x20000000000\nbits = 64",
+            "bar0",
+            "size: must be at most 0x10000000000, not 0x20000000000",
+        ),
+        ("size = 2\nio = true", "bar0", "size: must be 0x4 to 0x80000000, not 0x2"),
+        (
+            "size = 0x100000000\nio = true",
+            "bar0",
+            "size: must be 0x4 to 0x80000000, not 0x100000000",
+        ),
+        ("size = 1024", "rom", "size: must be 0x800 to 0x1000000, not 0x400"),
+        ("size = 512", "config", "size: must be 256 or 4096 for configuration space, not 512"),
+        ("size = 0x1000\nbits = 16", "bar0", "bits: must be 32 or 64, not 16"),
+        ("size = 0x1000\nbits = 64", "bar5", "bits: must be 32 for bar5"),
         ("size = 0x1000\nbits = 64", "region9", "bits"),
         ("size = 32\nio = true\nprefetchable = true", "bar0", "io:"),
         ('size = 0x1000\nflags = ["mmap"]', "rom", "flags: rom and config cannot be mapped"),
         ('size = 0x1000\nflags = ["read", "write"]', "rom", "flags: rom"),
-        ('size = 0x1000\nflags = ["exec"]', "bar0", "flags: 'exec'"),
-        ("size = 0x1000\nflags = [[]]", "bar0", "flags: []"),
-        ("size = 0x1000\nareas = []", "bar0", "areas: only"),
-        (AREA + "areas = [{offset = 0x3000, size = 0x2000}]", "bar0", "areas: 0x3000..0x5000"),
+        (
+            'size = 0x1000\nflags = ["exec"]',
+            "bar0",
+            "flags: must be read, write or mmap, not 'exec'",
+        ),
+        ("size = 0x1000\nflags = [[]]", "bar0", "flags: must be read, write or mmap, not []"),
+        ("size = 0x1000\nareas = []", "bar0", "areas: need the flag"),
+        (
+            AREA + "areas = [{offset = 0x3000, size = 0x2000}]",
+            "bar0",
+            "areas: 0x3000..0x5000 reaches past the region's end, 0x4000",
+        ),
         (AREA + "areas = [{offset = 0, size = 0}]", "bar0", "areas: the area at 0x0 is empty"),
         (
             AREA + "areas = [{offset = 0x1000, size = 0x2000}, {offset = 0x0, size = 0x1001}]",
@@ -127,16 +146,24 @@ AREA = 'flags = ["read", "mmap"]\nsize = 0x4000\n'
             "areas: 0x1000..0x3000 overlaps 0x0..0x1001",
         ),
         (AREA + "areas = [{size = 1}]", "bar0", "areas[0]: offset: is missing"),
-        ("size = 16\ninitial = [{u64 = 1, offset = 12}]", "bar0", "initial: 0x8 bytes at 0xc"),
+        (
+            "size = 16\ninitial = [{u64 = 1, offset = 12}]",
+            "bar0",
+            "initial: 0x8 bytes at 0xc reach past the region's end, 0x10",
+        ),
         ("size = 16\ninitial = [{u8 = 256}]", "bar0", "initial[0]: u8: 0x100"),
         ("size = 16\ninitial = [{u8 = 1, u16 = 1}]", "bar0", "exactly one of"),
         ("size = 16\ninitial = [{offset = 1}]", "bar0", "exactly one of"),
-        ("size = 16\ninitial = [{u8 = 1, size = 1}]", "bar0", "size: goes with fill"),
+        ("size = 16\ninitial = [{u8 = 1, size = 1}]", "bar0", "size: applies to fill only"),
         ('size = 16\ninitial = [{hex = "abc"}]', "bar0", "hex: must be pairs"),
         ('size = 16\ninitial = [{file = "/nowhere/x"}]', "bar0", "file: /nowhere/x cannot be read"),
         ('size = 16\ninitial = [{file = "a\\u0000b"}]', "bar0", "file: "),
         ('size = 16\ninitial = [{file = "/dev/zero"}]', "bar0", "initial: 0x11 bytes"),
-        ("size = 0x80000000\ninitial = [{fill = 1}]", "bar0", "size: at most"),
+        (
+            "size = 0x80000000\ninitial = [{fill = 1}]",
+            "bar0",
+            "size: must be at most 0x10000000, not 0x80000000",
+        ),
     ],
 )
 def test_a_region_that_cannot_be(text: str, name: str, problem: str) -> None:
@@ -152,7 +179,7 @@ def test_regions_must_not_collide() -> None:
     bar = '[[region]]\nname = "{}"\nsize = 0x1000\nbits = {}\n'
     with pytest.raises(DescriptionError, match="bar1: is the upper half of bar0"):
         read(bar.format("bar1", 32) + bar.format("bar0", 64))
-    with pytest.raises(DescriptionError, match="bar0: described twice"):
+    with pytest.raises(DescriptionError, match="bar0: is described twice"):
         read(bar.format("bar0", 32) * 2)
     read(bar.format("bar2", 32) + bar.format("bar0", 64))
 
@@ -160,12 +187,12 @@ def test_regions_must_not_collide() -> None:
 @pytest.mark.parametrize(
     ("vectors", "table", "pba", "problem"),
     [
-        (0, (0, 0), (0, 0x800), "vectors"),
-        (2049, (0, 0), (0, 0x800), "vectors"),
-        (4, (1, 0), (0, 0x800), "table: bar1 is not a memory BAR"),
-        (4, (0, 4), (0, 0x800), "table: offset 0x4"),
-        (4, (0, 0xFC8), (0, 0), "table: 0xfc8..0x1008 leaves bar0"),
-        (4, (0, 0), (0, 0x1000), "pba: 0x1000..0x1008 leaves bar0"),
+        (0, (0, 0), (0, 0x800), "vectors: must be 1 to 2048, not 0"),
+        (2049, (0, 0), (0, 0x800), "vectors: must be 1 to 2048, not 2049"),
+        (4, (1, 0), (0, 0x800), "table: bar must be a memory BAR, not bar1"),
+        (4, (0, 4), (0, 0x800), "table: offset must be a multiple of 8, not 0x4"),
+        (4, (0, 0xFC8), (0, 0), "table: 0xfc8..0x1008 reaches past the end of bar0"),
+        (4, (0, 0), (0, 0x1000), "pba: 0x1000..0x1008 reaches past the end of bar0"),
         (4, (0, 0), (0, 0x38), "pba: 0x38..0x40 overlaps the table"),
     ],
 )

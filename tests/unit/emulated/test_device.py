@@ -87,11 +87,11 @@ class Nothing:
 @pytest.mark.parametrize(
     ("region", "start", "end", "problem"),
     [
-        (BAR1, 0, 4, "no place"),
-        (CONFIG_INDEX, 0, 4, "no place"),
-        (BAR0, 0x4000, 0x4000, "no place"),
-        (BAR0, 0xFFFC, 0x10004, "no place"),
-        (BAR0, 0xFFC, 0x1004, "0xffc..0x1004 of bar0 has a behaviour already"),
+        (BAR1, 0, 4, "must lie in a region other than config"),
+        (CONFIG_INDEX, 0, 4, "must lie in a region other than config"),
+        (BAR0, 0x4000, 0x4000, "must lie in a region other than config"),
+        (BAR0, 0xFFFC, 0x10004, "must lie in a region other than config"),
+        (BAR0, 0xFFC, 0x1004, "0xffc..0x1004 of bar0 already has a behaviour"),
     ],
 )
 def test_a_behaviour_has_a_range_of_its_own(

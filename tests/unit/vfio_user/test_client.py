@@ -322,13 +322,13 @@ def test_where_there_is_no_server(tmp_path: Path) -> None:
     assert "is not a socket" in problem(tmp_path)
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(tmp_path / "stale"))
-    assert "nobody listens there; start the server, or remove" in problem(tmp_path / "stale")
+    assert "no server listens there; start it, or remove" in problem(tmp_path / "stale")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
         datagrams.bind(str(tmp_path / "datagrams"))
         assert "needs a stream socket" in problem(tmp_path / "datagrams")
     assert "no such socket" in problem(tmp_path / ("x" * 200))
     for path in (tmp_path / ("x" * 256), tmp_path / ("x/" * 2200)):
-        assert "255 bytes for a name and 4095 for all of it; choose shorter" in problem(path)
+        assert "a name has at most 255 bytes, a path 4095; use shorter" in problem(path)
     with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as other:
         full.bind(str(tmp_path / "full"))
         full.listen(0)

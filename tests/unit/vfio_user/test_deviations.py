@@ -132,7 +132,7 @@ def test_an_error_reply_with_the_type_of_a_command_is_one(
         refusal, reply_with(flags=flags, error=error), refusal, refusal, data(b"abcd")
     ) as (client, _peer):
         for _access in range(2):
-            with pytest.raises(kind, match="the peer refused it"):
+            with pytest.raises(kind, match="the server refused it"):
                 client.read(0, 0, 4)
         assert client.region_info(9) == RegionInfo(9, 0, 0, 0)
         with pytest.raises(DeviceError, match="refused DEVICE_RESET"):
@@ -231,7 +231,7 @@ def test_a_server_that_only_commands_is_not_waited_for() -> None:
 
     with client_of(command, timeout=SHORT) as (client, _peer):
         started = time.monotonic()
-        with pytest.raises(AccessTimeout, match="sends commands, and does not answer"):
+        with pytest.raises(AccessTimeout, match="sends commands but does not answer"):
             client.read(0, 0, 4)
         assert time.monotonic() - started < 5
 
