@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Many software devices in one process: `python -m bench_lib.devices DESCRIPTION SOCKET...`.
 
-Prints a line once all of them can be connected to; ends on SIGTERM.
+Prints a line once all of them accept connections; ends on SIGTERM.
 """
 
 import contextlib

@@ -26,7 +26,7 @@ from .rig import rss
 
 RAM = Path(__file__).with_name("ram.toml")
 MOST = 1 << 20
-"""What the server takes and gives in one access."""
+"""The most that the server transfers in one access."""
 GROWTH = 12 << 20
 """More than a few messages of that size, and less than one for each hostile client."""
 
@@ -48,7 +48,7 @@ COMMANDS: tuple[m.Command, ...] = (
 
 @dataclass
 class Target:
-    """A server, and what it held before anybody was hostile."""
+    """A server, and what it held before the hostile clients."""
 
     server: Served
     files: int

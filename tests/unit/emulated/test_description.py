@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Descriptions of software devices: what they say, and one line for each way to get one wrong."""
+"""Descriptions of software devices, and the one-line error for each mistake in one."""
 
 import textwrap
 from pathlib import Path
@@ -166,7 +166,7 @@ AREA = 'flags = ["read", "mmap"]\nsize = 0x4000\n'
         ),
     ],
 )
-def test_a_region_that_cannot_be(text: str, name: str, problem: str) -> None:
+def test_an_impossible_region_is_an_error(text: str, name: str, problem: str) -> None:
     with pytest.raises(DescriptionError) as caught:
         region(text, name)
     message = str(caught.value)

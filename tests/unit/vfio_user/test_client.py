@@ -126,7 +126,7 @@ def test_half_a_late_reply_keeps_the_stream_in_step() -> None:
 
 
 def test_a_server_that_takes_no_more_is_waited_for_no_longer_than_allowed() -> None:
-    """What did not fit was not sent: its access does not take place later."""
+    """A request without room is never sent: its access does not happen later."""
 
     def stuck(peer: Peer, message: wire.Message) -> None:
         peer.release.wait()
@@ -200,7 +200,7 @@ def test_waiting_for_accesses_that_are_answered_does_not_count() -> None:
 
 
 def test_a_peer_that_falls_silent_is_given_up_by_all_who_wait() -> None:
-    """In time after its last reply."""
+    """Within the timeout after its last reply."""
     silent = [slowly, slowly, lambda peer, _message: hold(peer)]
     with client_of(*silent, timeout=1) as (client, _peer), ThreadPoolExecutor(5) as threads:
         started = time.monotonic()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the vfio-user client makes of region infos and of the descriptors that come with them."""
+"""The vfio-user client: region infos and the descriptors that come with them."""
 
 import errno
 import logging
@@ -133,7 +133,7 @@ def test_a_file_on_tmpfs_is_accepted() -> None:
         RegionInfo(0, 0, 0, 0),
     ],
 )
-def test_a_descriptor_that_nobody_needs_is_closed(info: RegionInfo) -> None:
+def test_a_descriptor_without_windows_is_closed(info: RegionInfo) -> None:
     with client_of(region(info, lambda: [memory(0x1000)])) as (client, _peer):
         assert client.region_fd(0) == "no-descriptor"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The vfio-user server over real sockets: what QEMU asks, what nobody should, and its end."""
+"""The vfio-user server over real sockets: QEMU's requests, and invalid ones."""
 
 import contextlib
 import errno
@@ -67,7 +67,7 @@ def test_region_info_that_does_not_fit_has_no_chain_and_no_descriptor(raw: RawCl
 
 
 @pytest.mark.parametrize("max_fds", [0, 1])
-def test_a_descriptor_goes_only_to_who_takes_it(path: Path, max_fds: int) -> None:
+def test_a_descriptor_goes_only_to_a_client_that_takes_it(path: Path, max_fds: int) -> None:
     with connection(path) as sock:
         raw = RawClient(sock, negotiate=False)
         raw.ask(m.Version(max_fds=max_fds))
@@ -244,7 +244,7 @@ def test_memory_is_offered_once(raw: RawClient) -> None:
         assert raw.ask(m.DmaMap(3, 0, address, size)).error == EINVAL
 
 
-def test_memory_may_be_taken_back_also_what_was_never_offered(raw: RawClient) -> None:
+def test_memory_may_be_taken_back_even_if_it_was_never_offered(raw: RawClient) -> None:
     offer = m.DmaMap(3, 0, 0x4000, 0x4000)
     raw.get(offer)
     for address, size in ((0, 0x4000), (0x8000, 0x1000), (1 << 40, 1 << 40), (0, 0)):
@@ -326,7 +326,7 @@ def test_a_large_transfer_goes_in_one_message(raw: RawClient) -> None:
 
 
 class Broken:
-    """A behaviour with a mistake in it."""
+    """A behaviour with a bug in it."""
 
     def read(self, offset: int, width: int) -> int:
         return -1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The life of a vfio-user server: its socket, its clients one by one, its end."""
+"""A vfio-user server's socket, its clients one by one, and its end."""
 
 import contextlib
 import os
@@ -225,7 +225,7 @@ except DeviceError as error:
 """
 
 
-def test_a_group_of_others_is_told_of(tmp_path: Path) -> None:
+def test_a_foreign_group_is_an_error(tmp_path: Path) -> None:
     require("root", os.geteuid() == 0, "only root can become another user")
     tmp_path.chmod(0o777)
     result = subprocess.run(

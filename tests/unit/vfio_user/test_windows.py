@@ -26,7 +26,7 @@ PAGE = 0x1000
 SIZE = 4 * PAGE
 MEMORY = b"\x11"
 MESSAGE = b"\x22"
-"""What memory and messages read as: where an access went is seen in what it gives."""
+"""The contents of memory and of messages, which show where an access went."""
 
 IO_BAR = bytes(16) + b"\1\0\0\0"
 ROM_INDEX = 6

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The vfio-user codec: whatever comes in is a fact or a named error, and never anything else."""
+"""The vfio-user codec: any input decodes to a message or raises a named error."""
 
 import json
 import struct
@@ -46,7 +46,7 @@ def message(body: bytes, command: int, *, flags: int = wire.FLAG_REPLY) -> wire.
 
 
 def outcome(decode: Callable[[], T]) -> tuple[T | None, PeerError | None]:
-    """What decoding gives, or the peer's error; any other exception is a failure."""
+    """The result of decoding, or the peer's error; any other exception fails the test."""
     try:
         return decode(), None
     except PeerError as error:
@@ -54,7 +54,7 @@ def outcome(decode: Callable[[], T]) -> tuple[T | None, PeerError | None]:
 
 
 def decode_all(stream: bytes, cuts: list[int]) -> list[wire.Message]:
-    """Feed a stream in pieces, as a socket would give it."""
+    """Feed a stream in pieces, as a socket delivers it."""
     decoder = wire.Decoder(LIMIT)
     found = []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
