@@ -170,7 +170,7 @@ class CompleteSource(sdist):
     def make_distribution(self) -> None:
         for folder in (".ci", "scripts", "tests"):
             self.filelist.graft(folder)
-        self.filelist.extend(["CHANGELOG.md", ".gitignore"])
+        self.filelist.extend(["CHANGELOG.md", ".clang-format", ".gitignore"])
         for made in ("*.py[co]", "*.so", "*.o"):
             self.filelist.global_exclude(made)
         self.owner = self.group = "root"

@@ -73,7 +73,8 @@ static inline void barfs_guard_thread(void)
 }
 
 /* Take faults in [base, base + size), rounded out to pages, until disarmed.  guard->env is set. */
-static inline void barfs_guard_arm(struct barfs_guard *guard, const volatile void *base, size_t size)
+static inline void barfs_guard_arm(struct barfs_guard *guard, const volatile void *base,
+                                   size_t size)
 {
     guard->base = (uintptr_t)base;
     guard->start = (uintptr_t)base & ~barfs_guard_page_mask;

@@ -6,8 +6,8 @@
  */
 #define _GNU_SOURCE
 #include "engine/transfer.h"
-#include "engine/validate.h"
 #include "engine/forks.h"
+#include "engine/validate.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -27,7 +27,8 @@
 
 static const uint64_t MOST_BETWEEN_LOOKS = 4096; /* accesses between two looks at the clock */
 static const uint64_t BATCH_WITHOUT_CLOCK = 256;
-static const int64_t LONG_ACCESSES_NS = 20000;  /* a batch this slow is followed by one of one access */
+/* A batch this slow is followed by one of one access. */
+static const int64_t LONG_ACCESSES_NS = 20000;
 
 /* A request on its way.  It lives in the frame of its entry point: what walk() leaves here is still
  * good after the guard has jumped over walk(). */
@@ -45,24 +46,26 @@ struct request {
 };
 
 /* An access at `position` was tried, with `error` (0: it was done). */
-static void trace(const struct request *request, uint64_t position, uint32_t width, int kind, int error)
+static void trace(const struct request *request, uint64_t position, uint32_t width, int kind,
+                  int error)
 {
     if (request->table->trace == NULL || error == -EINTR)
         return;
-    barfs_trace_access(request->table->trace,
-                       &(struct barfs_traced){.offset = position,
-                                              .data = request->buffer + (position - request->offset),
-                                              .width = width,
-                                              .pid = request->control->pid,
-                                              .direction = request->direction,
-                                              .kind = kind,
-                                              .error = error});
+    barfs_trace_access(
+        request->table->trace,
+        &(struct barfs_traced){.offset = position,
+                               .data = request->buffer + (position - request->offset),
+                               .width = width,
+                               .pid = request->control->pid,
+                               .direction = request->direction,
+                               .kind = kind,
+                               .error = error});
     /* The time of a slow disk is not the device's. */
     if (request->control->timeout_ns != 0 && error != -ETIMEDOUT)
         atomic_store_explicit(&request->control->since_ns, barfs_now_ns(), memory_order_relaxed);
 }
 
-/* ---- Occupancy ---------------------------------------------------------------------------------- */
+/* ---- Occupancy ------------------------------------------------------------------------------- */
 
 static const unsigned CLOSED = 1u << 31;
 
@@ -123,7 +126,7 @@ bool barfs_occupancy_drain(struct barfs_occupancy *occupancy, int64_t timeout_ns
     }
 }
 
-/* ---- Early ends --------------------------------------------------------------------------------- */
+/* ---- Early ends ------------------------------------------------------------------------------ */
 
 int64_t barfs_now_ns(void)
 {
@@ -176,34 +179,33 @@ static bool is_late(const struct request *request, int64_t took)
     return request->control->timeout_ns != 0 && took >= request->control->timeout_ns;
 }
 
-/* ---- Memory: the only accesses that fault ------------------------------------------------------- */
+/* ---- Memory: the only accesses that fault ---------------------------------------------------- */
 
 /* `accesses` loads (or stores) of one width between the device and the buffer, which need not be
  * aligned.  Each function is its own so that `volatile` is all that decides what it emits: exactly one
  * mov of the width for each access, in order. */
-#define DEFINE_ACCESSES(bits)                                                                       \
-    static TIGHT void load##bits(const volatile uint8_t *base, uint8_t *buffer,                  \
-                                    uint64_t accesses)                                              \
-    {                                                                                               \
-        const volatile uint##bits##_t *device = (const volatile void *)base;                        \
-                                                                                                    \
-        for (uint64_t i = 0; i < accesses; i++) {                                                   \
-            uint##bits##_t value = device[i];                                                       \
-                                                                                                    \
-            memcpy(buffer + i * sizeof(value), &value, sizeof(value));                              \
-        }                                                                                           \
-    }                                                                                               \
-    static TIGHT void store##bits(volatile uint8_t *base, const uint8_t *buffer,                 \
-                                     uint64_t accesses)                                             \
-    {                                                                                               \
-        volatile uint##bits##_t *device = (volatile void *)base;                                    \
-                                                                                                    \
-        for (uint64_t i = 0; i < accesses; i++) {                                                   \
-            uint##bits##_t value;                                                                   \
-                                                                                                    \
-            memcpy(&value, buffer + i * sizeof(value), sizeof(value));                              \
-            device[i] = value;                                                                      \
-        }                                                                                           \
+#define DEFINE_ACCESSES(bits)                                                                      \
+    static TIGHT void load##bits(const volatile uint8_t *base, uint8_t *buffer, uint64_t accesses) \
+    {                                                                                              \
+        const volatile uint##bits##_t *device = (const volatile void *)base;                       \
+                                                                                                   \
+        for (uint64_t i = 0; i < accesses; i++) {                                                  \
+            uint##bits##_t value = device[i];                                                      \
+                                                                                                   \
+            memcpy(buffer + i * sizeof(value), &value, sizeof(value));                             \
+        }                                                                                          \
+    }                                                                                              \
+    static TIGHT void store##bits(volatile uint8_t *base, const uint8_t *buffer,                   \
+                                  uint64_t accesses)                                               \
+    {                                                                                              \
+        volatile uint##bits##_t *device = (volatile void *)base;                                   \
+                                                                                                   \
+        for (uint64_t i = 0; i < accesses; i++) {                                                  \
+            uint##bits##_t value;                                                                  \
+                                                                                                   \
+            memcpy(&value, buffer + i * sizeof(value), sizeof(value));                             \
+            device[i] = value;                                                                     \
+        }                                                                                          \
     }
 
 DEFINE_ACCESSES(8)
@@ -272,10 +274,10 @@ static int walk_memory(struct request *request, const struct barfs_segment *segm
     }
 }
 
-/* ---- One access by fd or by call ---------------------------------------------------------------- */
+/* ---- One access by fd or by call ------------------------------------------------------------- */
 
-static int access_fd(struct request *request, const struct barfs_segment *segment, uint64_t position,
-                     uint32_t width)
+static int access_fd(struct request *request, const struct barfs_segment *segment,
+                     uint64_t position, uint32_t width)
 {
     uint8_t *data = request->buffer + request->done;
     off_t place = (off_t)(segment->fd_offset + (position - segment->start));
@@ -303,14 +305,15 @@ static int access_fd(struct request *request, const struct barfs_segment *segmen
     }
 }
 
-static int access_call(struct request *request, const struct barfs_segment *segment, uint64_t position,
-                       uint32_t width)
+static int access_call(struct request *request, const struct barfs_segment *segment,
+                       uint64_t position, uint32_t width)
 {
     return segment->call(segment->context, position, width, request->direction,
                          request->buffer + request->done);
 }
 
-typedef int access_fn(struct request *, const struct barfs_segment *, uint64_t position, uint32_t width);
+typedef int access_fn(struct request *, const struct barfs_segment *, uint64_t position,
+                      uint32_t width);
 
 static int walk_singly(struct request *request, const struct barfs_segment *segment, uint64_t end,
                        access_fn *access)
@@ -339,9 +342,10 @@ static int walk_singly(struct request *request, const struct barfs_segment *segm
     }
 }
 
-/* ---- A request ---------------------------------------------------------------------------------- */
+/* ---- A request ------------------------------------------------------------------------------- */
 
-struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset, uint64_t count)
+struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset,
+                                      uint64_t count)
 {
     struct barfs_cost cost = {0};
     const struct barfs_segment *segment;
@@ -407,8 +411,8 @@ static NOINLINE int guarded(struct request *request)
     return -EIO;
 }
 
-static int64_t perform(const struct barfs_table *table, uint64_t offset, void *buffer, uint64_t count,
-                       uint64_t limit, int direction, struct barfs_control *control)
+static int64_t perform(const struct barfs_table *table, uint64_t offset, void *buffer,
+                       uint64_t count, uint64_t limit, int direction, struct barfs_control *control)
 {
     struct request request;
     int error;
@@ -426,8 +430,8 @@ static int64_t perform(const struct barfs_table *table, uint64_t offset, void *b
     return request.done > 0 ? (int64_t)request.done : error;
 }
 
-int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer, uint64_t count,
-                       int direction, struct barfs_control *control)
+int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer,
+                       uint64_t count, int direction, struct barfs_control *control)
 {
     struct barfs_control own = {.timeout_ns = table->timeout_ns};
     struct barfs_admission admitted = barfs_admit(table, offset, count, direction);
@@ -446,11 +450,11 @@ int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *b
     return result;
 }
 
-/* ---- Single accesses ---------------------------------------------------------------------------- */
+/* ---- Single accesses ------------------------------------------------------------------------- */
 
 /* 0, or -errno. */
-static int64_t single(const struct barfs_table *table, uint64_t offset, void *buffer, uint32_t width,
-                      int direction)
+static int64_t single(const struct barfs_table *table, uint64_t offset, void *buffer,
+                      uint32_t width, int direction)
 {
     struct barfs_control unlimited = {.timeout_ns = 0};
     int64_t result = -EINVAL;
@@ -469,7 +473,8 @@ static int64_t single(const struct barfs_table *table, uint64_t offset, void *bu
     return result < 0 ? result : 0;
 }
 
-int64_t barfs_load(const struct barfs_table *table, uint64_t offset, uint32_t width, uint64_t *value)
+int64_t barfs_load(const struct barfs_table *table, uint64_t offset, uint32_t width,
+                   uint64_t *value)
 {
     uint64_t little = 0;
     int64_t result = single(table, offset, &little, width, BARFS_READ);
@@ -479,7 +484,8 @@ int64_t barfs_load(const struct barfs_table *table, uint64_t offset, uint32_t wi
     return result;
 }
 
-int64_t barfs_store(const struct barfs_table *table, uint64_t offset, uint32_t width, uint64_t value)
+int64_t barfs_store(const struct barfs_table *table, uint64_t offset, uint32_t width,
+                    uint64_t value)
 {
     uint64_t little = htole64(value);
 

@@ -38,14 +38,15 @@ enum barfs_kind {
 };
 
 enum barfs_table_flags {
-    BARFS_PORT = 1, /* an I/O-port BAR: one access of 1, 2 or 4 bytes inside, or -EINVAL */
+    BARFS_PORT = 1,        /* an I/O-port BAR: one access of 1, 2 or 4 bytes inside, or -EINVAL */
     BARFS_GUARD_READS = 2, /* a request that is not one access of its place: -EINVAL */
     BARFS_GUARD_WRITES = 4,
 };
 
 /* One access of a BARFS_CALL segment: `data` holds, or receives, `width` bytes in the device's order.
  * Returns 0, or -errno. */
-typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width, int direction, void *data);
+typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width, int direction,
+                          void *data);
 
 struct barfs_segment {
     uint64_t start, end; /* offsets in the region, half-open */
@@ -100,8 +101,8 @@ struct barfs_table {
  * last of its transfer; one that does not come back is for others to give up (workers.h). */
 struct barfs_control {
     atomic_int stop;
-    int64_t timeout_ns;                  /* 0: none, and `since_ns` is not kept */
-    _Atomic int64_t since_ns;            /* CLOCK_MONOTONIC: from when on the device owes an answer */
+    int64_t timeout_ns;       /* 0: none, and `since_ns` is not kept */
+    _Atomic int64_t since_ns; /* CLOCK_MONOTONIC: from when on the device owes an answer */
     _Atomic(struct barfs_turns *) turns; /* of the segment that it is in */
     int32_t pid;                         /* for the trace: whose request it is */
 };

@@ -36,7 +36,8 @@ BARFS_HIDDEN const struct barfs_segment *barfs_segment_at(const struct barfs_tab
 BARFS_HIDDEN uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset);
 
 /* Whether the place takes `count` bytes at `offset`, which is inside the region, as one access. */
-BARFS_HIDDEN bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint64_t count);
+BARFS_HIDDEN bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset,
+                                      uint64_t count);
 
 static inline bool barfs_is_natural(uint64_t offset, uint64_t count)
 {

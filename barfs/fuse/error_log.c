@@ -63,7 +63,8 @@ void barfs_refusals_push(struct barfs_refusals *refusals, const struct barfs_ref
 }
 
 /* Whose turn it is.  NULL: nobody's before *until_ns (INT64_MAX: until something is pushed). */
-static struct barfs_refusal_kind *due(struct barfs_refusals *refusals, int64_t now, int64_t *until_ns)
+static struct barfs_refusal_kind *due(struct barfs_refusals *refusals, int64_t now,
+                                      int64_t *until_ns)
 {
     *until_ns = INT64_MAX;
     for (size_t i = 0; i < BARFS_REFUSAL_KINDS; i++) {

@@ -50,7 +50,8 @@ BARFS_HIDDEN void barfs_refusals_push(struct barfs_refusals *refusals,
                                       const struct barfs_refusal *refusal);
 
 /* Wait for the next to tell.  False once it is stopped and all is told. */
-BARFS_HIDDEN bool barfs_refusals_next(struct barfs_refusals *refusals, struct barfs_refusal *refusal);
+BARFS_HIDDEN bool barfs_refusals_next(struct barfs_refusals *refusals,
+                                      struct barfs_refusal *refusal);
 
 BARFS_HIDDEN void barfs_refusals_stop(struct barfs_refusals *refusals);
 

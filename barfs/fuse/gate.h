@@ -26,10 +26,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/transfer.h"
+#include "fuse/error_log.h"
 #include "fuse/inodes.h"
 #include "fuse/workers.h"
-#include "fuse/error_log.h"
-#include "engine/transfer.h"
 
 struct barfs_gate;
 

@@ -13,8 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "fuse/workers.h"
 #include "engine/transfer.h"
+#include "fuse/workers.h"
 
 enum { BARFS_CHUNK_NODES = 1024, BARFS_MOST_CHUNKS = 4096 };
 

@@ -30,7 +30,8 @@ BARFS_HIDDEN void barfs_notices_destroy(struct barfs_notices *notices);
 
 /* Hand a message over; it is copied, and written in its turn.  Without memory for it, it is lost: the
  * kernel then finds out when its time limit is over. */
-BARFS_HIDDEN void barfs_notices_push(struct barfs_notices *notices, const void *message, size_t size);
+BARFS_HIDDEN void barfs_notices_push(struct barfs_notices *notices, const void *message,
+                                     size_t size);
 
 /* The thread's function; returns once stopped. */
 BARFS_HIDDEN void barfs_notices_run(struct barfs_notices *notices);

@@ -59,7 +59,8 @@ static struct barfs_request *make_request(bool huge)
 {
     const size_t size = huge ? HUGE_PAGE : sizeof(struct barfs_request);
     const size_t room = huge ? 2 * HUGE_PAGE : size;
-    unsigned char *start = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    unsigned char *start =
+        mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     size_t before;
 
     if (start == MAP_FAILED)
@@ -210,7 +211,8 @@ void barfs_queue_push(struct barfs_lane *lane, struct barfs_request *request)
 
     request->lane = lane;
     request->control.timeout_ns = timeout;
-    atomic_store_explicit(&request->control.since_ns, timeout ? barfs_now_ns() : 0, memory_order_relaxed);
+    atomic_store_explicit(&request->control.since_ns, timeout ? barfs_now_ns() : 0,
+                          memory_order_relaxed);
     atomic_store_explicit(&request->control.turns, NULL, memory_order_relaxed);
     pthread_mutex_lock(&queue->lock);
     if (atomic_load(&lane->stopping)) {
@@ -261,7 +263,8 @@ static int64_t owed_since(const struct barfs_request *request)
 
     if (lane->running) {
         const struct barfs_control *control = &lane->running->control;
-        const struct barfs_turns *turns = atomic_load_explicit(&control->turns, memory_order_relaxed);
+        const struct barfs_turns *turns =
+            atomic_load_explicit(&control->turns, memory_order_relaxed);
 
         since = later(since, atomic_load_explicit(&control->since_ns, memory_order_relaxed));
         if (turns)
@@ -293,8 +296,8 @@ static bool begin(struct barfs_lane *lane, struct barfs_request *request)
 static void end(struct barfs_lane *lane, const struct barfs_request *request)
 {
     lane->running = NULL;
-    lane->answered_ns = later(lane->answered_ns, atomic_load_explicit(&request->control.since_ns,
-                                                                      memory_order_relaxed));
+    lane->answered_ns = later(
+        lane->answered_ns, atomic_load_explicit(&request->control.since_ns, memory_order_relaxed));
 }
 
 void barfs_lane_run(struct barfs_lane *lane)

@@ -44,14 +44,14 @@ enum barfs_request_state { BARFS_QUEUED, BARFS_RUNNING, BARFS_ANSWERED };
 
 /* A message, and the request that it holds.  It is read into in place, and answered from. */
 struct barfs_request {
-    struct barfs_request *next;               /* in its lane, or of the spare ones */
-    struct barfs_request *newer, *older;      /* of those that are not done */
+    struct barfs_request *next;          /* in its lane, or of the spare ones */
+    struct barfs_request *newer, *older; /* of those that are not done */
     atomic_int state;
     bool kept; /* and not given back to the kernel */
     struct barfs_control control;
     const struct barfs_table *table;
     struct barfs_lane *lane; /* that it was given to */
-    uint64_t unique; /* the kernel's name for it */
+    uint64_t unique;         /* the kernel's name for it */
     uint64_t offset, count;
     int direction;
     size_t length; /* of the message as it came */
@@ -89,7 +89,7 @@ struct barfs_queue {
     pthread_cond_t watch, spawn;
     bool stopping, watching;
     struct barfs_request *oldest, *newest; /* not done, in order of arrival */
-    struct barfs_request *spare; /* of those that are kept */
+    struct barfs_request *spare;           /* of those that are kept */
     unsigned kept;
     struct barfs_lane *lanes, *wanting;
 };
@@ -97,7 +97,8 @@ struct barfs_queue {
 /* A condition whose deadlines are of CLOCK_MONOTONIC.  0, or -errno. */
 BARFS_HIDDEN int barfs_init_condition(pthread_cond_t *condition);
 
-BARFS_HIDDEN int barfs_queue_init(struct barfs_queue *queue, barfs_answer_fn *answer, void *context);
+BARFS_HIDDEN int barfs_queue_init(struct barfs_queue *queue, barfs_answer_fn *answer,
+                                  void *context);
 
 /* Free what is left.  No thread is inside any function of the queue. */
 BARFS_HIDDEN void barfs_queue_destroy(struct barfs_queue *queue);

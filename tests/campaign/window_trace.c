@@ -11,8 +11,8 @@
  *   window_trace WIDTH BASE STEP    a line "r|w OFFSET COUNT: OFFSET+WIDTH..." for each STEPth request
  */
 #define _GNU_SOURCE
-#include "engine/transfer.h"
 #include "../require.h"
+#include "engine/transfer.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -122,12 +122,26 @@ int main(int argc, char **argv)
     REQUIRE(sigaction(SIGSEGV, &touch, NULL) == 0 && sigaction(SIGTRAP, &step, NULL) == 0);
 
     const struct barfs_segment segments[] = {
-        {.start = 0, .end = WINDOW, .kind = BARFS_CALL, .permission = may, .max_width = 8,
-         .call = call, .context = ram},
-        {.start = WINDOW, .end = END, .kind = BARFS_MEMORY, .permission = may, .max_width = 8,
+        {.start = 0,
+         .end = WINDOW,
+         .kind = BARFS_CALL,
+         .permission = may,
+         .max_width = 8,
+         .call = call,
+         .context = ram},
+        {.start = WINDOW,
+         .end = END,
+         .kind = BARFS_MEMORY,
+         .permission = may,
+         .max_width = 8,
          .base = page + WINDOW},
-        {.start = END, .end = REGION, .kind = BARFS_CALL, .permission = may, .max_width = 4,
-         .call = call, .context = ram},
+        {.start = END,
+         .end = REGION,
+         .kind = BARFS_CALL,
+         .permission = may,
+         .max_width = 4,
+         .call = call,
+         .context = ram},
     };
     const struct barfs_table table = {
         .occupancy = &occupancy,

@@ -4,8 +4,8 @@
  * file under them shrinks and grows.  Built with the sanitizers by test_native_c.py.
  */
 #define _GNU_SOURCE
-#include "engine/transfer.h"
 #include "../require.h"
+#include "engine/transfer.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -69,8 +69,12 @@ int main(void)
     base = mmap(NULL, WINDOW, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     REQUIRE(base != MAP_FAILED);
     REQUIRE(barfs_guard_install() == 0);
-    segments[0] = (struct barfs_segment){
-        .start = 0, .end = WINDOW, .kind = BARFS_MEMORY, .permission = 3, .max_width = 8, .base = base};
+    segments[0] = (struct barfs_segment){.start = 0,
+                                         .end = WINDOW,
+                                         .kind = BARFS_MEMORY,
+                                         .permission = 3,
+                                         .max_width = 8,
+                                         .base = base};
     segments[1] = (struct barfs_segment){.start = WINDOW,
                                          .end = WINDOW + GAP,
                                          .kind = BARFS_FD,

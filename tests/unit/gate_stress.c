@@ -5,8 +5,8 @@
  * sanitizers by test_native_c.py.
  */
 #define _GNU_SOURCE
-#include "fuse/gate.h"
 #include "../require.h"
+#include "fuse/gate.h"
 
 #include <errno.h>
 #include <linux/fuse.h>
@@ -28,8 +28,8 @@ static pthread_mutex_t ram_lock = PTHREAD_MUTEX_INITIALIZER;
 static int access_ram(void *context, uint64_t offset, uint32_t width, int direction, void *data)
 {
     pthread_mutex_lock(&ram_lock);
-    memcpy(direction == BARFS_READ ? data : ram + offset, direction == BARFS_READ ? ram + offset : data,
-           width);
+    memcpy(direction == BARFS_READ ? data : ram + offset,
+           direction == BARFS_READ ? ram + offset : data, width);
     pthread_mutex_unlock(&ram_lock);
     if (context && offset % 512 == 0)
         usleep(offset == TOO_SLOW ? 2 * TIMEOUT_NS / 1000 : 200);
@@ -130,7 +130,8 @@ static void *collect(void *unused)
 
 static void send_request(uint64_t unique, unsigned *seed)
 {
-    static unsigned char message[sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in) + REGION];
+    static unsigned char
+        message[sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in) + REGION];
     struct fuse_in_header *header = (void *)message;
     struct fuse_read_in *read = (void *)(message + sizeof *header);
     struct fuse_interrupt_in *interrupt = (void *)(message + sizeof *header);
@@ -139,7 +140,9 @@ static void send_request(uint64_t unique, unsigned *seed)
     memset(message, 0, sizeof message);
     *header = (struct fuse_in_header){.unique = unique,
                                       .nodeid = 1 + (unsigned)rand_r(seed) % NODES,
-                                      .opcode = kind == 0 ? FUSE_GETATTR : kind == 1 ? FUSE_WRITE : FUSE_READ,
+                                      .opcode = kind == 0   ? FUSE_GETATTR
+                                                : kind == 1 ? FUSE_WRITE
+                                                            : FUSE_READ,
                                       .len = sizeof *header + sizeof *read};
     read->offset = (unsigned)rand_r(seed) % REGION & ~3u;
     read->size = rand_r(seed) % 3 ? 4 : (unsigned)rand_r(seed) % REGION;
