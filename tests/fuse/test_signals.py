@@ -27,7 +27,7 @@ from .conftest import processes
 
 MOUNTING = (
     "daemon/background.py,fuse/mount.py,process/signals.py,cli/main.py,cli/mount.py,"
-    "fuse/fusermount.py"
+    "fuse/fusermount.py,fuse/mounts.py,host/mountinfo.py,host/programs.py"
 )
 EVERYTHING = ""
 
