@@ -43,7 +43,7 @@ struct barfs_segment {
     struct barfs_turns *turns;
 };
 struct barfs_turns { ...; };
-struct barfs_occupancy { unsigned forks; ...; };
+struct barfs_inflight { unsigned forks; ...; };
 #define BARFS_MOST_TRACE_NAME ...
 struct barfs_trace_file {
     int fd, told;
@@ -58,7 +58,7 @@ uint64_t barfs_trace_missed(struct barfs_trace_file *);
 struct barfs_range { uint64_t start, end; };
 struct barfs_ranges { uint64_t count; const struct barfs_range *ranges; };
 struct barfs_table {
-    struct barfs_occupancy *occupancy;
+    struct barfs_inflight *inflight;
     uint64_t size;
     uint32_t width, flags;
     int64_t timeout_ns;
@@ -75,15 +75,15 @@ int64_t barfs_load(const struct barfs_table *, uint64_t offset, uint32_t width, 
 int64_t barfs_load_narrow(const struct barfs_table *, uint64_t offset, uint32_t width);
 int64_t barfs_store(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t value);
 uint32_t barfs_widest_access(const struct barfs_table *, uint64_t offset);
-uint32_t barfs_occupancy_inside(struct barfs_occupancy *);
-void barfs_occupancy_close(struct barfs_occupancy *);
-bool barfs_occupancy_drain(struct barfs_occupancy *, int64_t timeout_ns);
+uint32_t barfs_inflight_inside(struct barfs_inflight *);
+void barfs_inflight_close(struct barfs_inflight *);
+bool barfs_inflight_drain(struct barfs_inflight *, int64_t timeout_ns);
 void barfs_control_stop(struct barfs_control *);
 int64_t barfs_now_ns(void);
-int barfs_guard_install(void);
+int barfs_sigbus_install(void);
 extern unsigned barfs_forks;
 
-struct barfs_refusal {
+struct barfs_logged_error {
     const struct barfs_table *table;
     int what, error;
     uint64_t offset, count, more;
@@ -104,7 +104,7 @@ int barfs_gate_reply_loop(struct barfs_gate *);
 void barfs_gate_notify_loop(struct barfs_gate *);
 void barfs_gate_watch_loop(struct barfs_gate *);
 struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *);
-bool barfs_gate_next_refusal(struct barfs_gate *, struct barfs_refusal *);
+bool barfs_gate_next_error(struct barfs_gate *, struct barfs_logged_error *);
 void barfs_lane_run(struct barfs_lane *);
 void barfs_lane_fail(struct barfs_lane *);
 bool barfs_gate_stop(struct barfs_gate *, int64_t timeout_ns);

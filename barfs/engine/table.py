@@ -93,7 +93,7 @@ class Table:
         self._table = ffi.new(
             "struct barfs_table *",
             {
-                "occupancy": occupancy._occupancy,
+                "inflight": occupancy._occupancy,
                 "size": size,
                 "width": width,
                 "flags": (lib.BARFS_PORT if port else 0)

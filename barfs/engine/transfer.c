@@ -41,7 +41,7 @@ struct request {
     uint64_t limit; /* of the width of an access */
     int direction;
     bool late; /* the last access took longer than is allowed */
-    struct barfs_guard guard;
+    struct barfs_sigbus_frame frame;
     volatile uint32_t guarded_width; /* of the accesses that are under the guard now */
 };
 
@@ -69,52 +69,52 @@ static void trace(const struct request *request, uint64_t position, uint32_t wid
 
 static const unsigned CLOSED = 1u << 31;
 
-bool barfs_occupancy_enter(struct barfs_occupancy *occupancy)
+bool barfs_inflight_enter(struct barfs_inflight *inflight)
 {
-    if (occupancy->forks != barfs_forks)
+    if (inflight->forks != barfs_forks)
         return false;
-    if (atomic_fetch_add(&occupancy->state, 1) & CLOSED) {
-        barfs_occupancy_leave(occupancy);
+    if (atomic_fetch_add(&inflight->state, 1) & CLOSED) {
+        barfs_inflight_leave(inflight);
         return false;
     }
     return true;
 }
 
-int barfs_occupancy_refusal(const struct barfs_occupancy *occupancy)
+int barfs_inflight_error(const struct barfs_inflight *inflight)
 {
-    return occupancy->forks != barfs_forks ? -ECHILD : -ENODEV;
+    return inflight->forks != barfs_forks ? -ECHILD : -ENODEV;
 }
 
-void barfs_occupancy_leave(struct barfs_occupancy *occupancy)
+void barfs_inflight_leave(struct barfs_inflight *inflight)
 {
     /* The last one wakes the drainer, who may free the occupancy as soon as the count is down: from
      * there on the address is only a name for the kernel. */
-    if (atomic_fetch_sub(&occupancy->state, 1) == (CLOSED | 1))
-        syscall(SYS_futex, &occupancy->state, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+    if (atomic_fetch_sub(&inflight->state, 1) == (CLOSED | 1))
+        syscall(SYS_futex, &inflight->state, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-uint32_t barfs_occupancy_inside(struct barfs_occupancy *occupancy)
+uint32_t barfs_inflight_inside(struct barfs_inflight *inflight)
 {
-    return atomic_load(&occupancy->state) & ~CLOSED;
+    return atomic_load(&inflight->state) & ~CLOSED;
 }
 
-bool barfs_occupancy_closed(struct barfs_occupancy *occupancy)
+bool barfs_inflight_closed(struct barfs_inflight *inflight)
 {
-    return atomic_load(&occupancy->state) & CLOSED;
+    return atomic_load(&inflight->state) & CLOSED;
 }
 
-void barfs_occupancy_close(struct barfs_occupancy *occupancy)
+void barfs_inflight_close(struct barfs_inflight *inflight)
 {
-    atomic_fetch_or(&occupancy->state, CLOSED);
+    atomic_fetch_or(&inflight->state, CLOSED);
 }
 
-bool barfs_occupancy_drain(struct barfs_occupancy *occupancy, int64_t timeout_ns)
+bool barfs_inflight_drain(struct barfs_inflight *inflight, int64_t timeout_ns)
 {
     int64_t deadline = barfs_now_ns() + timeout_ns;
 
-    barfs_occupancy_close(occupancy);
+    barfs_inflight_close(inflight);
     for (;;) {
-        unsigned state = atomic_load(&occupancy->state);
+        unsigned state = atomic_load(&inflight->state);
         int64_t left = deadline - barfs_now_ns();
         struct timespec wait = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
 
@@ -122,7 +122,7 @@ bool barfs_occupancy_drain(struct barfs_occupancy *occupancy, int64_t timeout_ns
             return true;
         if (left <= 0)
             return false;
-        syscall(SYS_futex, &occupancy->state, FUTEX_WAIT_PRIVATE, state, &wait, NULL, 0);
+        syscall(SYS_futex, &inflight->state, FUTEX_WAIT_PRIVATE, state, &wait, NULL, 0);
     }
 }
 
@@ -153,7 +153,7 @@ static int look(const struct request *request)
         return -EINTR;
     if (request->late)
         return -ETIMEDOUT;
-    return barfs_occupancy_closed(request->table->occupancy) ? -ENODEV : 0;
+    return barfs_inflight_closed(request->table->inflight) ? -ENODEV : 0;
 }
 
 /* The device has answered.  Returns how long it took for that; where accesses take turns, an answer
@@ -220,7 +220,7 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
     uint8_t *buffer = request->buffer + request->done;
 
     request->guarded_width = width;
-    barfs_guard_arm(&request->guard, base, width * accesses);
+    barfs_sigbus_arm(&request->frame, base, width * accesses);
     switch (width) {
     case 1:
         read ? load8(base, buffer, accesses) : store8(base, buffer, accesses);
@@ -235,7 +235,7 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
         read ? load64(base, buffer, accesses) : store64(base, buffer, accesses);
         break;
     }
-    barfs_guard_disarm();
+    barfs_sigbus_disarm();
     request->done += width * accesses;
 }
 
@@ -245,10 +245,10 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
  * long. */
 static int walk_memory(struct request *request, const struct barfs_segment *segment, uint64_t end)
 {
-    uint64_t cap = barfs_smaller(request->limit, segment->max_width);
+    uint64_t cap = barfs_min(request->limit, segment->max_width);
     uint64_t most = request->table->trace == NULL ? MOST_BETWEEN_LOOKS : 1;
     bool timed = request->control->timeout_ns != 0;
-    uint64_t batch = timed ? 1 : barfs_smaller(BATCH_WITHOUT_CLOCK, most);
+    uint64_t batch = timed ? 1 : barfs_min(BATCH_WITHOUT_CLOCK, most);
 
     for (;;) {
         uint64_t position = request->offset + request->done;
@@ -262,13 +262,13 @@ static int walk_memory(struct request *request, const struct barfs_segment *segm
         if (error != 0)
             return error;
         width = barfs_widest(position, end, cap);
-        accesses = width == cap ? barfs_smaller(batch, (end - position) / width) : 1;
+        accesses = width == cap ? barfs_min(batch, (end - position) / width) : 1;
         access_memory(request, segment->base + (position - segment->start), width, accesses);
         if (timed) {
             int64_t took = answered(request, NULL);
 
             request->late = accesses == 1 && is_late(request, took);
-            batch = took < LONG_ACCESSES_NS ? barfs_smaller(batch * 2, most) : 1;
+            batch = took < LONG_ACCESSES_NS ? barfs_min(batch * 2, most) : 1;
         }
         trace(request, position, width, BARFS_MEMORY, 0);
     }
@@ -318,7 +318,7 @@ typedef int access_fn(struct request *, const struct barfs_segment *, uint64_t p
 static int walk_singly(struct request *request, const struct barfs_segment *segment, uint64_t end,
                        access_fn *access)
 {
-    uint64_t cap = barfs_smaller(request->limit, segment->max_width);
+    uint64_t cap = barfs_min(request->limit, segment->max_width);
     bool timed = request->control->timeout_ns != 0 || segment->turns != NULL;
 
     for (;;) {
@@ -353,9 +353,9 @@ struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t 
 
     if (offset >= table->size)
         return cost;
-    end = offset + barfs_smaller(count, table->size - offset);
+    end = offset + barfs_min(count, table->size - offset);
     for (segment = barfs_segment_at(table, offset); offset < end; segment++) {
-        uint64_t part_end = barfs_smaller(segment->end, end);
+        uint64_t part_end = barfs_min(segment->end, end);
 
         if (segment->kind == BARFS_FD)
             cost.fd_bytes += part_end - offset;
@@ -373,7 +373,7 @@ static NOINLINE int walk(struct request *request)
     uint64_t request_end = request->offset + request->count;
 
     for (; request->done < request->count; segment++) {
-        uint64_t end = barfs_smaller(segment->end, request_end);
+        uint64_t end = barfs_min(segment->end, request_end);
         int error;
 
         if (!(segment->permission & 1u << request->direction))
@@ -401,10 +401,10 @@ static NOINLINE int walk(struct request *request)
 /* Nothing is kept in a local here: those are indeterminate after the jump. */
 static NOINLINE int guarded(struct request *request)
 {
-    barfs_guard_thread();
-    if (sigsetjmp(request->guard.env, 0) == 0)
+    barfs_sigbus_prepare_thread();
+    if (sigsetjmp(request->frame.env, 0) == 0)
         return walk(request);
-    request->done += barfs_guard_done(&request->guard) & ~(uint64_t)(request->guarded_width - 1);
+    request->done += barfs_sigbus_done(&request->frame) & ~(uint64_t)(request->guarded_width - 1);
     if (request->control->timeout_ns != 0)
         answered(request, NULL);
     trace(request, request->offset + request->done, request->guarded_width, BARFS_MEMORY, -EIO);
@@ -434,19 +434,19 @@ int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *b
                        uint64_t count, int direction, struct barfs_control *control)
 {
     struct barfs_control own = {.timeout_ns = table->timeout_ns};
-    struct barfs_admission admitted = barfs_admit(table, offset, count, direction);
-    int64_t result = admitted.refused;
+    struct barfs_validated valid = barfs_validate(table, offset, count, direction);
+    int64_t result = valid.result;
 
     if (control == NULL) {
         control = &own;
         if (own.timeout_ns != 0)
             atomic_init(&own.since_ns, barfs_now_ns());
     }
-    if (!barfs_occupancy_enter(table->occupancy))
-        return barfs_occupancy_refusal(table->occupancy);
-    if (admitted.count != 0)
-        result = perform(table, offset, buffer, admitted.count, admitted.limit, direction, control);
-    barfs_occupancy_leave(table->occupancy);
+    if (!barfs_inflight_enter(table->inflight))
+        return barfs_inflight_error(table->inflight);
+    if (valid.count != 0)
+        result = perform(table, offset, buffer, valid.count, valid.limit, direction, control);
+    barfs_inflight_leave(table->inflight);
     return result;
 }
 
@@ -461,15 +461,15 @@ static int64_t single(const struct barfs_table *table, uint64_t offset, void *bu
 
     if (!barfs_is_natural(offset, width) || offset >= table->size || width > table->size - offset)
         return -EINVAL;
-    if (!barfs_occupancy_enter(table->occupancy))
-        return barfs_occupancy_refusal(table->occupancy);
+    if (!barfs_inflight_enter(table->inflight))
+        return barfs_inflight_error(table->inflight);
     if (!(barfs_segment_at(table, offset)->permission & 1u << direction))
         result = -EACCES;
-    else if (barfs_denied(table, offset, width, direction))
+    else if (barfs_is_denied(table, offset, width, direction))
         result = -EPERM;
     else if (barfs_is_one_access(table, offset, width))
         result = perform(table, offset, buffer, width, width, direction, &unlimited);
-    barfs_occupancy_leave(table->occupancy);
+    barfs_inflight_leave(table->inflight);
     return result < 0 ? result : 0;
 }
 

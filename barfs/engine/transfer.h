@@ -13,7 +13,7 @@
  *         be installed (sigbus.h) before a table with memory segments is used.
  *
  * Lifetimes: a table, what its segments point to and its occupancy outlive every call on it.
- * barfs_occupancy_drain() is how the owner knows that the last call is over.
+ * barfs_inflight_drain() is how the owner knows that the last call is over.
  */
 #ifndef BARFS_TRANSFER_H
 #define BARFS_TRANSFER_H
@@ -69,7 +69,7 @@ struct barfs_turns {
 
 /* Who is inside a device's tables, and whether anybody may still enter: a count in the low bits, and
  * a closed flag in the same word, so that no order of enter and close can miss anybody. */
-struct barfs_occupancy {
+struct barfs_inflight {
     atomic_uint state;
     unsigned forks; /* barfs_forks of the process whose device it is */
 };
@@ -85,7 +85,7 @@ struct barfs_ranges {
 };
 
 struct barfs_table {
-    struct barfs_occupancy *occupancy;
+    struct barfs_inflight *inflight;
     uint64_t size;  /* of the region, below 2^63 */
     uint32_t width; /* of the file: 1, 2, 4 or 8 */
     uint32_t flags;
@@ -140,22 +140,22 @@ BARFS_HIDDEN int64_t barfs_load_narrow(const struct barfs_table *table, uint64_t
                                        uint32_t width);
 
 /* Every function above enters and leaves by itself. */
-BARFS_HIDDEN bool barfs_occupancy_enter(struct barfs_occupancy *occupancy);
+BARFS_HIDDEN bool barfs_inflight_enter(struct barfs_inflight *inflight);
 
 /* Why it could not be entered: -ECHILD or -ENODEV. */
-BARFS_HIDDEN int barfs_occupancy_refusal(const struct barfs_occupancy *occupancy);
-BARFS_HIDDEN void barfs_occupancy_leave(struct barfs_occupancy *occupancy);
+BARFS_HIDDEN int barfs_inflight_error(const struct barfs_inflight *inflight);
+BARFS_HIDDEN void barfs_inflight_leave(struct barfs_inflight *inflight);
 
 /* How many are inside now. */
-BARFS_HIDDEN uint32_t barfs_occupancy_inside(struct barfs_occupancy *occupancy);
+BARFS_HIDDEN uint32_t barfs_inflight_inside(struct barfs_inflight *inflight);
 
-BARFS_HIDDEN bool barfs_occupancy_closed(struct barfs_occupancy *occupancy);
+BARFS_HIDDEN bool barfs_inflight_closed(struct barfs_inflight *inflight);
 
 /* Refuse everybody from now on, for ever. */
-BARFS_HIDDEN void barfs_occupancy_close(struct barfs_occupancy *occupancy);
+BARFS_HIDDEN void barfs_inflight_close(struct barfs_inflight *inflight);
 
 /* Close, and wait until nobody is inside.  False: somebody still was after timeout_ns. */
-BARFS_HIDDEN bool barfs_occupancy_drain(struct barfs_occupancy *occupancy, int64_t timeout_ns);
+BARFS_HIDDEN bool barfs_inflight_drain(struct barfs_inflight *inflight, int64_t timeout_ns);
 
 /* Make every transfer under this control end before its next access. */
 BARFS_HIDDEN void barfs_control_stop(struct barfs_control *control);

@@ -43,11 +43,11 @@ struct barfs_gate {
     atomic_bool reading; /* cleared with the lock held, so that the reader is there to be woken */
     pthread_t reader;
     _Atomic uint64_t init_unique;
-    struct barfs_queue queue;
-    struct barfs_nodes nodes;
+    struct barfs_workers workers;
+    struct barfs_inodes inodes;
     struct device *devices;
-    struct barfs_notices notices;
-    struct barfs_refusals refusals;
+    struct barfs_notify notify;
+    struct barfs_error_log errors;
     pthread_mutex_t lock; /* of `reading` */
 };
 
@@ -84,10 +84,10 @@ static void reply(struct barfs_gate *gate, uint64_t unique, int64_t result, cons
 
 /* An interrupted request was not refused; nor was a read of the page cache, which comes again as a
  * plain one. */
-static void note(struct barfs_gate *gate, const struct barfs_refusal *refusal)
+static void log_error(struct barfs_gate *gate, const struct barfs_logged_error *entry)
 {
-    if (refusal->error != EINTR && refusal->error != EOPNOTSUPP)
-        barfs_refusals_push(&gate->refusals, refusal);
+    if (entry->error != EINTR && entry->error != EOPNOTSUPP)
+        barfs_error_log_push(&gate->errors, entry);
 }
 
 /* A read's header is put right in front of its data, so that the reply is one piece. */
@@ -96,7 +96,7 @@ static void answer(void *context, struct barfs_request *request, int64_t result)
     struct barfs_gate *gate = context;
 
     if (result < 0)
-        note(gate, &(struct barfs_refusal){request->table, request->direction, (int)-result,
+        log_error(gate, &(struct barfs_logged_error){request->table, request->direction, (int)-result,
                                            request->offset, request->count, 0});
     if (request->direction == BARFS_READ && result >= 0) {
         struct fuse_out_header header = {
@@ -125,15 +125,15 @@ struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
         return NULL;
     gate->fuse_fd = fuse_fd;
     gate->forward_fd = forward_fd;
-    error = barfs_guard_install();
+    error = barfs_sigbus_install();
     if (!error)
-        error = barfs_queue_init(&gate->queue, answer, gate);
+        error = barfs_workers_init(&gate->workers, answer, gate);
     if (!error)
         error = -pthread_mutex_init(&gate->lock, NULL);
     if (!error)
-        error = barfs_notices_init(&gate->notices, fuse_fd);
+        error = barfs_notify_init(&gate->notify, fuse_fd);
     if (!error)
-        error = barfs_refusals_init(&gate->refusals);
+        error = barfs_error_log_init(&gate->errors);
     if (error) {
         free(gate);
         errno = -error;
@@ -144,10 +144,10 @@ struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
 
 void barfs_gate_free(struct barfs_gate *gate)
 {
-    barfs_queue_destroy(&gate->queue);
-    barfs_notices_destroy(&gate->notices);
-    barfs_refusals_destroy(&gate->refusals);
-    barfs_nodes_clear(&gate->nodes);
+    barfs_workers_destroy(&gate->workers);
+    barfs_notify_destroy(&gate->notify);
+    barfs_error_log_destroy(&gate->errors);
+    barfs_inodes_clear(&gate->inodes);
     while (gate->devices) {
         struct device *device = gate->devices;
 
@@ -165,7 +165,7 @@ struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *gate)
 
     if (!device)
         return NULL;
-    error = barfs_lanes_init(&device->lanes, &gate->queue);
+    error = barfs_lanes_init(&device->lanes, &gate->workers);
     if (error) {
         free(device);
         errno = -error;
@@ -185,20 +185,20 @@ void barfs_gate_remove_device(struct barfs_gate *gate, struct barfs_lanes *lanes
 int barfs_gate_add_region(struct barfs_gate *gate, uint64_t node_id, const struct barfs_table *table,
                           uint32_t permission, struct barfs_lanes *lanes)
 {
-    return barfs_nodes_add(&gate->nodes, node_id, table, permission, lanes);
+    return barfs_inodes_add(&gate->inodes, node_id, table, permission, lanes);
 }
 
 void barfs_gate_remove_region(struct barfs_gate *gate, uint64_t node_id)
 {
-    struct barfs_node *node = barfs_nodes_find(&gate->nodes, node_id);
+    struct barfs_inode *inode = barfs_inodes_find(&gate->inodes, node_id);
 
-    if (node)
-        atomic_store(&node->removed, true);
+    if (inode)
+        atomic_store(&inode->removed, true);
 }
 
 /* ---- Requests ---------------------------------------------------------------------------------------- */
 
-static void open_region(struct barfs_gate *gate, const struct barfs_node *node,
+static void open_region(struct barfs_gate *gate, const struct barfs_inode *inode,
                         const struct barfs_request *request)
 {
     const struct fuse_open_in *in = (const void *)(request->message + HEADER);
@@ -207,19 +207,19 @@ static void open_region(struct barfs_gate *gate, const struct barfs_node *node,
     uint32_t wanted = (mode == O_WRONLY ? 0 : BARFS_MAY_READ) | (mode == O_RDONLY ? 0 : BARFS_MAY_WRITE);
     int result = 0;
 
-    if (atomic_load(&node->removed) || barfs_occupancy_closed(node->table->occupancy))
+    if (atomic_load(&inode->removed) || barfs_inflight_closed(inode->table->inflight))
         result = -ENXIO;
-    else if (wanted & ~node->permission)
+    else if (wanted & ~inode->permission)
         result = -EACCES; /* root, whom the kernel does not stop */
     if (result < 0)
-        note(gate, &(struct barfs_refusal){node->table, BARFS_OPEN, -result, 0, 0, 0});
+        log_error(gate, &(struct barfs_logged_error){inode->table, BARFS_OPEN, -result, 0, 0, 0});
     reply(gate, request->unique, result, &out, sizeof out);
 }
 
 /* Where a transfer belongs: NULL, right here. */
-static struct barfs_lane *choose_lane(const struct barfs_node *node, const struct barfs_request *request)
+static struct barfs_lane *choose_lane(const struct barfs_inode *inode, const struct barfs_request *request)
 {
-    struct barfs_lanes *lanes = node->lanes;
+    struct barfs_lanes *lanes = inode->lanes;
     struct barfs_cost cost;
 
     cost = barfs_transfer_cost(request->table, request->offset, request->count);
@@ -231,27 +231,27 @@ static struct barfs_lane *choose_lane(const struct barfs_node *node, const struc
 }
 
 /* A READ or WRITE of a region.  Returns whether the request was given away. */
-static bool transfer(struct barfs_gate *gate, const struct barfs_node *node, struct barfs_request *request)
+static bool transfer(struct barfs_gate *gate, const struct barfs_inode *inode, struct barfs_request *request)
 {
     struct barfs_control none = {.pid = request->control.pid};
     struct barfs_lane *lane;
     int64_t result;
 
-    if (atomic_load(&node->removed)) {
+    if (atomic_load(&inode->removed)) {
         answer(gate, request, -ENODEV);
         return false;
     }
-    lane = choose_lane(node, request);
+    lane = choose_lane(inode, request);
     if (lane) {
-        struct barfs_admission admitted =
-            barfs_admit(request->table, request->offset, request->count, request->direction);
+        struct barfs_validated valid =
+            barfs_validate(request->table, request->offset, request->count, request->direction);
 
         /* What no device is asked for does not wait for one. */
-        if (admitted.count == 0 && !barfs_occupancy_closed(request->table->occupancy)) {
-            answer(gate, request, admitted.refused);
+        if (valid.count == 0 && !barfs_inflight_closed(request->table->inflight)) {
+            answer(gate, request, valid.result);
             return false;
         }
-        barfs_queue_push(lane, request);
+        barfs_lane_push(lane, request);
         return true;
     }
     result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
@@ -261,7 +261,7 @@ static bool transfer(struct barfs_gate *gate, const struct barfs_node *node, str
     return false;
 }
 
-static bool read_region(struct barfs_gate *gate, const struct barfs_node *node, struct barfs_request *request)
+static bool read_region(struct barfs_gate *gate, const struct barfs_inode *inode, struct barfs_request *request)
 {
     const struct fuse_read_in *in = (const void *)(request->message + HEADER);
 
@@ -272,10 +272,10 @@ static bool read_region(struct barfs_gate *gate, const struct barfs_node *node, 
         answer(gate, request, -EOPNOTSUPP);
         return false;
     }
-    return transfer(gate, node, request);
+    return transfer(gate, inode, request);
 }
 
-static bool write_region(struct barfs_gate *gate, const struct barfs_node *node, struct barfs_request *request)
+static bool write_region(struct barfs_gate *gate, const struct barfs_inode *inode, struct barfs_request *request)
 {
     const struct fuse_write_in *in = (const void *)(request->message + HEADER);
 
@@ -286,7 +286,7 @@ static bool write_region(struct barfs_gate *gate, const struct barfs_node *node,
         answer(gate, request, -EIO);
         return false;
     }
-    return transfer(gate, node, request);
+    return transfer(gate, inode, request);
 }
 
 static bool wants_answer(uint32_t opcode)
@@ -331,7 +331,7 @@ static size_t needed_length(uint32_t opcode)
 static bool handle(struct barfs_gate *gate, struct barfs_request *request)
 {
     const struct fuse_in_header *header = (const void *)request->message;
-    const struct barfs_node *node;
+    const struct barfs_inode *inode;
 
     request->unique = header->unique;
     request->control.pid = header->pid ? (int32_t)header->pid : BARFS_PID_UNKNOWN;
@@ -343,19 +343,19 @@ static bool handle(struct barfs_gate *gate, struct barfs_request *request)
     if (header->opcode == FUSE_INTERRUPT) {
         const struct fuse_interrupt_in *in = (const void *)(request->message + HEADER);
 
-        barfs_queue_interrupt(&gate->queue, in->unique);
+        barfs_workers_interrupt(&gate->workers, in->unique);
         return false;
     }
-    node = barfs_nodes_find(&gate->nodes, header->nodeid);
-    if (node) {
-        request->table = node->table;
+    inode = barfs_inodes_find(&gate->inodes, header->nodeid);
+    if (inode) {
+        request->table = inode->table;
         switch (header->opcode) {
         case FUSE_READ:
-            return read_region(gate, node, request);
+            return read_region(gate, inode, request);
         case FUSE_WRITE:
-            return write_region(gate, node, request);
+            return write_region(gate, inode, request);
         case FUSE_OPEN:
-            open_region(gate, node, request);
+            open_region(gate, inode, request);
             return false;
         case FUSE_RELEASE:
             reply(gate, request->unique, 0, NULL, 0);
@@ -400,7 +400,7 @@ static int read_requests(struct barfs_gate *gate)
         ssize_t length;
 
         if (!request)
-            request = barfs_queue_take(&gate->queue);
+            request = barfs_workers_get_request(&gate->workers);
         if (!request) {
             error = -ENOMEM;
             break;
@@ -421,7 +421,7 @@ static int read_requests(struct barfs_gate *gate)
             request = NULL;
     }
     if (request)
-        barfs_queue_give_back(&gate->queue, request);
+        barfs_workers_put_request(&gate->workers, request);
     return error;
 }
 
@@ -458,7 +458,7 @@ int barfs_gate_reply_loop(struct barfs_gate *gate)
         if ((size_t)size < sizeof *header)
             continue;
         if (header->unique == 0) {
-            barfs_notices_push(&gate->notices, message, (size_t)size);
+            barfs_notify_push(&gate->notify, message, (size_t)size);
             continue;
         }
         if (header->unique == atomic_load(&gate->init_unique)) {
@@ -473,22 +473,22 @@ int barfs_gate_reply_loop(struct barfs_gate *gate)
 
 void barfs_gate_notify_loop(struct barfs_gate *gate)
 {
-    barfs_notices_run(&gate->notices);
+    barfs_notify_run(&gate->notify);
 }
 
 void barfs_gate_watch_loop(struct barfs_gate *gate)
 {
-    barfs_queue_watch(&gate->queue);
+    barfs_workers_watch(&gate->workers);
 }
 
 struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate)
 {
-    return barfs_queue_next_lane(&gate->queue);
+    return barfs_workers_next_lane(&gate->workers);
 }
 
-bool barfs_gate_next_refusal(struct barfs_gate *gate, struct barfs_refusal *refusal)
+bool barfs_gate_next_error(struct barfs_gate *gate, struct barfs_logged_error *entry)
 {
-    return barfs_refusals_next(&gate->refusals, refusal);
+    return barfs_error_log_next(&gate->errors, entry);
 }
 
 bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
@@ -497,10 +497,10 @@ bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
     int64_t end = barfs_now_ns() + timeout_ns;
 
     atomic_store(&gate->stopping, true);
-    barfs_queue_stop(&gate->queue);
+    barfs_workers_stop(&gate->workers);
     shutdown(gate->forward_fd, SHUT_RDWR);
-    barfs_notices_stop(&gate->notices);
-    barfs_refusals_stop(&gate->refusals);
+    barfs_notify_stop(&gate->notify);
+    barfs_error_log_stop(&gate->errors);
     /* The signal may come just before the reader goes to sleep, so it is sent until it has left. */
     while (atomic_load(&gate->reading) && barfs_now_ns() < end) {
         pthread_mutex_lock(&gate->lock);
@@ -515,5 +515,5 @@ bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
 void barfs_gate_abandon(struct barfs_gate *gate)
 {
     atomic_store(&gate->abandoned, true);
-    barfs_queue_abandon(&gate->queue);
+    barfs_workers_abandon(&gate->workers);
 }

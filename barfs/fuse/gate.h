@@ -62,7 +62,7 @@ BARFS_HIDDEN int barfs_gate_reply_loop(struct barfs_gate *gate);
 BARFS_HIDDEN void barfs_gate_notify_loop(struct barfs_gate *gate);
 BARFS_HIDDEN void barfs_gate_watch_loop(struct barfs_gate *gate);
 BARFS_HIDDEN struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate);
-BARFS_HIDDEN bool barfs_gate_next_refusal(struct barfs_gate *gate, struct barfs_refusal *refusal);
+BARFS_HIDDEN bool barfs_gate_next_error(struct barfs_gate *gate, struct barfs_logged_error *entry);
 
 /* Make every thread leave; returns whether the reader has within `timeout_ns`.  Shuts the forward
  * socket down.  May be called again. */

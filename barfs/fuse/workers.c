@@ -24,7 +24,7 @@ static const int64_t TICK_NS = 100000000;
  * just be about to come back. */
 static const int64_t SLACK_NS = 200000000;
 
-int barfs_init_condition(pthread_cond_t *condition)
+int barfs_cond_init(pthread_cond_t *condition)
 {
     pthread_condattr_t attributes;
     int error = pthread_condattr_init(&attributes);
@@ -37,18 +37,18 @@ int barfs_init_condition(pthread_cond_t *condition)
     return -error;
 }
 
-int barfs_queue_init(struct barfs_queue *queue, barfs_answer_fn *answer, void *context)
+int barfs_workers_init(struct barfs_workers *workers, barfs_answer_fn *answer, void *context)
 {
     int error;
 
-    memset(queue, 0, sizeof *queue);
-    queue->answer = answer;
-    queue->context = context;
-    error = -pthread_mutex_init(&queue->lock, NULL);
+    memset(workers, 0, sizeof *workers);
+    workers->answer = answer;
+    workers->context = context;
+    error = -pthread_mutex_init(&workers->lock, NULL);
     if (!error)
-        error = barfs_init_condition(&queue->watch);
+        error = barfs_cond_init(&workers->watch);
     if (!error)
-        error = barfs_init_condition(&queue->spawn);
+        error = barfs_cond_init(&workers->spawn);
     return error;
 }
 
@@ -80,28 +80,28 @@ static void free_request(struct barfs_request *request)
     munmap(request, request->kept ? HUGE_PAGE : sizeof *request);
 }
 
-void barfs_queue_destroy(struct barfs_queue *queue)
+void barfs_workers_destroy(struct barfs_workers *workers)
 {
-    while (queue->spare) {
-        struct barfs_request *request = queue->spare;
+    while (workers->spare) {
+        struct barfs_request *request = workers->spare;
 
-        queue->spare = request->next;
+        workers->spare = request->next;
         free_request(request);
     }
-    while (queue->oldest) { /* answered, but in a lane that never got a thread */
-        struct barfs_request *request = queue->oldest;
+    while (workers->oldest) { /* answered, but in a lane that never got a thread */
+        struct barfs_request *request = workers->oldest;
 
-        queue->oldest = request->newer;
+        workers->oldest = request->newer;
         free_request(request);
     }
-    for (struct barfs_lane *lane = queue->lanes; lane; lane = lane->next)
+    for (struct barfs_lane *lane = workers->lanes; lane; lane = lane->next)
         pthread_cond_destroy(&lane->wake);
-    pthread_cond_destroy(&queue->spawn);
-    pthread_cond_destroy(&queue->watch);
-    pthread_mutex_destroy(&queue->lock);
+    pthread_cond_destroy(&workers->spawn);
+    pthread_cond_destroy(&workers->watch);
+    pthread_mutex_destroy(&workers->lock);
 }
 
-int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue)
+int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_workers *workers)
 {
     struct barfs_lane *const each[] = {&lanes->quick, &lanes->slow, &lanes->patient};
     const size_t count = sizeof each / sizeof *each;
@@ -109,21 +109,21 @@ int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue)
     memset(lanes, 0, sizeof *lanes);
     lanes->patient.patient = true;
     for (size_t i = 0; i < count; i++) {
-        int error = barfs_init_condition(&each[i]->wake);
+        int error = barfs_cond_init(&each[i]->wake);
 
         if (error) {
             while (i-- > 0)
                 pthread_cond_destroy(&each[i]->wake);
             return error;
         }
-        each[i]->queue = queue;
+        each[i]->workers = workers;
     }
-    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_lock(&workers->lock);
     for (size_t i = 0; i < count; i++) {
-        each[i]->next = queue->lanes;
-        queue->lanes = each[i];
+        each[i]->next = workers->lanes;
+        workers->lanes = each[i];
     }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&workers->lock);
     return 0;
 }
 
@@ -133,10 +133,10 @@ static bool claim(struct barfs_request *request, int from, int to)
 }
 
 /* With the lock held: end a request before its time; one that waits is answered. */
-static void end_early(struct barfs_queue *queue, struct barfs_request *request, int error)
+static void end_early(struct barfs_workers *workers, struct barfs_request *request, int error)
 {
     if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
-        queue->answer(queue->context, request, error);
+        workers->answer(workers->context, request, error);
     else
         barfs_control_stop(&request->control);
 }
@@ -145,34 +145,34 @@ static void end_early(struct barfs_queue *queue, struct barfs_request *request, 
 static void stop_lane(struct barfs_lane *lane)
 {
     atomic_store(&lane->stopping, true);
-    for (struct barfs_request *request = lane->queue->oldest; request; request = request->newer) {
+    for (struct barfs_request *request = lane->workers->oldest; request; request = request->newer) {
         if (request->lane == lane)
-            end_early(lane->queue, request, -ENODEV);
+            end_early(lane->workers, request, -ENODEV);
     }
     pthread_cond_broadcast(&lane->wake);
 }
 
 void barfs_lanes_stop(struct barfs_lanes *lanes)
 {
-    pthread_mutex_lock(&lanes->quick.queue->lock);
+    pthread_mutex_lock(&lanes->quick.workers->lock);
     stop_lane(&lanes->quick);
     stop_lane(&lanes->slow);
     stop_lane(&lanes->patient);
-    pthread_mutex_unlock(&lanes->quick.queue->lock);
+    pthread_mutex_unlock(&lanes->quick.workers->lock);
 }
 
-struct barfs_request *barfs_queue_take(struct barfs_queue *queue)
+struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers)
 {
     struct barfs_request *request;
     bool keep = false;
 
-    pthread_mutex_lock(&queue->lock);
-    request = queue->spare;
+    pthread_mutex_lock(&workers->lock);
+    request = workers->spare;
     if (request)
-        queue->spare = request->next;
-    else if (queue->kept < MOST_KEPT)
-        keep = ++queue->kept;
-    pthread_mutex_unlock(&queue->lock);
+        workers->spare = request->next;
+    else if (workers->kept < MOST_KEPT)
+        keep = ++workers->kept;
+    pthread_mutex_unlock(&workers->lock);
     if (!request) {
         request = make_request(keep);
         if (!request)
@@ -186,26 +186,26 @@ struct barfs_request *barfs_queue_take(struct barfs_queue *queue)
 }
 
 /* With the lock held: nobody uses the request any more. */
-static void spare(struct barfs_queue *queue, struct barfs_request *request)
+static void spare(struct barfs_workers *workers, struct barfs_request *request)
 {
     if (request->kept) {
-        request->next = queue->spare;
-        queue->spare = request;
+        request->next = workers->spare;
+        workers->spare = request;
     } else {
         free_request(request);
     }
 }
 
-void barfs_queue_give_back(struct barfs_queue *queue, struct barfs_request *request)
+void barfs_workers_put_request(struct barfs_workers *workers, struct barfs_request *request)
 {
-    pthread_mutex_lock(&queue->lock);
-    spare(queue, request);
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_lock(&workers->lock);
+    spare(workers, request);
+    pthread_mutex_unlock(&workers->lock);
 }
 
-void barfs_queue_push(struct barfs_lane *lane, struct barfs_request *request)
+void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request)
 {
-    struct barfs_queue *queue = lane->queue;
+    struct barfs_workers *workers = lane->workers;
     int64_t timeout = request->table->timeout_ns;
     bool wake_watch;
 
@@ -214,39 +214,39 @@ void barfs_queue_push(struct barfs_lane *lane, struct barfs_request *request)
     atomic_store_explicit(&request->control.since_ns, timeout ? barfs_now_ns() : 0,
                           memory_order_relaxed);
     atomic_store_explicit(&request->control.turns, NULL, memory_order_relaxed);
-    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_lock(&workers->lock);
     if (atomic_load(&lane->stopping)) {
-        queue->answer(queue->context, request, -ENODEV);
-        spare(queue, request);
-        pthread_mutex_unlock(&queue->lock);
+        workers->answer(workers->context, request, -ENODEV);
+        spare(workers, request);
+        pthread_mutex_unlock(&workers->lock);
         return;
     }
-    request->older = queue->newest;
-    *(queue->newest ? &queue->newest->newer : &queue->oldest) = request;
-    queue->newest = request;
+    request->older = workers->newest;
+    *(workers->newest ? &workers->newest->newer : &workers->oldest) = request;
+    workers->newest = request;
     *(lane->last ? &lane->last->next : &lane->first) = request;
     lane->last = request;
     if (!lane->has_thread) {
         lane->has_thread = true;
-        lane->next_wanting = queue->wanting;
-        queue->wanting = lane;
-        pthread_cond_signal(&queue->spawn);
+        lane->next_wanting = workers->wanting;
+        workers->wanting = lane;
+        pthread_cond_signal(&workers->spawn);
     }
-    wake_watch = !queue->watching;
-    queue->watching = true;
-    pthread_mutex_unlock(&queue->lock);
+    wake_watch = !workers->watching;
+    workers->watching = true;
+    pthread_mutex_unlock(&workers->lock);
     /* Now that who wakes up finds the lock free. Lanes live as long as the queue. */
     pthread_cond_signal(&lane->wake);
     if (wake_watch)
-        pthread_cond_signal(&queue->watch);
+        pthread_cond_signal(&workers->watch);
 }
 
 /* With the lock held: the request is done with. */
-static void retire(struct barfs_queue *queue, struct barfs_request *request)
+static void retire(struct barfs_workers *workers, struct barfs_request *request)
 {
-    *(request->older ? &request->older->newer : &queue->oldest) = request->newer;
-    *(request->newer ? &request->newer->older : &queue->newest) = request->older;
-    spare(queue, request);
+    *(request->older ? &request->older->newer : &workers->oldest) = request->newer;
+    *(request->newer ? &request->newer->older : &workers->newest) = request->older;
+    spare(workers, request);
 }
 
 static inline int64_t later(int64_t a, int64_t b)
@@ -302,7 +302,7 @@ static void end(struct barfs_lane *lane, const struct barfs_request *request)
 
 void barfs_lane_run(struct barfs_lane *lane)
 {
-    struct barfs_queue *queue = lane->queue;
+    struct barfs_workers *workers = lane->workers;
 
     if (lane->patient) {
         const struct sched_param none = {0};
@@ -314,14 +314,14 @@ void barfs_lane_run(struct barfs_lane *lane)
         pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
         setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), PATIENT_NICE);
     }
-    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_lock(&workers->lock);
     for (;;) {
         struct barfs_request *request = lane->first;
 
         if (!request) {
             if (atomic_load(&lane->stopping))
                 break;
-            pthread_cond_wait(&lane->wake, &queue->lock);
+            pthread_cond_wait(&lane->wake, &workers->lock);
             continue;
         }
         lane->first = request->next;
@@ -331,7 +331,7 @@ void barfs_lane_run(struct barfs_lane *lane)
             int64_t result = -ETIMEDOUT;
             bool begun = begin(lane, request);
 
-            pthread_mutex_unlock(&queue->lock);
+            pthread_mutex_unlock(&workers->lock);
             if (begun)
                 result = barfs_transfer(request->table, request->offset,
                                         request->message + BARFS_PAYLOAD, request->count,
@@ -339,112 +339,112 @@ void barfs_lane_run(struct barfs_lane *lane)
             if (result == -EINTR && atomic_load(&lane->stopping))
                 result = -ENODEV; /* or a client that tries again does so for nothing */
             if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
-                queue->answer(queue->context, request, result);
-            pthread_mutex_lock(&queue->lock);
+                workers->answer(workers->context, request, result);
+            pthread_mutex_lock(&workers->lock);
             end(lane, request);
         }
-        retire(queue, request);
+        retire(workers, request);
     }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&workers->lock);
 }
 
-void barfs_queue_interrupt(struct barfs_queue *queue, uint64_t unique)
+void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique)
 {
-    pthread_mutex_lock(&queue->lock);
-    for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
+    pthread_mutex_lock(&workers->lock);
+    for (struct barfs_request *request = workers->oldest; request; request = request->newer) {
         if (request->unique != unique)
             continue;
-        end_early(queue, request, -EINTR);
+        end_early(workers, request, -EINTR);
         break;
     }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&workers->lock);
 }
 
 /* With the lock held: answer what is late.  One that runs notices by itself between accesses. */
-static void answer_late(struct barfs_queue *queue)
+static void answer_late(struct barfs_workers *workers)
 {
     int64_t now = barfs_now_ns();
 
-    for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
+    for (struct barfs_request *request = workers->oldest; request; request = request->newer) {
         if (!is_late(request, now, 0))
             continue;
         if (claim(request, BARFS_QUEUED, BARFS_ANSWERED) ||
             (is_late(request, now, SLACK_NS) && claim(request, BARFS_RUNNING, BARFS_ANSWERED)))
-            queue->answer(queue->context, request, -ETIMEDOUT);
+            workers->answer(workers->context, request, -ETIMEDOUT);
     }
 }
 
-void barfs_queue_watch(struct barfs_queue *queue)
+void barfs_workers_watch(struct barfs_workers *workers)
 {
     bool was_busy = false;
 
-    pthread_mutex_lock(&queue->lock);
-    while (!queue->stopping) {
+    pthread_mutex_lock(&workers->lock);
+    while (!workers->stopping) {
         /* One quiet tick before going to sleep: a stream of requests does not wake us for each. */
-        if (queue->oldest || was_busy) {
+        if (workers->oldest || was_busy) {
             int64_t next = barfs_now_ns() + TICK_NS;
             struct timespec until = {.tv_sec = next / 1000000000, .tv_nsec = next % 1000000000};
 
-            was_busy = queue->oldest != NULL;
-            pthread_cond_timedwait(&queue->watch, &queue->lock, &until);
-            answer_late(queue);
+            was_busy = workers->oldest != NULL;
+            pthread_cond_timedwait(&workers->watch, &workers->lock, &until);
+            answer_late(workers);
         } else {
-            queue->watching = false;
-            pthread_cond_wait(&queue->watch, &queue->lock);
+            workers->watching = false;
+            pthread_cond_wait(&workers->watch, &workers->lock);
         }
     }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&workers->lock);
 }
 
-struct barfs_lane *barfs_queue_next_lane(struct barfs_queue *queue)
+struct barfs_lane *barfs_workers_next_lane(struct barfs_workers *workers)
 {
     struct barfs_lane *lane;
 
-    pthread_mutex_lock(&queue->lock);
-    while (!queue->stopping && !queue->wanting)
-        pthread_cond_wait(&queue->spawn, &queue->lock);
-    lane = queue->stopping ? NULL : queue->wanting;
+    pthread_mutex_lock(&workers->lock);
+    while (!workers->stopping && !workers->wanting)
+        pthread_cond_wait(&workers->spawn, &workers->lock);
+    lane = workers->stopping ? NULL : workers->wanting;
     if (lane)
-        queue->wanting = lane->next_wanting;
-    pthread_mutex_unlock(&queue->lock);
+        workers->wanting = lane->next_wanting;
+    pthread_mutex_unlock(&workers->lock);
     return lane;
 }
 
 void barfs_lane_fail(struct barfs_lane *lane)
 {
-    struct barfs_queue *queue = lane->queue;
+    struct barfs_workers *workers = lane->workers;
 
-    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_lock(&workers->lock);
     lane->has_thread = false;
     while (lane->first) {
         struct barfs_request *request = lane->first;
 
         lane->first = request->next;
         if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
-            queue->answer(queue->context, request, -ENOMEM);
-        retire(queue, request);
+            workers->answer(workers->context, request, -ENOMEM);
+        retire(workers, request);
     }
     lane->last = NULL;
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&workers->lock);
 }
 
-void barfs_queue_stop(struct barfs_queue *queue)
+void barfs_workers_stop(struct barfs_workers *workers)
 {
-    pthread_mutex_lock(&queue->lock);
-    queue->stopping = true;
-    for (struct barfs_lane *lane = queue->lanes; lane; lane = lane->next)
+    pthread_mutex_lock(&workers->lock);
+    workers->stopping = true;
+    for (struct barfs_lane *lane = workers->lanes; lane; lane = lane->next)
         stop_lane(lane);
-    pthread_cond_broadcast(&queue->watch);
-    pthread_cond_broadcast(&queue->spawn);
-    pthread_mutex_unlock(&queue->lock);
+    pthread_cond_broadcast(&workers->watch);
+    pthread_cond_broadcast(&workers->spawn);
+    pthread_mutex_unlock(&workers->lock);
 }
 
-void barfs_queue_abandon(struct barfs_queue *queue)
+void barfs_workers_abandon(struct barfs_workers *workers)
 {
-    pthread_mutex_lock(&queue->lock);
-    for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
+    pthread_mutex_lock(&workers->lock);
+    for (struct barfs_request *request = workers->oldest; request; request = request->newer) {
         if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
-            queue->answer(queue->context, request, -ENODEV);
+            workers->answer(workers->context, request, -ENODEV);
     }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&workers->lock);
 }

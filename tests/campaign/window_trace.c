@@ -33,7 +33,7 @@ static volatile int access_count;
 
 static uint8_t *page;
 static uint8_t ram[REGION];
-static struct barfs_occupancy occupancy;
+static struct barfs_inflight inflight;
 
 static void note(uint64_t offset, unsigned width, int direction)
 {
@@ -118,7 +118,7 @@ int main(int argc, char **argv)
     REQUIRE(argc == 4);
     page = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     REQUIRE(page != MAP_FAILED);
-    REQUIRE(barfs_guard_install() == 0);
+    REQUIRE(barfs_sigbus_install() == 0);
     REQUIRE(sigaction(SIGSEGV, &touch, NULL) == 0 && sigaction(SIGTRAP, &step, NULL) == 0);
 
     const struct barfs_segment segments[] = {
@@ -144,7 +144,7 @@ int main(int argc, char **argv)
          .context = ram},
     };
     const struct barfs_table table = {
-        .occupancy = &occupancy,
+        .inflight = &inflight,
         .size = REGION,
         .width = (uint32_t)atoi(argv[1]),
         .segment_count = sizeof segments / sizeof *segments,

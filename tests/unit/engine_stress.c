@@ -19,7 +19,7 @@ enum { REGION = WINDOW + GAP + RAM };
 
 static pthread_mutex_t ram_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint8_t ram[RAM];
-static struct barfs_occupancy occupancy;
+static struct barfs_inflight inflight;
 static struct barfs_table table;
 
 static int access_ram(void *context, uint64_t offset, uint32_t width, int direction, void *data)
@@ -68,7 +68,7 @@ int main(void)
     REQUIRE(fd >= 0 && ftruncate(fd, WINDOW + GAP) == 0);
     base = mmap(NULL, WINDOW, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     REQUIRE(base != MAP_FAILED);
-    REQUIRE(barfs_guard_install() == 0);
+    REQUIRE(barfs_sigbus_install() == 0);
     segments[0] = (struct barfs_segment){.start = 0,
                                          .end = WINDOW,
                                          .kind = BARFS_MEMORY,
@@ -89,7 +89,7 @@ int main(void)
                                          .max_width = 2,
                                          .call = access_ram,
                                          .context = ram};
-    table = (struct barfs_table){.occupancy = &occupancy,
+    table = (struct barfs_table){.inflight = &inflight,
                                  .size = REGION,
                                  .width = 4,
                                  .timeout_ns = 10000000000,
@@ -101,7 +101,7 @@ int main(void)
         REQUIRE(ftruncate(fd, n % 2 ? WINDOW + GAP : (n % 11) * PAGE) == 0);
         usleep(20);
     }
-    REQUIRE(barfs_occupancy_drain(&occupancy, 10000000000));
+    REQUIRE(barfs_inflight_drain(&inflight, 10000000000));
     munmap(base, WINDOW); /* whoever were still inside would die */
     for (int i = 0; i < THREADS; i++) {
         pthread_join(threads[i], NULL);

@@ -159,21 +159,21 @@ static void send_request(uint64_t unique, unsigned *seed)
     REQUIRE(send(kernel, message, header->len, 0) > 0);
 }
 
-static void *refusal_loop(void *unused)
+static void *error_loop(void *unused)
 {
-    struct barfs_refusal refusal;
+    struct barfs_logged_error entry;
 
-    while (barfs_gate_next_refusal(gate, &refusal))
-        REQUIRE(refusal.table ? refusal.error > 0 : refusal.more > 0);
+    while (barfs_gate_next_error(gate, &entry))
+        REQUIRE(entry.table ? entry.error > 0 : entry.more > 0);
     return unused;
 }
 
 static void run(unsigned round)
 {
     void *(*const loops[LOOPS])(void *) = {read_loop,  reply_loop, notify_loop,
-                                           watch_loop, spawn_loop, refusal_loop};
+                                           watch_loop, spawn_loop, error_loop};
     pthread_t threads[LOOPS], peer, collector;
-    struct barfs_occupancy occupancies[NODES] = {0};
+    struct barfs_inflight inflights[NODES] = {0};
     struct barfs_table tables[NODES];
     struct barfs_segment segments[NODES];
     struct barfs_lanes *lanes[NODES];
@@ -197,7 +197,7 @@ static void run(unsigned round)
                                              .base = ram,
                                              .call = access_ram,
                                              .context = i == 1 ? ram : NULL};
-        tables[i] = (struct barfs_table){.occupancy = &occupancies[i],
+        tables[i] = (struct barfs_table){.inflight = &inflights[i],
                                          .size = REGION,
                                          .width = 4,
                                          .timeout_ns = i == 1 ? TIMEOUT_NS : 0,
@@ -218,7 +218,7 @@ static void run(unsigned round)
     for (uint64_t unique = 1; unique <= REQUESTS; unique++) {
         send_request(unique, &seed);
         if (unique == REQUESTS / 2) {
-            barfs_occupancy_close(&occupancies[2]);
+            barfs_inflight_close(&inflights[2]);
             barfs_gate_remove_region(gate, 3);
             barfs_gate_remove_device(gate, lanes[2]);
         }
