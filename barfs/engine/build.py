@@ -8,6 +8,7 @@ Rule 1: setuptools loads this file by its path while the package is not importab
 Rule 2: what is declared here is what Python may touch; the compiler checks it against the headers.
 """
 
+import os
 import shlex
 import sysconfig
 from collections.abc import Sequence
@@ -152,7 +153,9 @@ class BuildEngine(build_ext):
         binding = Path(self.build_temp) / "_engine.c"
         binding.parent.mkdir(parents=True, exist_ok=True)
         ffibuilder.emit_c_code(str(binding))
-        ext.sources = [*ext.sources, str(binding)]
+        ours = [os.path.relpath(path) for path in sorted(HERE.parent.glob("*/*.[ch]"))]
+        ext.sources = [*(path for path in ours if path.endswith(".c")), str(binding)]
+        ext.depends = [*(path for path in ours if path.endswith(".h")), __file__]
         ext.include_dirs = [*ext.include_dirs, str(HERE.parent)]
         ext.extra_compile_args = [*ext.extra_compile_args, *COMPILE_FLAGS]
         # A Python with a shared library links with a RUNPATH to itself (pyenv's does). The engine
@@ -165,10 +168,10 @@ class BuildEngine(build_ext):
 
 
 class CompleteSource(sdist):
-    """sdist that has the tests and scripts with it, which setuptools leaves out by itself."""
+    """sdist that has the C, the tests and scripts with it, which setuptools leaves out by itself."""
 
     def make_distribution(self) -> None:
-        for folder in (".ci", "scripts", "tests"):
+        for folder in (".ci", "barfs", "scripts", "tests"):
             self.filelist.graft(folder)
         self.filelist.extend(["CHANGELOG.md", ".clang-format", ".gitignore"])
         for made in ("*.py[co]", "*.so", "*.o"):
