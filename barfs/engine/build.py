@@ -136,7 +136,9 @@ ffibuilder.set_source(
     + "".join(
         f'#include "{name}.h"\n'
         for name in (
+            "engine/common",
             "engine/forks",
+            "engine/inflight",
             "engine/sigbus",
             "engine/transfer",
             "engine/validate",

@@ -42,7 +42,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BARFS_HIDDEN __attribute__((visibility("hidden")))
+#pragma GCC visibility push(hidden)
 
 struct barfs_sigbus_frame {
     sigjmp_buf env;
@@ -54,16 +54,16 @@ struct barfs_sigbus_frame {
 /* The handler may only touch thread-local storage that needs no allocation: initial-exec. */
 #define BARFS_THREAD_LOCAL _Thread_local __attribute__((tls_model("initial-exec")))
 
-extern BARFS_HIDDEN BARFS_THREAD_LOCAL struct barfs_sigbus_frame *volatile barfs_sigbus_current;
-extern BARFS_HIDDEN BARFS_THREAD_LOCAL bool barfs_sigbus_unblocked;
-extern BARFS_HIDDEN uintptr_t barfs_sigbus_page_mask; /* page size - 1; set by install */
+extern BARFS_THREAD_LOCAL struct barfs_sigbus_frame *volatile barfs_sigbus_current;
+extern BARFS_THREAD_LOCAL bool barfs_sigbus_unblocked;
+extern uintptr_t barfs_sigbus_page_mask; /* page size - 1; set by install */
 
 /* Put the handler in force, on top of whatever is there now.  Idempotent and thread-safe; one
  * system call when there is nothing to do.  Returns 0, or -errno. */
-BARFS_HIDDEN int barfs_sigbus_install(void);
+int barfs_sigbus_install(void);
 
 /* Unblock SIGBUS in the calling thread. */
-BARFS_HIDDEN void barfs_sigbus_unblock(void);
+void barfs_sigbus_unblock(void);
 
 /* Make the calling thread ready for guarded accesses; free after the first call. */
 static inline void barfs_sigbus_prepare_thread(void)
@@ -98,5 +98,7 @@ static inline uint64_t barfs_sigbus_done(const struct barfs_sigbus_frame *frame)
 {
     return frame->fault > frame->base ? frame->fault - frame->base : 0;
 }
+
+#pragma GCC visibility pop
 
 #endif

@@ -22,8 +22,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/sigbus.h"
+#include "engine/inflight.h"
 #include "engine/trace.h"
+
+#pragma GCC visibility push(hidden)
 
 enum barfs_direction { BARFS_READ = 0, BARFS_WRITE = 1 };
 
@@ -65,13 +67,6 @@ struct barfs_segment {
  * answers as long as it answers the others. */
 struct barfs_turns {
     _Atomic int64_t answered_ns; /* CLOCK_MONOTONIC */
-};
-
-/* Who is inside a device's tables, and whether anybody may still enter: a count in the low bits, and
- * a closed flag in the same word, so that no order of enter and close can miss anybody. */
-struct barfs_inflight {
-    atomic_uint state;
-    unsigned forks; /* barfs_forks of the process whose device it is */
 };
 
 struct barfs_range {
@@ -116,51 +111,31 @@ struct barfs_control {
  *   -EINVAL     BARFS_PORT and BARFS_GUARD rules   -EPERM    the first access touches a denied byte
  * and what pread()/pwrite() (ENODEV, ETIMEDOUT, EACCES; anything else is EIO) or the call answered.
  * Without a `control`, the table's timeout holds. */
-BARFS_HIDDEN int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer,
-                                    uint64_t count, int direction, struct barfs_control *control);
+int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer,
+                       uint64_t count, int direction, struct barfs_control *control);
 
 /* What a transfer would touch; nothing past the end of the region. */
 struct barfs_cost {
     uint64_t fd_bytes; /* in BARFS_FD segments */
     bool calls;        /* a BARFS_CALL segment is among them */
 };
-BARFS_HIDDEN struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset,
-                                                   uint64_t count);
+struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset,
+                                      uint64_t count);
 
 /* Exactly one access of `width`, or an error as above; -EINVAL if it is misaligned, wider than the
  * segment's max_width, or crosses the edge of its segment or of the region.  Values are the host's
  * integers of the device's little-endian bytes. */
-BARFS_HIDDEN int64_t barfs_load(const struct barfs_table *table, uint64_t offset, uint32_t width,
-                                uint64_t *value);
-BARFS_HIDDEN int64_t barfs_store(const struct barfs_table *table, uint64_t offset, uint32_t width,
-                                 uint64_t value);
+int64_t barfs_load(const struct barfs_table *table, uint64_t offset, uint32_t width,
+                   uint64_t *value);
+int64_t barfs_store(const struct barfs_table *table, uint64_t offset, uint32_t width,
+                    uint64_t value);
 
 /* barfs_load() of 1, 2 or 4 bytes: the value, or -errno. */
-BARFS_HIDDEN int64_t barfs_load_narrow(const struct barfs_table *table, uint64_t offset,
-                                       uint32_t width);
-
-/* Every function above enters and leaves by itself. */
-BARFS_HIDDEN bool barfs_inflight_enter(struct barfs_inflight *inflight);
-
-/* Why it could not be entered: -ECHILD or -ENODEV. */
-BARFS_HIDDEN int barfs_inflight_error(const struct barfs_inflight *inflight);
-BARFS_HIDDEN void barfs_inflight_leave(struct barfs_inflight *inflight);
-
-/* How many are inside now. */
-BARFS_HIDDEN uint32_t barfs_inflight_inside(struct barfs_inflight *inflight);
-
-BARFS_HIDDEN bool barfs_inflight_closed(struct barfs_inflight *inflight);
-
-/* Refuse everybody from now on, for ever. */
-BARFS_HIDDEN void barfs_inflight_close(struct barfs_inflight *inflight);
-
-/* Close, and wait until nobody is inside.  False: somebody still was after timeout_ns. */
-BARFS_HIDDEN bool barfs_inflight_drain(struct barfs_inflight *inflight, int64_t timeout_ns);
+int64_t barfs_load_narrow(const struct barfs_table *table, uint64_t offset, uint32_t width);
 
 /* Make every transfer under this control end before its next access. */
-BARFS_HIDDEN void barfs_control_stop(struct barfs_control *control);
+void barfs_control_stop(struct barfs_control *control);
 
-/* CLOCK_MONOTONIC, in nanoseconds: what deadlines are measured on. */
-BARFS_HIDDEN int64_t barfs_now_ns(void);
+#pragma GCC visibility pop
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/validate.h"
+#include "engine/common.h"
 
 #include <errno.h>
 #include <stddef.h>

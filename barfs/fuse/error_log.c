@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "fuse/error_log.h"
+#include "engine/common.h"
 
 #include <stddef.h>
 #include <string.h>
-#include <time.h>
 
-#include "fuse/workers.h"
-
-static const int64_t BETWEEN_NS = 1000000000;
+static const int64_t BETWEEN_NS = BARFS_NS_PER_S;
 
 int barfs_error_log_init(struct barfs_error_log *log)
 {
@@ -113,7 +111,7 @@ bool barfs_error_log_next(struct barfs_error_log *log, struct barfs_logged_error
         if (until == INT64_MAX) {
             pthread_cond_wait(&log->wake, &log->lock);
         } else {
-            struct timespec at = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
+            struct timespec at = barfs_timespec(until);
 
             pthread_cond_timedwait(&log->wake, &log->lock, &at);
         }

@@ -16,6 +16,8 @@
 
 #include "engine/transfer.h"
 
+#pragma GCC visibility push(hidden)
+
 enum { BARFS_OPEN = 2, BARFS_ERROR_KINDS = 64 };
 
 struct barfs_logged_error {
@@ -41,18 +43,18 @@ struct barfs_error_log {
 };
 
 /* 0, or -errno. */
-BARFS_HIDDEN int barfs_error_log_init(struct barfs_error_log *log);
+int barfs_error_log_init(struct barfs_error_log *log);
 
 /* No thread is inside any function. */
-BARFS_HIDDEN void barfs_error_log_destroy(struct barfs_error_log *log);
+void barfs_error_log_destroy(struct barfs_error_log *log);
 
-BARFS_HIDDEN void barfs_error_log_push(struct barfs_error_log *log,
-                                       const struct barfs_logged_error *entry);
+void barfs_error_log_push(struct barfs_error_log *log, const struct barfs_logged_error *entry);
 
 /* Wait for the next to tell.  False once it is stopped and all is told. */
-BARFS_HIDDEN bool barfs_error_log_next(struct barfs_error_log *log,
-                                       struct barfs_logged_error *entry);
+bool barfs_error_log_next(struct barfs_error_log *log, struct barfs_logged_error *entry);
 
-BARFS_HIDDEN void barfs_error_log_stop(struct barfs_error_log *log);
+void barfs_error_log_stop(struct barfs_error_log *log);
+
+#pragma GCC visibility pop
 
 #endif

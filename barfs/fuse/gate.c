@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #define _GNU_SOURCE
 #include "fuse/gate.h"
+#include "engine/common.h"
+#include "engine/sigbus.h"
 #include "engine/validate.h"
 #include "fuse/handshake.h"
 #include "fuse/notify.h"
@@ -15,7 +17,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Longer requests go to the slow lane.  An uncached load takes up to a microsecond on PCI Express: the
@@ -493,7 +494,7 @@ bool barfs_gate_next_error(struct barfs_gate *gate, struct barfs_logged_error *e
 
 bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
 {
-    const struct timespec pause = {.tv_nsec = WAKE_EVERY_NS};
+    const struct timespec pause = barfs_timespec(WAKE_EVERY_NS);
     int64_t end = barfs_now_ns() + timeout_ns;
 
     atomic_store(&gate->stopping, true);

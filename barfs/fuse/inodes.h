@@ -16,6 +16,8 @@
 #include "engine/transfer.h"
 #include "fuse/workers.h"
 
+#pragma GCC visibility push(hidden)
+
 enum { BARFS_CHUNK_INODES = 1024, BARFS_MOST_CHUNKS = 4096 };
 
 struct barfs_inode {
@@ -34,14 +36,15 @@ struct barfs_inodes {
 };
 
 /* NULL where the node id is no region's. */
-BARFS_HIDDEN struct barfs_inode *barfs_inodes_find(struct barfs_inodes *inodes, uint64_t node_id);
+struct barfs_inode *barfs_inodes_find(struct barfs_inodes *inodes, uint64_t node_id);
 
 /* 0, or -errno: -ENOSPC for a node id above four millions, -EEXIST for one that was used. */
-BARFS_HIDDEN int barfs_inodes_add(struct barfs_inodes *inodes, uint64_t node_id,
-                                  const struct barfs_table *table, uint32_t permission,
-                                  struct barfs_lanes *lanes);
+int barfs_inodes_add(struct barfs_inodes *inodes, uint64_t node_id, const struct barfs_table *table,
+                     uint32_t permission, struct barfs_lanes *lanes);
 
 /* Free all entries; nobody uses any of them. */
-BARFS_HIDDEN void barfs_inodes_clear(struct barfs_inodes *inodes);
+void barfs_inodes_clear(struct barfs_inodes *inodes);
+
+#pragma GCC visibility pop
 
 #endif

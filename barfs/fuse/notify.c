@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "fuse/notify.h"
+#include "engine/common.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ int barfs_notify_init(struct barfs_notify *notify, int fd)
     notify->fd = fd;
     notify->last = &notify->first;
     error = pthread_mutex_init(&notify->lock, NULL);
-    return error ? -error : -pthread_cond_init(&notify->wake, NULL);
+    return error ? -error : barfs_cond_init(&notify->wake);
 }
 
 void barfs_notify_destroy(struct barfs_notify *notify)

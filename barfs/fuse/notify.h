@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "engine/sigbus.h"
+#pragma GCC visibility push(hidden)
 
 struct barfs_notification;
 
@@ -23,17 +23,19 @@ struct barfs_notify {
 };
 
 /* 0, or -errno. */
-BARFS_HIDDEN int barfs_notify_init(struct barfs_notify *notify, int fd);
+int barfs_notify_init(struct barfs_notify *notify, int fd);
 
 /* Free what was not written.  No thread is inside barfs_notify_run(). */
-BARFS_HIDDEN void barfs_notify_destroy(struct barfs_notify *notify);
+void barfs_notify_destroy(struct barfs_notify *notify);
 
 /* Hand a message over; it is copied, and written in its turn.  Without memory for it, it is lost: the
  * kernel then finds out when its time limit is over. */
-BARFS_HIDDEN void barfs_notify_push(struct barfs_notify *notify, const void *message, size_t size);
+void barfs_notify_push(struct barfs_notify *notify, const void *message, size_t size);
 
 /* The thread's function; returns once stopped. */
-BARFS_HIDDEN void barfs_notify_run(struct barfs_notify *notify);
-BARFS_HIDDEN void barfs_notify_stop(struct barfs_notify *notify);
+void barfs_notify_run(struct barfs_notify *notify);
+void barfs_notify_stop(struct barfs_notify *notify);
+
+#pragma GCC visibility pop
 
 #endif

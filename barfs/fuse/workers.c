@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include "fuse/workers.h"
+#include "engine/common.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -11,7 +12,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 static const unsigned MOST_KEPT = 6;
@@ -23,19 +23,6 @@ static const int64_t TICK_NS = 100000000;
 /* How long after its deadline a request that runs is given up: its access may know better itself, or
  * just be about to come back. */
 static const int64_t SLACK_NS = 200000000;
-
-int barfs_cond_init(pthread_cond_t *condition)
-{
-    pthread_condattr_t attributes;
-    int error = pthread_condattr_init(&attributes);
-
-    if (error)
-        return -error;
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    error = pthread_cond_init(condition, &attributes);
-    pthread_condattr_destroy(&attributes);
-    return -error;
-}
 
 int barfs_workers_init(struct barfs_workers *workers, barfs_answer_fn *answer, void *context)
 {
@@ -382,8 +369,7 @@ void barfs_workers_watch(struct barfs_workers *workers)
     while (!workers->stopping) {
         /* One quiet tick before going to sleep: a stream of requests does not wake us for each. */
         if (workers->oldest || was_busy) {
-            int64_t next = barfs_now_ns() + TICK_NS;
-            struct timespec until = {.tv_sec = next / 1000000000, .tv_nsec = next % 1000000000};
+            struct timespec until = barfs_timespec(barfs_now_ns() + TICK_NS);
 
             was_busy = workers->oldest != NULL;
             pthread_cond_timedwait(&workers->watch, &workers->lock, &until);

@@ -34,6 +34,8 @@
 
 #include "engine/transfer.h"
 
+#pragma GCC visibility push(hidden)
+
 /* Where the data of a WRITE request and of a READ reply stands in a message: behind the longest
  * header that comes before data, so that one buffer serves both. */
 #define BARFS_PAYLOAD 80u
@@ -94,51 +96,48 @@ struct barfs_workers {
     struct barfs_lane *lanes, *wanting;
 };
 
-/* A condition whose deadlines are of CLOCK_MONOTONIC.  0, or -errno. */
-BARFS_HIDDEN int barfs_cond_init(pthread_cond_t *condition);
-
-BARFS_HIDDEN int barfs_workers_init(struct barfs_workers *workers, barfs_answer_fn *answer,
-                                    void *context);
+int barfs_workers_init(struct barfs_workers *workers, barfs_answer_fn *answer, void *context);
 
 /* Free what is left.  No thread is inside any function of the queue. */
-BARFS_HIDDEN void barfs_workers_destroy(struct barfs_workers *workers);
+void barfs_workers_destroy(struct barfs_workers *workers);
 
 /* The lanes live as long as the queue. */
-BARFS_HIDDEN int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_workers *workers);
+int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_workers *workers);
 
 /* Make the threads of a device's lanes leave: what waits is answered -ENODEV, what runs stops before
  * its next access (a short count, else -ENODEV), and what comes later is answered -ENODEV. */
-BARFS_HIDDEN void barfs_lanes_stop(struct barfs_lanes *lanes);
+void barfs_lanes_stop(struct barfs_lanes *lanes);
 
 /* A request to read a message into; NULL when there is no memory. */
-BARFS_HIDDEN struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers);
+struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers);
 
 /* A request that was taken and is not needed. */
-BARFS_HIDDEN void barfs_workers_put_request(struct barfs_workers *workers,
-                                            struct barfs_request *request);
+void barfs_workers_put_request(struct barfs_workers *workers, struct barfs_request *request);
 
 /* Give a request to a lane, which answers it and keeps it.  Its table, unique, offset, count and
  * direction are set. */
-BARFS_HIDDEN void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request);
+void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request);
 
 /* End a request early: one that waits is answered -EINTR, one that runs stops before its next access.
  * One that is not here was answered already. */
-BARFS_HIDDEN void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique);
+void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique);
 
 /* The threads' functions; each returns once the queue is stopped. */
-BARFS_HIDDEN void barfs_lane_run(struct barfs_lane *lane);
-BARFS_HIDDEN void barfs_workers_watch(struct barfs_workers *workers);
+void barfs_lane_run(struct barfs_lane *lane);
+void barfs_workers_watch(struct barfs_workers *workers);
 
 /* Wait until a lane wants a thread for barfs_lane_run(); NULL once the queue is stopped. */
-BARFS_HIDDEN struct barfs_lane *barfs_workers_next_lane(struct barfs_workers *workers);
+struct barfs_lane *barfs_workers_next_lane(struct barfs_workers *workers);
 
 /* The thread could not be made: what waits is answered -ENOMEM, the next request asks again. */
-BARFS_HIDDEN void barfs_lane_fail(struct barfs_lane *lane);
+void barfs_lane_fail(struct barfs_lane *lane);
 
 /* Make every thread leave, as barfs_lanes_stop() of every device. */
-BARFS_HIDDEN void barfs_workers_stop(struct barfs_workers *workers);
+void barfs_workers_stop(struct barfs_workers *workers);
 
 /* After stop: answer what still runs with -ENODEV.  No lane answers anything from here on. */
-BARFS_HIDDEN void barfs_workers_abandon(struct barfs_workers *workers);
+void barfs_workers_abandon(struct barfs_workers *workers);
+
+#pragma GCC visibility pop
 
 #endif

@@ -12,6 +12,7 @@
  */
 #define _GNU_SOURCE
 #include "../require.h"
+#include "engine/sigbus.h"
 #include "engine/transfer.h"
 
 #include <signal.h>

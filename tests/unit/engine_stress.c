@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * The engine without Python, from C threads: random requests over all kinds of segments while the
- * file under them shrinks and grows.  Built with the sanitizers by test_native_c.py.
+ * file under them shrinks and grows.  Built with the sanitizers by test_engine_c.py.
  */
 #define _GNU_SOURCE
 #include "../require.h"
+#include "engine/common.h"
+#include "engine/sigbus.h"
 #include "engine/transfer.h"
 
 #include <errno.h>
