@@ -30,11 +30,11 @@ enum barfs_permission { BARFS_MAY_READ = 1, BARFS_MAY_WRITE = 2 };
 enum barfs_kind { BARFS_REFUSED, BARFS_MEMORY, BARFS_FD, BARFS_CALL };
 enum barfs_table_flags { BARFS_PORT = 1, BARFS_GUARD_READS = 2, BARFS_GUARD_WRITES = 4 };
 
-typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width, int direction,
-                          void *data);
+typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width,
+                          enum barfs_direction direction, void *data);
 struct barfs_segment {
     uint64_t start, end;
-    int kind;
+    enum barfs_kind kind;
     uint32_t permission, max_width;
     int fd;
     uint64_t fd_offset;
@@ -71,7 +71,7 @@ struct barfs_table {
 struct barfs_control { int64_t timeout_ns; ...; };
 
 int64_t barfs_transfer(const struct barfs_table *, uint64_t offset, void *buffer, uint64_t count,
-                       int direction, struct barfs_control *);
+                       enum barfs_direction direction, struct barfs_control *);
 int64_t barfs_load(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t *value);
 int64_t barfs_load_narrow(const struct barfs_table *, uint64_t offset, uint32_t width);
 int64_t barfs_store(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t value);
@@ -84,19 +84,19 @@ int64_t barfs_now_ns(void);
 int barfs_sigbus_install(void);
 extern unsigned barfs_forks;
 
+enum barfs_operation { BARFS_LOG_READ, BARFS_LOG_WRITE, BARFS_LOG_OPEN };
 struct barfs_logged_error {
     const struct barfs_table *table;
-    int what, error;
+    enum barfs_operation operation;
+    int error;
     uint64_t offset, count, more;
 };
-#define BARFS_OPEN ...
 struct barfs_gate;
 struct barfs_lane;
 struct barfs_lanes;
 struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd);
 void barfs_gate_free(struct barfs_gate *);
 struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *);
-void barfs_gate_remove_device(struct barfs_gate *, struct barfs_lanes *);
 int barfs_gate_add_region(struct barfs_gate *, uint64_t node_id, const struct barfs_table *,
                           uint32_t permission, struct barfs_lanes *);
 void barfs_gate_remove_region(struct barfs_gate *, uint64_t node_id);
@@ -106,13 +106,14 @@ void barfs_gate_notify_loop(struct barfs_gate *);
 void barfs_gate_watch_loop(struct barfs_gate *);
 struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *);
 bool barfs_gate_next_error(struct barfs_gate *, struct barfs_logged_error *);
+void barfs_lanes_stop(struct barfs_lanes *);
 void barfs_lane_run(struct barfs_lane *);
 void barfs_lane_fail(struct barfs_lane *);
 bool barfs_gate_stop(struct barfs_gate *, int64_t timeout_ns);
 void barfs_gate_abandon(struct barfs_gate *);
 
-extern "Python" int barfs_call(void *context, uint64_t offset, uint32_t width, int direction,
-                               void *data);
+extern "Python" int barfs_call(void *context, uint64_t offset, uint32_t width,
+                               enum barfs_direction direction, void *data);
 
 #define PROT_NONE ...
 #define PROT_READ ...
@@ -140,6 +141,7 @@ ffibuilder.set_source(
             "engine/forks",
             "engine/inflight",
             "engine/sigbus",
+            "engine/trace",
             "engine/transfer",
             "engine/validate",
             "fuse/gate",
@@ -170,7 +172,7 @@ class BuildEngine(build_ext):
 
 
 class CompleteSource(sdist):
-    """sdist that has the C, the tests and scripts with it, which setuptools leaves out by itself."""
+    """sdist with the C, the tests and the scripts, which setuptools leaves out by itself."""
 
     def make_distribution(self) -> None:
         for folder in (".ci", "barfs", "scripts", "tests"):

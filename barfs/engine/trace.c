@@ -14,8 +14,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/transfer.h"
-
 enum { LINE = 256, WORD = 24 };
 
 /* What an access can fail with (transfer.h). */

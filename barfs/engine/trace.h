@@ -22,6 +22,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/transfer.h"
+
 #pragma GCC visibility push(hidden)
 
 enum { BARFS_MOST_TRACE_NAME = 64, BARFS_PID_UNKNOWN = -1 };
@@ -49,7 +51,8 @@ struct barfs_traced {
     const void *data; /* `width` bytes */
     uint32_t width;
     int32_t pid; /* 0: this process's own access */
-    int direction, kind;
+    enum barfs_direction direction;
+    enum barfs_kind kind;
     int error; /* 0, or -errno */
 };
 

@@ -8,6 +8,7 @@
 #include "engine/transfer.h"
 #include "engine/common.h"
 #include "engine/sigbus.h"
+#include "engine/trace.h"
 #include "engine/validate.h"
 
 #include <endian.h>
@@ -36,15 +37,15 @@ struct request {
     uint64_t offset, count;
     volatile uint64_t done;
     uint64_t limit; /* of the width of an access */
-    int direction;
+    enum barfs_direction direction;
     bool late; /* the last access took longer than is allowed */
     struct barfs_sigbus_frame frame;
     volatile uint32_t guarded_width; /* of the accesses that are under the guard now */
 };
 
 /* An access at `position` was tried, with `error` (0: it was done). */
-static void trace(const struct request *request, uint64_t position, uint32_t width, int kind,
-                  int error)
+static void trace(const struct request *request, uint64_t position, uint32_t width,
+                  enum barfs_kind kind, int error)
 {
     if (request->table->trace == NULL || error == -EINTR)
         return;
@@ -141,28 +142,53 @@ DEFINE_ACCESSES(16)
 DEFINE_ACCESSES(32)
 DEFINE_ACCESSES(64)
 
+static void load(const volatile uint8_t *base, uint8_t *buffer, uint32_t width, uint64_t accesses)
+{
+    switch (width) {
+    case 1:
+        load8(base, buffer, accesses);
+        break;
+    case 2:
+        load16(base, buffer, accesses);
+        break;
+    case 4:
+        load32(base, buffer, accesses);
+        break;
+    default:
+        load64(base, buffer, accesses);
+        break;
+    }
+}
+
+static void store(volatile uint8_t *base, const uint8_t *buffer, uint32_t width, uint64_t accesses)
+{
+    switch (width) {
+    case 1:
+        store8(base, buffer, accesses);
+        break;
+    case 2:
+        store16(base, buffer, accesses);
+        break;
+    case 4:
+        store32(base, buffer, accesses);
+        break;
+    default:
+        store64(base, buffer, accesses);
+        break;
+    }
+}
+
 static void access_memory(struct request *request, volatile uint8_t *base, uint32_t width,
                           uint64_t accesses)
 {
-    bool read = request->direction == BARFS_READ;
     uint8_t *buffer = request->buffer + request->done;
 
     request->guarded_width = width;
     barfs_sigbus_arm(&request->frame, base, width * accesses);
-    switch (width) {
-    case 1:
-        read ? load8(base, buffer, accesses) : store8(base, buffer, accesses);
-        break;
-    case 2:
-        read ? load16(base, buffer, accesses) : store16(base, buffer, accesses);
-        break;
-    case 4:
-        read ? load32(base, buffer, accesses) : store32(base, buffer, accesses);
-        break;
-    default:
-        read ? load64(base, buffer, accesses) : store64(base, buffer, accesses);
-        break;
-    }
+    if (request->direction == BARFS_READ)
+        load(base, buffer, width, accesses);
+    else
+        store(base, buffer, width, accesses);
     barfs_sigbus_disarm();
     request->done += width * accesses;
 }
@@ -302,7 +328,7 @@ static NOINLINE int walk(struct request *request)
 
     for (; request->done < request->count; segment++) {
         uint64_t end = barfs_min(segment->end, request_end);
-        int error;
+        int error = -EACCES;
 
         if (!(segment->permission & 1u << request->direction))
             return -EACCES;
@@ -317,8 +343,8 @@ static NOINLINE int walk(struct request *request)
         case BARFS_CALL:
             error = walk_singly(request, segment, end, access_call);
             break;
-        default:
-            error = -EACCES;
+        case BARFS_REFUSED:
+            break;
         }
         if (error != 0)
             return error;
@@ -340,7 +366,8 @@ static NOINLINE int guarded(struct request *request)
 }
 
 static int64_t perform(const struct barfs_table *table, uint64_t offset, void *buffer,
-                       uint64_t count, uint64_t limit, int direction, struct barfs_control *control)
+                       uint64_t count, uint64_t limit, enum barfs_direction direction,
+                       struct barfs_control *control)
 {
     struct request request;
     int error;
@@ -359,7 +386,8 @@ static int64_t perform(const struct barfs_table *table, uint64_t offset, void *b
 }
 
 int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer,
-                       uint64_t count, int direction, struct barfs_control *control)
+                       uint64_t count, enum barfs_direction direction,
+                       struct barfs_control *control)
 {
     struct barfs_control own = {.timeout_ns = table->timeout_ns};
     struct barfs_validated valid = barfs_validate(table, offset, count, direction);
@@ -382,7 +410,7 @@ int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *b
 
 /* 0, or -errno. */
 static int64_t single(const struct barfs_table *table, uint64_t offset, void *buffer,
-                      uint32_t width, int direction)
+                      uint32_t width, enum barfs_direction direction)
 {
     struct barfs_control unlimited = {.timeout_ns = 0};
     int64_t result = -EINVAL;

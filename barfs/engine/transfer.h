@@ -23,9 +23,10 @@
 #include <stdint.h>
 
 #include "engine/inflight.h"
-#include "engine/trace.h"
 
 #pragma GCC visibility push(hidden)
+
+struct barfs_trace;
 
 enum barfs_direction { BARFS_READ = 0, BARFS_WRITE = 1 };
 
@@ -47,12 +48,12 @@ enum barfs_table_flags {
 
 /* One access of a BARFS_CALL segment: `data` holds, or receives, `width` bytes in the device's order.
  * Returns 0, or -errno. */
-typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width, int direction,
-                          void *data);
+typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width,
+                          enum barfs_direction direction, void *data);
 
 struct barfs_segment {
     uint64_t start, end; /* offsets in the region, half-open */
-    int kind;
+    enum barfs_kind kind;
     uint32_t permission;
     uint32_t max_width;     /* 1, 2, 4 or 8 */
     int fd;                 /* BARFS_FD */
@@ -112,7 +113,8 @@ struct barfs_control {
  * and what pread()/pwrite() (ENODEV, ETIMEDOUT, EACCES; anything else is EIO) or the call answered.
  * Without a `control`, the table's timeout holds. */
 int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer,
-                       uint64_t count, int direction, struct barfs_control *control);
+                       uint64_t count, enum barfs_direction direction,
+                       struct barfs_control *control);
 
 /* What a transfer would touch; nothing past the end of the region. */
 struct barfs_cost {

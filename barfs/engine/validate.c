@@ -39,7 +39,7 @@ uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset)
 
 /* The first denied range that ends behind `offset`; NULL where none does. */
 static const struct barfs_range *denied_from(const struct barfs_table *table, uint64_t offset,
-                                             int direction)
+                                             enum barfs_direction direction)
 {
     const struct barfs_ranges *denied = &table->denied[direction];
     uint64_t low = 0, high = denied->count;
@@ -56,7 +56,7 @@ static const struct barfs_range *denied_from(const struct barfs_table *table, ui
 }
 
 bool barfs_is_denied(const struct barfs_table *table, uint64_t offset, uint64_t count,
-                     int direction)
+                     enum barfs_direction direction)
 {
     const struct barfs_range *range = denied_from(table, offset, direction);
 
@@ -65,7 +65,7 @@ bool barfs_is_denied(const struct barfs_table *table, uint64_t offset, uint64_t 
 
 /* The bytes before the first access that touches a denied one, if `limit` is the widest. */
 static uint64_t permitted(const struct barfs_table *table, uint64_t offset, uint64_t count,
-                          uint64_t limit, int direction)
+                          uint64_t limit, enum barfs_direction direction)
 {
     const struct barfs_range *range = denied_from(table, offset, direction);
     uint64_t end;
@@ -77,7 +77,7 @@ static uint64_t permitted(const struct barfs_table *table, uint64_t offset, uint
 }
 
 struct barfs_validated barfs_validate(const struct barfs_table *table, uint64_t offset,
-                                      uint64_t count, int direction)
+                                      uint64_t count, enum barfs_direction direction)
 {
     struct barfs_validated valid = {.result = -EINVAL};
     bool beyond = offset >= table->size;

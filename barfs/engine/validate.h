@@ -24,11 +24,11 @@ struct barfs_validated {
 };
 
 struct barfs_validated barfs_validate(const struct barfs_table *table, uint64_t offset,
-                                      uint64_t count, int direction);
+                                      uint64_t count, enum barfs_direction direction);
 
 /* Whether any byte of the range, which is inside the region, is denied. */
 bool barfs_is_denied(const struct barfs_table *table, uint64_t offset, uint64_t count,
-                     int direction);
+                     enum barfs_direction direction);
 
 /* The segment that `position`, which is inside the region, lies in. */
 const struct barfs_segment *barfs_segment_at(const struct barfs_table *table, uint64_t position);

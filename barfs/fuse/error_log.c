@@ -24,7 +24,7 @@ void barfs_error_log_destroy(struct barfs_error_log *log)
 
 static bool same_kind(const struct barfs_logged_error *a, const struct barfs_logged_error *b)
 {
-    return a->table == b->table && a->what == b->what && a->error == b->error;
+    return a->table == b->table && a->operation == b->operation && a->error == b->error;
 }
 
 /* The place of its kind, or one whose kind has nothing to tell; NULL where there is none. */

@@ -18,14 +18,16 @@
 
 #pragma GCC visibility push(hidden)
 
-enum { BARFS_OPEN = 2, BARFS_ERROR_KINDS = 64 };
+enum { BARFS_ERROR_KINDS = 64 };
+
+enum barfs_operation { BARFS_LOG_READ, BARFS_LOG_WRITE, BARFS_LOG_OPEN };
 
 struct barfs_logged_error {
     const struct barfs_table *table; /* NULL: `more` of kinds for which there was no room */
-    int what;                        /* BARFS_READ, BARFS_WRITE, BARFS_OPEN */
-    int error;                       /* an errno */
-    uint64_t offset, count;          /* of the first request */
-    uint64_t more;                   /* of the same kind, after it */
+    enum barfs_operation operation;
+    int error;              /* an errno */
+    uint64_t offset, count; /* of the first request */
+    uint64_t more;          /* of the same kind, after it */
 };
 
 struct barfs_error_kind {

@@ -43,11 +43,9 @@ struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd);
 void barfs_gate_free(struct barfs_gate *gate);
 
 /* The lanes of a device; they are the gate's.  NULL, with errno, when there is no memory.  One thread
- * at a time adds devices and regions. */
+ * at a time adds devices and regions.  barfs_lanes_stop() once its regions have been removed and its
+ * accesses are closed. */
 struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *gate);
-
-/* Let the device's lanes end (workers.h).  Its regions have been removed, its occupancy is closed. */
-void barfs_gate_remove_device(struct barfs_gate *gate, struct barfs_lanes *lanes);
 
 /* Answer for `node_id` from now on.  `permission` is what an open may ask for.  0, or -errno. */
 int barfs_gate_add_region(struct barfs_gate *gate, uint64_t node_id,

@@ -27,7 +27,11 @@ _SOCKET_BUFFER = 2 << 20
 _NO_WORK_YET = 1.0
 """Seconds that threads which have hardly begun need to leave."""
 
-_WHAT = {lib.BARFS_READ: "read", lib.BARFS_WRITE: "write", lib.BARFS_OPEN: "open"}
+_OPERATIONS = {
+    lib.BARFS_LOG_READ: "read",
+    lib.BARFS_LOG_WRITE: "write",
+    lib.BARFS_LOG_OPEN: "open",
+}
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +136,8 @@ class Gate:
                 log.warning("%d more requests were refused", entry.more)
                 continue
             device, table = self._tables[int(ffi.cast("uintptr_t", entry.table))]
-            what = f"{_WHAT[entry.what]} of "
-            if entry.what == lib.BARFS_OPEN:
+            what = f"{_OPERATIONS[entry.operation]} of "
+            if entry.operation == lib.BARFS_LOG_OPEN:
                 what += f"{table.name}: {os.strerror(entry.error)}"
             else:
                 what += str(error_from(entry.error, table.name, entry.offset, entry.count))
@@ -169,4 +173,4 @@ class DeviceGate:
         """From now on requests fail with ENODEV and opens with ENXIO. The occupancy is closed."""
         for node in self._nodes:
             lib.barfs_gate_remove_region(self._gate._gate, node)
-        lib.barfs_gate_remove_device(self._gate._gate, self._lanes)
+        lib.barfs_lanes_stop(self._lanes)

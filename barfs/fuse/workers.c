@@ -114,7 +114,8 @@ int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_workers *workers)
     return 0;
 }
 
-static bool claim(struct barfs_request *request, int from, int to)
+static bool claim(struct barfs_request *request, enum barfs_request_state from,
+                  enum barfs_request_state to)
 {
     return atomic_compare_exchange_strong(&request->state, &from, to);
 }

@@ -48,14 +48,14 @@ enum barfs_request_state { BARFS_QUEUED, BARFS_RUNNING, BARFS_ANSWERED };
 struct barfs_request {
     struct barfs_request *next;          /* in its lane, or of the spare ones */
     struct barfs_request *newer, *older; /* of those that are not done */
-    atomic_int state;
+    _Atomic(enum barfs_request_state) state;
     bool kept; /* and not given back to the kernel */
     struct barfs_control control;
     const struct barfs_table *table;
     struct barfs_lane *lane; /* that it was given to */
     uint64_t unique;         /* the kernel's name for it */
     uint64_t offset, count;
-    int direction;
+    enum barfs_direction direction;
     size_t length; /* of the message as it came */
     /* The data begins a page: the kernel copies page by page, and would touch each twice. */
     _Alignas(4096) unsigned char unused[4096 - BARFS_PAYLOAD];

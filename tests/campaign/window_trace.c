@@ -28,7 +28,7 @@ enum { OFFSETS = 65, COUNTS = 64, TRAP_FLAG = 0x100, WRITE_FAULT = 2 };
 static struct access {
     uint64_t offset;
     unsigned width;
-    int direction;
+    enum barfs_direction direction;
 } accesses[MOST];
 static volatile int access_count;
 
@@ -36,7 +36,7 @@ static uint8_t *page;
 static uint8_t ram[REGION];
 static struct barfs_inflight inflight;
 
-static void note(uint64_t offset, unsigned width, int direction)
+static void note(uint64_t offset, unsigned width, enum barfs_direction direction)
 {
     REQUIRE(access_count < MOST);
     accesses[access_count++] = (struct access){offset, width, direction};
@@ -86,7 +86,8 @@ static void on_step(int number, siginfo_t *info, void *context)
     ((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TRAP_FLAG;
 }
 
-static int call(void *context, uint64_t offset, uint32_t width, int direction, void *data)
+static int call(void *context, uint64_t offset, uint32_t width, enum barfs_direction direction,
+                void *data)
 {
     uint8_t *place = (uint8_t *)context + offset;
 
@@ -95,7 +96,8 @@ static int call(void *context, uint64_t offset, uint32_t width, int direction, v
     return 0;
 }
 
-static void request(const struct barfs_table *table, uint64_t offset, uint64_t count, int direction)
+static void request(const struct barfs_table *table, uint64_t offset, uint64_t count,
+                    enum barfs_direction direction)
 {
     uint8_t buffer[COUNTS];
 
@@ -157,7 +159,7 @@ int main(int argc, char **argv)
 
     for (uint64_t offset = base; offset < base + OFFSETS; offset++)
         for (uint64_t count = 1; count <= COUNTS; count++)
-            for (int direction = BARFS_READ; direction <= BARFS_WRITE; direction++)
+            for (enum barfs_direction direction = BARFS_READ; direction <= BARFS_WRITE; direction++)
                 if (number++ % every == 0)
                     request(&table, offset, count, direction);
     return 0;

@@ -24,7 +24,8 @@ static uint8_t ram[RAM];
 static struct barfs_inflight inflight;
 static struct barfs_table table;
 
-static int access_ram(void *context, uint64_t offset, uint32_t width, int direction, void *data)
+static int access_ram(void *context, uint64_t offset, uint32_t width,
+                      enum barfs_direction direction, void *data)
 {
     uint8_t *place = (uint8_t *)context + (offset - (WINDOW + GAP));
 
@@ -43,7 +44,7 @@ static void *request_until_gone(void *result)
     for (;;) {
         uint64_t offset = (uint64_t)rand_r(&seed) % (REGION + 16);
         uint64_t count = (uint64_t)rand_r(&seed) % (rand_r(&seed) % 2 ? 16 : REGION);
-        int direction = rand_r(&seed) % 2;
+        enum barfs_direction direction = rand_r(&seed) % 2 ? BARFS_WRITE : BARFS_READ;
         uint8_t *buffer = calloc(1, count + 1); /* exactly: an overrun is the sanitizer's */
         int64_t done = barfs_transfer(&table, offset, buffer, count, direction, NULL);
 

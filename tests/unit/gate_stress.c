@@ -26,7 +26,8 @@ static atomic_uint answered;
 static uint8_t ram[REGION];
 static pthread_mutex_t ram_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static int access_ram(void *context, uint64_t offset, uint32_t width, int direction, void *data)
+static int access_ram(void *context, uint64_t offset, uint32_t width,
+                      enum barfs_direction direction, void *data)
 {
     pthread_mutex_lock(&ram_lock);
     memcpy(direction == BARFS_READ ? data : ram + offset,
@@ -221,7 +222,7 @@ static void run(unsigned round)
         if (unique == REQUESTS / 2) {
             barfs_inflight_close(&inflights[2]);
             barfs_gate_remove_region(gate, 3);
-            barfs_gate_remove_device(gate, lanes[2]);
+            barfs_lanes_stop(lanes[2]);
         }
     }
     if (round % 2) { /* else it is stopped in the middle of everything */
