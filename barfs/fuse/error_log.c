@@ -13,7 +13,12 @@ int barfs_error_log_init(struct barfs_error_log *log)
 
     memset(log, 0, sizeof *log);
     error = -pthread_mutex_init(&log->lock, NULL);
-    return error ? error : barfs_cond_init(&log->wake);
+    if (error)
+        return error;
+    error = barfs_cond_init(&log->wake);
+    if (error)
+        pthread_mutex_destroy(&log->lock);
+    return error;
 }
 
 void barfs_error_log_destroy(struct barfs_error_log *log)

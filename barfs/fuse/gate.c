@@ -10,6 +10,7 @@
 #include <linux/fuse.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,7 +19,7 @@ static const int WAKE_SIGNAL = SIGURG;
 static const int64_t WAKE_EVERY_NS = 5000000;
 
 struct device {
-    struct device *next;
+    SLIST_ENTRY(device) next;
     struct barfs_lanes lanes;
 };
 
@@ -26,7 +27,7 @@ struct barfs_gate {
     struct barfs_dispatch dispatch;
     atomic_bool reading; /* cleared with the lock held, so that the reader is there to be woken */
     pthread_t reader;
-    struct device *devices;
+    SLIST_HEAD(, device) devices;
     struct barfs_notify notify;
     pthread_mutex_t lock; /* of `reading` */
 };
@@ -40,6 +41,7 @@ struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
 
     if (!gate)
         return NULL;
+    SLIST_INIT(&gate->devices);
     error = barfs_sigbus_install();
     if (error)
         goto free_gate;
@@ -66,12 +68,12 @@ free_gate:
 
 void barfs_gate_free(struct barfs_gate *gate)
 {
+    struct device *device;
+
     barfs_dispatch_destroy(&gate->dispatch);
     barfs_notify_destroy(&gate->notify);
-    while (gate->devices) {
-        struct device *device = gate->devices;
-
-        gate->devices = device->next;
+    while ((device = SLIST_FIRST(&gate->devices)) != NULL) {
+        SLIST_REMOVE_HEAD(&gate->devices, next);
         free(device);
     }
     pthread_mutex_destroy(&gate->lock);
@@ -91,8 +93,7 @@ struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *gate)
         errno = -error;
         return NULL;
     }
-    device->next = gate->devices;
-    gate->devices = device;
+    SLIST_INSERT_HEAD(&gate->devices, device, next);
     return &device->lanes;
 }
 

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 struct barfs_notification {
-    struct barfs_notification *next;
+    STAILQ_ENTRY(barfs_notification) next;
     size_t size;
     unsigned char message[];
 };
@@ -19,17 +19,22 @@ int barfs_notify_init(struct barfs_notify *notify, int fd)
 
     memset(notify, 0, sizeof *notify);
     notify->fd = fd;
-    notify->last = &notify->first;
-    error = pthread_mutex_init(&notify->lock, NULL);
-    return error ? -error : barfs_cond_init(&notify->wake);
+    STAILQ_INIT(&notify->waiting);
+    error = -pthread_mutex_init(&notify->lock, NULL);
+    if (error)
+        return error;
+    error = barfs_cond_init(&notify->wake);
+    if (error)
+        pthread_mutex_destroy(&notify->lock);
+    return error;
 }
 
 void barfs_notify_destroy(struct barfs_notify *notify)
 {
-    while (notify->first) {
-        struct barfs_notification *notification = notify->first;
+    struct barfs_notification *notification;
 
-        notify->first = notification->next;
+    while ((notification = STAILQ_FIRST(&notify->waiting)) != NULL) {
+        STAILQ_REMOVE_HEAD(&notify->waiting, next);
         free(notification);
     }
     pthread_cond_destroy(&notify->wake);
@@ -42,12 +47,10 @@ void barfs_notify_push(struct barfs_notify *notify, const void *message, size_t 
 
     if (!notification)
         return;
-    notification->next = NULL;
     notification->size = size;
     memcpy(notification->message, message, size);
     pthread_mutex_lock(&notify->lock);
-    *notify->last = notification;
-    notify->last = &notification->next;
+    STAILQ_INSERT_TAIL(&notify->waiting, notification, next);
     pthread_cond_signal(&notify->wake);
     pthread_mutex_unlock(&notify->lock);
 }
@@ -56,15 +59,13 @@ void barfs_notify_run(struct barfs_notify *notify)
 {
     pthread_mutex_lock(&notify->lock);
     while (!notify->stopping) {
-        struct barfs_notification *notification = notify->first;
+        struct barfs_notification *notification = STAILQ_FIRST(&notify->waiting);
 
         if (!notification) {
             pthread_cond_wait(&notify->wake, &notify->lock);
             continue;
         }
-        notify->first = notification->next;
-        if (!notify->first)
-            notify->last = &notify->first;
+        STAILQ_REMOVE_HEAD(&notify->waiting, next);
         pthread_mutex_unlock(&notify->lock);
         /* What the kernel does not know (ENOENT) it need not forget. */
         while (write(notify->fd, notification->message, notification->size) < 0 && errno == EINTR)

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/queue.h>
 
 #pragma GCC visibility push(hidden)
 
@@ -19,7 +20,7 @@ struct barfs_notify {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool stopping;
-    struct barfs_notification *first, **last;
+    STAILQ_HEAD(, barfs_notification) waiting;
 };
 
 /* 0, or -errno. */

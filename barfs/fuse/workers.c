@@ -31,11 +31,25 @@ int barfs_workers_init(struct barfs_workers *workers, barfs_answer_fn *answer, v
     memset(workers, 0, sizeof *workers);
     workers->answer = answer;
     workers->context = context;
+    TAILQ_INIT(&workers->pending);
+    SLIST_INIT(&workers->spare);
+    SLIST_INIT(&workers->lanes);
+    SLIST_INIT(&workers->wanting);
     error = -pthread_mutex_init(&workers->lock, NULL);
-    if (!error)
-        error = barfs_cond_init(&workers->watch);
-    if (!error)
-        error = barfs_cond_init(&workers->spawn);
+    if (error)
+        return error;
+    error = barfs_cond_init(&workers->watch);
+    if (error)
+        goto destroy_lock;
+    error = barfs_cond_init(&workers->spawn);
+    if (error)
+        goto destroy_watch;
+    return 0;
+
+destroy_watch:
+    pthread_cond_destroy(&workers->watch);
+destroy_lock:
+    pthread_mutex_destroy(&workers->lock);
     return error;
 }
 
@@ -69,19 +83,19 @@ static void free_request(struct barfs_request *request)
 
 void barfs_workers_destroy(struct barfs_workers *workers)
 {
-    while (workers->spare) {
-        struct barfs_request *request = workers->spare;
+    struct barfs_request *request;
+    struct barfs_lane *lane;
 
-        workers->spare = request->next;
+    while ((request = SLIST_FIRST(&workers->spare)) != NULL) {
+        SLIST_REMOVE_HEAD(&workers->spare, next_spare);
         free_request(request);
     }
-    while (workers->oldest) { /* answered, but in a lane that never got a thread */
-        struct barfs_request *request = workers->oldest;
-
-        workers->oldest = request->newer;
+    /* Answered, but in a lane that never got a thread. */
+    while ((request = TAILQ_FIRST(&workers->pending)) != NULL) {
+        TAILQ_REMOVE(&workers->pending, request, next_pending);
         free_request(request);
     }
-    for (struct barfs_lane *lane = workers->lanes; lane; lane = lane->next)
+    SLIST_FOREACH (lane, &workers->lanes, next)
         pthread_cond_destroy(&lane->wake);
     pthread_cond_destroy(&workers->spawn);
     pthread_cond_destroy(&workers->watch);
@@ -92,26 +106,28 @@ int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_workers *workers)
 {
     struct barfs_lane *const each[] = {&lanes->quick, &lanes->slow, &lanes->patient};
     const size_t count = sizeof each / sizeof *each;
+    size_t made;
+    int error = 0;
 
     memset(lanes, 0, sizeof *lanes);
     lanes->patient.patient = true;
-    for (size_t i = 0; i < count; i++) {
-        int error = barfs_cond_init(&each[i]->wake);
-
-        if (error) {
-            while (i-- > 0)
-                pthread_cond_destroy(&each[i]->wake);
-            return error;
-        }
-        each[i]->workers = workers;
+    for (made = 0; made < count; made++) {
+        error = barfs_cond_init(&each[made]->wake);
+        if (error)
+            goto destroy_made;
+        each[made]->workers = workers;
+        STAILQ_INIT(&each[made]->requests);
     }
     pthread_mutex_lock(&workers->lock);
-    for (size_t i = 0; i < count; i++) {
-        each[i]->next = workers->lanes;
-        workers->lanes = each[i];
-    }
+    for (size_t i = 0; i < count; i++)
+        SLIST_INSERT_HEAD(&workers->lanes, each[i], next);
     pthread_mutex_unlock(&workers->lock);
     return 0;
+
+destroy_made:
+    while (made-- > 0)
+        pthread_cond_destroy(&each[made]->wake);
+    return error;
 }
 
 static bool claim(struct barfs_request *request, enum barfs_request_state from,
@@ -132,8 +148,10 @@ static void end_early(struct barfs_workers *workers, struct barfs_request *reque
 /* With the lock held. */
 static void stop_lane(struct barfs_lane *lane)
 {
+    struct barfs_request *request;
+
     atomic_store(&lane->stopping, true);
-    for (struct barfs_request *request = lane->workers->oldest; request; request = request->newer) {
+    TAILQ_FOREACH (request, &lane->workers->pending, next_pending) {
         if (request->lane == lane)
             end_early(lane->workers, request, -ENODEV);
     }
@@ -155,9 +173,9 @@ struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers)
     bool keep = false;
 
     pthread_mutex_lock(&workers->lock);
-    request = workers->spare;
+    request = SLIST_FIRST(&workers->spare);
     if (request)
-        workers->spare = request->next;
+        SLIST_REMOVE_HEAD(&workers->spare, next_spare);
     else if (workers->kept < MOST_KEPT)
         keep = ++workers->kept;
     pthread_mutex_unlock(&workers->lock);
@@ -167,7 +185,6 @@ struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers)
             return NULL;
         request->kept = keep;
     }
-    request->next = request->newer = request->older = NULL;
     atomic_store_explicit(&request->control.stop, 0, memory_order_relaxed);
     atomic_store_explicit(&request->state, BARFS_QUEUED, memory_order_relaxed);
     return request;
@@ -176,12 +193,10 @@ struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers)
 /* With the lock held: nobody uses the request any more. */
 static void spare(struct barfs_workers *workers, struct barfs_request *request)
 {
-    if (request->kept) {
-        request->next = workers->spare;
-        workers->spare = request;
-    } else {
+    if (request->kept)
+        SLIST_INSERT_HEAD(&workers->spare, request, next_spare);
+    else
         free_request(request);
-    }
 }
 
 void barfs_workers_put_request(struct barfs_workers *workers, struct barfs_request *request)
@@ -209,15 +224,11 @@ void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request)
         pthread_mutex_unlock(&workers->lock);
         return;
     }
-    request->older = workers->newest;
-    *(workers->newest ? &workers->newest->newer : &workers->oldest) = request;
-    workers->newest = request;
-    *(lane->last ? &lane->last->next : &lane->first) = request;
-    lane->last = request;
+    TAILQ_INSERT_TAIL(&workers->pending, request, next_pending);
+    STAILQ_INSERT_TAIL(&lane->requests, request, next_in_lane);
     if (!lane->has_thread) {
         lane->has_thread = true;
-        lane->next_wanting = workers->wanting;
-        workers->wanting = lane;
+        SLIST_INSERT_HEAD(&workers->wanting, lane, next_wanting);
         pthread_cond_signal(&workers->spawn);
     }
     wake_watch = !workers->watching;
@@ -232,8 +243,7 @@ void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request)
 /* With the lock held: the request is done with. */
 static void retire(struct barfs_workers *workers, struct barfs_request *request)
 {
-    *(request->older ? &request->older->newer : &workers->oldest) = request->newer;
-    *(request->newer ? &request->newer->older : &workers->newest) = request->older;
+    TAILQ_REMOVE(&workers->pending, request, next_pending);
     spare(workers, request);
 }
 
@@ -304,7 +314,7 @@ void barfs_lane_run(struct barfs_lane *lane)
     }
     pthread_mutex_lock(&workers->lock);
     for (;;) {
-        struct barfs_request *request = lane->first;
+        struct barfs_request *request = STAILQ_FIRST(&lane->requests);
 
         if (!request) {
             if (atomic_load(&lane->stopping))
@@ -312,9 +322,7 @@ void barfs_lane_run(struct barfs_lane *lane)
             pthread_cond_wait(&lane->wake, &workers->lock);
             continue;
         }
-        lane->first = request->next;
-        if (!lane->first)
-            lane->last = NULL;
+        STAILQ_REMOVE_HEAD(&lane->requests, next_in_lane);
         if (claim(request, BARFS_QUEUED, BARFS_RUNNING)) {
             int64_t result = -ETIMEDOUT;
             bool begun = begin(lane, request);
@@ -338,8 +346,10 @@ void barfs_lane_run(struct barfs_lane *lane)
 
 void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique)
 {
+    struct barfs_request *request;
+
     pthread_mutex_lock(&workers->lock);
-    for (struct barfs_request *request = workers->oldest; request; request = request->newer) {
+    TAILQ_FOREACH (request, &workers->pending, next_pending) {
         if (request->unique != unique)
             continue;
         end_early(workers, request, -EINTR);
@@ -352,8 +362,9 @@ void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique)
 static void answer_late(struct barfs_workers *workers)
 {
     int64_t now = barfs_now_ns();
+    struct barfs_request *request;
 
-    for (struct barfs_request *request = workers->oldest; request; request = request->newer) {
+    TAILQ_FOREACH (request, &workers->pending, next_pending) {
         if (!is_late(request, now, 0))
             continue;
         if (claim(request, BARFS_QUEUED, BARFS_ANSWERED) ||
@@ -369,10 +380,12 @@ void barfs_workers_watch(struct barfs_workers *workers)
     pthread_mutex_lock(&workers->lock);
     while (!workers->stopping) {
         /* One quiet tick before going to sleep: a stream of requests does not wake us for each. */
-        if (workers->oldest || was_busy) {
+        bool busy = !TAILQ_EMPTY(&workers->pending);
+
+        if (busy || was_busy) {
             struct timespec until = barfs_timespec(barfs_now_ns() + TICK_NS);
 
-            was_busy = workers->oldest != NULL;
+            was_busy = busy;
             pthread_cond_timedwait(&workers->watch, &workers->lock, &until);
             answer_late(workers);
         } else {
@@ -388,11 +401,11 @@ struct barfs_lane *barfs_workers_next_lane(struct barfs_workers *workers)
     struct barfs_lane *lane;
 
     pthread_mutex_lock(&workers->lock);
-    while (!workers->stopping && !workers->wanting)
+    while (!workers->stopping && SLIST_EMPTY(&workers->wanting))
         pthread_cond_wait(&workers->spawn, &workers->lock);
-    lane = workers->stopping ? NULL : workers->wanting;
+    lane = workers->stopping ? NULL : SLIST_FIRST(&workers->wanting);
     if (lane)
-        workers->wanting = lane->next_wanting;
+        SLIST_REMOVE_HEAD(&workers->wanting, next_wanting);
     pthread_mutex_unlock(&workers->lock);
     return lane;
 }
@@ -400,26 +413,26 @@ struct barfs_lane *barfs_workers_next_lane(struct barfs_workers *workers)
 void barfs_lane_fail(struct barfs_lane *lane)
 {
     struct barfs_workers *workers = lane->workers;
+    struct barfs_request *request;
 
     pthread_mutex_lock(&workers->lock);
     lane->has_thread = false;
-    while (lane->first) {
-        struct barfs_request *request = lane->first;
-
-        lane->first = request->next;
+    while ((request = STAILQ_FIRST(&lane->requests)) != NULL) {
+        STAILQ_REMOVE_HEAD(&lane->requests, next_in_lane);
         if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
             workers->answer(workers->context, request, -ENOMEM);
         retire(workers, request);
     }
-    lane->last = NULL;
     pthread_mutex_unlock(&workers->lock);
 }
 
 void barfs_workers_stop(struct barfs_workers *workers)
 {
+    struct barfs_lane *lane;
+
     pthread_mutex_lock(&workers->lock);
     workers->stopping = true;
-    for (struct barfs_lane *lane = workers->lanes; lane; lane = lane->next)
+    SLIST_FOREACH (lane, &workers->lanes, next)
         stop_lane(lane);
     pthread_cond_broadcast(&workers->watch);
     pthread_cond_broadcast(&workers->spawn);
@@ -428,8 +441,10 @@ void barfs_workers_stop(struct barfs_workers *workers)
 
 void barfs_workers_abandon(struct barfs_workers *workers)
 {
+    struct barfs_request *request;
+
     pthread_mutex_lock(&workers->lock);
-    for (struct barfs_request *request = workers->oldest; request; request = request->newer) {
+    TAILQ_FOREACH (request, &workers->pending, next_pending) {
         if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
             workers->answer(workers->context, request, -ENODEV);
     }

@@ -31,6 +31,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "engine/transfer.h"
 
@@ -46,8 +47,9 @@ enum barfs_request_state { BARFS_QUEUED, BARFS_RUNNING, BARFS_ANSWERED };
 
 /* A message, and the request that it holds.  It is read into in place, and answered from. */
 struct barfs_request {
-    struct barfs_request *next;          /* in its lane, or of the spare ones */
-    struct barfs_request *newer, *older; /* of those that are not done */
+    STAILQ_ENTRY(barfs_request) next_in_lane;
+    TAILQ_ENTRY(barfs_request) next_pending; /* in order of arrival */
+    SLIST_ENTRY(barfs_request) next_spare;
     _Atomic(enum barfs_request_state) state;
     bool kept; /* and not given back to the kernel */
     struct barfs_control control;
@@ -68,10 +70,10 @@ typedef void barfs_answer_fn(void *context, struct barfs_request *request, int64
 struct barfs_lane {
     struct barfs_workers *workers;
     pthread_cond_t wake;
-    struct barfs_request *first, *last;
+    STAILQ_HEAD(, barfs_request) requests; /* that wait */
     struct barfs_request *running;
     int64_t answered_ns; /* when what has run completed its last access */
-    struct barfs_lane *next, *next_wanting;
+    SLIST_ENTRY(barfs_lane) next, next_wanting;
     bool has_thread, patient;
     atomic_bool stopping; /* written with the lock held */
 };
@@ -90,10 +92,10 @@ struct barfs_workers {
     pthread_mutex_t lock; /* of all that follows, and of all lanes */
     pthread_cond_t watch, spawn;
     bool stopping, watching;
-    struct barfs_request *oldest, *newest; /* not done, in order of arrival */
-    struct barfs_request *spare;           /* of those that are kept */
+    TAILQ_HEAD(, barfs_request) pending; /* not done, in order of arrival */
+    SLIST_HEAD(, barfs_request) spare;   /* of those that are kept */
     unsigned kept;
-    struct barfs_lane *lanes, *wanting;
+    SLIST_HEAD(, barfs_lane) lanes, wanting;
 };
 
 int barfs_workers_init(struct barfs_workers *workers, barfs_answer_fn *answer, void *context);
