@@ -32,7 +32,7 @@ enum barfs_table_flags { BARFS_PORT = 1, BARFS_GUARD_READS = 2, BARFS_GUARD_WRIT
 
 typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width,
                           enum barfs_direction direction, void *data);
-struct barfs_segment {
+struct barfs_table_entry {
     uint64_t start, end;
     enum barfs_kind kind;
     uint32_t permission, max_width;
@@ -63,8 +63,8 @@ struct barfs_table {
     uint64_t size;
     uint32_t width, flags;
     int64_t timeout_ns;
-    uint64_t segment_count;
-    const struct barfs_segment *segments;
+    uint64_t entry_count;
+    const struct barfs_table_entry *entries;
     struct barfs_ranges denied[2];
     struct barfs_trace *trace;
 };

@@ -8,7 +8,7 @@
  *         whoever handled it before, or kills the process as if barfs were not there.
  * Rule 2: armed code does nothing but volatile accesses and plain copies: no call, no lock, no
  *         allocation.  siglongjmp() over any of those would leave it half done.
- * Rule 3: the caller owns the frame, so guards nest (a Python segment that reads another table).
+ * Rule 3: the caller owns the frame, so guards nest (a Python entry that reads another table).
  *
  * How to use it (the whole pattern, once per transfer):
  *

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * From the outside in: barfs_transfer() and barfs_load()/barfs_store() admit a request (validate.h)
- * and enter; guarded() sets the one sigsetjmp(); walk() goes from segment to segment; one function per
- * kind does the accesses of a segment.
+ * and enter; guarded() sets the one sigsetjmp(); walk() goes from entry to entry; one function per
+ * kind does the accesses of an entry.
  */
 #define _GNU_SOURCE
 #include "engine/transfer.h"
@@ -197,9 +197,9 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
  * RAM and nothing beside one register: where it is looked at, batches grow while they are quick, and
  * shrink to one access as soon as one was not.  Only of a single access is it known that it took too
  * long. */
-static int walk_memory(struct request *request, const struct barfs_segment *segment, uint64_t end)
+static int walk_memory(struct request *request, const struct barfs_table_entry *entry, uint64_t end)
 {
-    uint64_t cap = barfs_min(request->limit, segment->max_width);
+    uint64_t cap = barfs_min(request->limit, entry->max_width);
     uint64_t most = request->table->trace == NULL ? MOST_BETWEEN_LOOKS : 1;
     bool timed = request->control->timeout_ns != 0;
     uint64_t batch = timed ? 1 : barfs_min(BATCH_WITHOUT_CLOCK, most);
@@ -217,7 +217,7 @@ static int walk_memory(struct request *request, const struct barfs_segment *segm
             return error;
         width = barfs_widest(position, end, cap);
         accesses = width == cap ? barfs_min(batch, (end - position) / width) : 1;
-        access_memory(request, segment->base + (position - segment->start), width, accesses);
+        access_memory(request, entry->base + (position - entry->start), width, accesses);
         if (timed) {
             int64_t took = answered(request, NULL);
 
@@ -230,16 +230,16 @@ static int walk_memory(struct request *request, const struct barfs_segment *segm
 
 /* ---- One access by fd or by call ------------------------------------------------------------- */
 
-static int access_fd(struct request *request, const struct barfs_segment *segment,
+static int access_fd(struct request *request, const struct barfs_table_entry *entry,
                      uint64_t position, uint32_t width)
 {
     uint8_t *data = request->buffer + request->done;
-    off_t place = (off_t)(segment->fd_offset + (position - segment->start));
+    off_t place = (off_t)(entry->fd_offset + (position - entry->start));
     ssize_t count;
 
     for (;;) {
-        count = request->direction == BARFS_READ ? pread(segment->fd, data, width, place)
-                                                 : pwrite(segment->fd, data, width, place);
+        count = request->direction == BARFS_READ ? pread(entry->fd, data, width, place)
+                                                 : pwrite(entry->fd, data, width, place);
         if (count == (ssize_t)width)
             return 0;
         if (count >= 0)
@@ -259,21 +259,21 @@ static int access_fd(struct request *request, const struct barfs_segment *segmen
     }
 }
 
-static int access_call(struct request *request, const struct barfs_segment *segment,
+static int access_call(struct request *request, const struct barfs_table_entry *entry,
                        uint64_t position, uint32_t width)
 {
-    return segment->call(segment->context, position, width, request->direction,
-                         request->buffer + request->done);
+    return entry->call(entry->context, position, width, request->direction,
+                       request->buffer + request->done);
 }
 
-typedef int access_fn(struct request *, const struct barfs_segment *, uint64_t position,
+typedef int access_fn(struct request *, const struct barfs_table_entry *, uint64_t position,
                       uint32_t width);
 
-static int walk_singly(struct request *request, const struct barfs_segment *segment, uint64_t end,
+static int walk_singly(struct request *request, const struct barfs_table_entry *entry, uint64_t end,
                        access_fn *access)
 {
-    uint64_t cap = barfs_min(request->limit, segment->max_width);
-    bool timed = request->control->timeout_ns != 0 || segment->turns != NULL;
+    uint64_t cap = barfs_min(request->limit, entry->max_width);
+    bool timed = request->control->timeout_ns != 0 || entry->turns != NULL;
 
     for (;;) {
         uint64_t position = request->offset + request->done;
@@ -286,10 +286,10 @@ static int walk_singly(struct request *request, const struct barfs_segment *segm
         if (error != 0)
             return error;
         width = barfs_widest(position, end, cap);
-        error = access(request, segment, position, width);
+        error = access(request, entry, position, width);
         if (timed && error != -ETIMEDOUT && error != -EINTR)
-            request->late = is_late(request, answered(request, segment->turns));
-        trace(request, position, width, segment->kind, error);
+            request->late = is_late(request, answered(request, entry->turns));
+        trace(request, position, width, entry->kind, error);
         if (error != 0)
             return error < 0 ? error : -EIO;
         request->done += width;
@@ -302,18 +302,18 @@ struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t 
                                       uint64_t count)
 {
     struct barfs_cost cost = {0};
-    const struct barfs_segment *segment;
+    const struct barfs_table_entry *entry;
     uint64_t end;
 
     if (offset >= table->size)
         return cost;
     end = offset + barfs_min(count, table->size - offset);
-    for (segment = barfs_segment_at(table, offset); offset < end; segment++) {
-        uint64_t part_end = barfs_min(segment->end, end);
+    for (entry = barfs_entry_at(table, offset); offset < end; entry++) {
+        uint64_t part_end = barfs_min(entry->end, end);
 
-        if (segment->kind == BARFS_FD)
+        if (entry->kind == BARFS_FD)
             cost.fd_bytes += part_end - offset;
-        else if (segment->kind == BARFS_CALL)
+        else if (entry->kind == BARFS_CALL)
             cost.calls = true;
         offset = part_end;
     }
@@ -323,25 +323,25 @@ struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t 
 /* 0 when all is done, else why not. */
 static NOINLINE int walk(struct request *request)
 {
-    const struct barfs_segment *segment = barfs_segment_at(request->table, request->offset);
+    const struct barfs_table_entry *entry = barfs_entry_at(request->table, request->offset);
     uint64_t request_end = request->offset + request->count;
 
-    for (; request->done < request->count; segment++) {
-        uint64_t end = barfs_min(segment->end, request_end);
+    for (; request->done < request->count; entry++) {
+        uint64_t end = barfs_min(entry->end, request_end);
         int error = -EACCES;
 
-        if (!(segment->permission & 1u << request->direction))
+        if (!(entry->permission & 1u << request->direction))
             return -EACCES;
-        atomic_store_explicit(&request->control->turns, segment->turns, memory_order_relaxed);
-        switch (segment->kind) {
+        atomic_store_explicit(&request->control->turns, entry->turns, memory_order_relaxed);
+        switch (entry->kind) {
         case BARFS_MEMORY:
-            error = walk_memory(request, segment, end);
+            error = walk_memory(request, entry, end);
             break;
         case BARFS_FD:
-            error = walk_singly(request, segment, end, access_fd);
+            error = walk_singly(request, entry, end, access_fd);
             break;
         case BARFS_CALL:
-            error = walk_singly(request, segment, end, access_call);
+            error = walk_singly(request, entry, end, access_call);
             break;
         case BARFS_REFUSED:
             break;
@@ -419,7 +419,7 @@ static int64_t single(const struct barfs_table *table, uint64_t offset, void *bu
         return -EINVAL;
     if (!barfs_inflight_enter(table->inflight))
         return barfs_inflight_error(table->inflight);
-    if (!(barfs_segment_at(table, offset)->permission & 1u << direction))
+    if (!(barfs_entry_at(table, offset)->permission & 1u << direction))
         result = -EACCES;
     else if (barfs_is_denied(table, offset, width, direction))
         result = -EPERM;

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
- * The engine: a request over a table of segments, split into accesses of an exact width.
+ * The engine: a request over a table of entries, split into accesses of an exact width.
  *
  * Rule 1: an access is one load or store instruction, one pread()/pwrite(), or one call, of exactly
  *         its width.  It is never wider, merged, speculative or repeated.
  * Rule 2: a request is clipped to the end of the region first.  If what is left is naturally aligned
  *         and 1, 2, 4 or 8 bytes long, its own length is the limit, else the table's width is.  Then,
  *         from the start: the widest access that is naturally aligned at its offset, fits the limit,
- *         the segment's max_width, the segment and the request.
+ *         the entry's max_width, the entry and the request.
  * Rule 3: the answer is the count of bytes done, or -errno when none was.  Nothing is undone.
  * Rule 4: nothing here knows Python, and nothing here allocates.  Any thread may call; the guard must
- *         be installed (sigbus.h) before a table with memory segments is used.
+ *         be installed (sigbus.h) before a table with memory entries is used.
  *
- * Lifetimes: a table, what its segments point to and its occupancy outlive every call on it.
+ * Lifetimes: a table, what its entries point to and its occupancy outlive every call on it.
  * barfs_inflight_drain() is how the owner knows that the last call is over.
  */
 #ifndef BARFS_TRANSFER_H
@@ -30,7 +30,7 @@ struct barfs_trace;
 
 enum barfs_direction { BARFS_READ = 0, BARFS_WRITE = 1 };
 
-/* Bit `1 << direction` of a segment's permission. */
+/* Bit `1 << direction` of an entry's permission. */
 enum barfs_permission { BARFS_MAY_READ = 1, BARFS_MAY_WRITE = 2 };
 
 enum barfs_kind {
@@ -46,12 +46,12 @@ enum barfs_table_flags {
     BARFS_GUARD_WRITES = 4,
 };
 
-/* One access of a BARFS_CALL segment: `data` holds, or receives, `width` bytes in the device's order.
+/* One access of a BARFS_CALL entry: `data` holds, or receives, `width` bytes in the device's order.
  * Returns 0, or -errno. */
 typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width,
                           enum barfs_direction direction, void *data);
 
-struct barfs_segment {
+struct barfs_table_entry {
     uint64_t start, end; /* offsets in the region, half-open */
     enum barfs_kind kind;
     uint32_t permission;
@@ -86,10 +86,10 @@ struct barfs_table {
     uint32_t width; /* of the file: 1, 2, 4 or 8 */
     uint32_t flags;
     int64_t timeout_ns; /* how long the device may take for an access; 0: any time */
-    uint64_t segment_count;
-    const struct barfs_segment *segments; /* cover [0, size) in order, without gap or overlap */
-    struct barfs_ranges denied[2];        /* by direction: no access touches any byte of these */
-    struct barfs_trace *trace;            /* NULL: off */
+    uint64_t entry_count;
+    const struct barfs_table_entry *entries; /* cover [0, size) in order, without gap or overlap */
+    struct barfs_ranges denied[2];           /* by direction: no access touches any byte of these */
+    struct barfs_trace *trace;               /* NULL: off */
 };
 
 /* What may end a transfer early, and how far it is.  `stop` is looked at before every access that
@@ -99,13 +99,13 @@ struct barfs_control {
     atomic_int stop;
     int64_t timeout_ns;       /* 0: none, and `since_ns` is not kept */
     _Atomic int64_t since_ns; /* CLOCK_MONOTONIC: from when on the device owes an answer */
-    _Atomic(struct barfs_turns *) turns; /* of the segment that it is in */
+    _Atomic(struct barfs_turns *) turns; /* of the entry that it is in */
     int32_t pid;                         /* for the trace: whose request it is */
 };
 
 /* Transfer `count` bytes at `offset`.  Returns the bytes done (fewer at the end of the region, or when
  * something below happened after the first), 0 for a read at or past the end, or:
- *   -EFBIG      a write at or past the end       -EACCES     the segment's permission lacks it
+ *   -EFBIG      a write at or past the end       -EACCES     the entry's permission lacks it
  *   -EIO        the device did not take it       -ENODEV     the occupancy is closed
  *   -EINTR      control->stop                    -ETIMEDOUT  an access took longer than timeout_ns
  *   -ECHILD     the device is another process's, from which this one was forked
@@ -118,14 +118,14 @@ int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *b
 
 /* What a transfer would touch; nothing past the end of the region. */
 struct barfs_cost {
-    uint64_t fd_bytes; /* in BARFS_FD segments */
-    bool calls;        /* a BARFS_CALL segment is among them */
+    uint64_t fd_bytes; /* in BARFS_FD entries */
+    bool calls;        /* a BARFS_CALL entry is among them */
 };
 struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset,
                                       uint64_t count);
 
 /* Exactly one access of `width`, or an error as above; -EINVAL if it is misaligned, wider than the
- * segment's max_width, or crosses the edge of its segment or of the region.  Values are the host's
+ * entry's max_width, or crosses the edge of its entry or of the region.  Values are the host's
  * integers of the device's little-endian bytes. */
 int64_t barfs_load(const struct barfs_table *table, uint64_t offset, uint32_t width,
                    uint64_t *value);

@@ -7,19 +7,19 @@
 
 static const uint64_t MOST_OF_A_PORT = 4;
 
-const struct barfs_segment *barfs_segment_at(const struct barfs_table *table, uint64_t position)
+const struct barfs_table_entry *barfs_entry_at(const struct barfs_table *table, uint64_t position)
 {
-    uint64_t low = 0, high = table->segment_count - 1;
+    uint64_t low = 0, high = table->entry_count - 1;
 
     while (low < high) {
         uint64_t middle = low + (high - low) / 2;
 
-        if (position < table->segments[middle].end)
+        if (position < table->entries[middle].end)
             high = middle;
         else
             low = middle + 1;
     }
-    return &table->segments[low];
+    return &table->entries[low];
 }
 
 bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint64_t count)
@@ -29,12 +29,12 @@ bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint6
 
 uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset)
 {
-    const struct barfs_segment *segment = barfs_segment_at(table, offset);
-    uint64_t cap = segment->max_width;
+    const struct barfs_table_entry *entry = barfs_entry_at(table, offset);
+    uint64_t cap = entry->max_width;
 
     if (table->flags & BARFS_PORT)
         cap = barfs_min(cap, MOST_OF_A_PORT);
-    return barfs_widest(offset, segment->end, cap);
+    return barfs_widest(offset, entry->end, cap);
 }
 
 /* The first denied range that ends behind `offset`; NULL where none does. */

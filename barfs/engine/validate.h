@@ -30,8 +30,8 @@ struct barfs_validated barfs_validate(const struct barfs_table *table, uint64_t 
 bool barfs_is_denied(const struct barfs_table *table, uint64_t offset, uint64_t count,
                      enum barfs_direction direction);
 
-/* The segment that `position`, which is inside the region, lies in. */
-const struct barfs_segment *barfs_segment_at(const struct barfs_table *table, uint64_t position);
+/* The entry that `position`, which is inside the region, lies in. */
+const struct barfs_table_entry *barfs_entry_at(const struct barfs_table *table, uint64_t position);
 
 /* The widest single access that begins at `offset`, which is inside the region. */
 uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset);

@@ -55,10 +55,10 @@ static void reply(struct barfs_dispatch *dispatch, uint64_t unique, int64_t resu
 
 /* An interrupted request was not refused; nor was a read of the page cache, which comes again as a
  * plain one. */
-static void log_error(struct barfs_dispatch *dispatch, const struct barfs_logged_error *entry)
+static void log_error(struct barfs_dispatch *dispatch, const struct barfs_logged_error *logged)
 {
-    if (entry->error != EINTR && entry->error != EOPNOTSUPP)
-        barfs_error_log_push(&dispatch->errors, entry);
+    if (logged->error != EINTR && logged->error != EOPNOTSUPP)
+        barfs_error_log_push(&dispatch->errors, logged);
 }
 
 /* A read's header is put right in front of its data, so that the reply is one piece. */
@@ -67,7 +67,7 @@ static void answer(void *context, struct barfs_request *request, int64_t result)
     struct barfs_dispatch *dispatch = context;
 
     if (result < 0) {
-        struct barfs_logged_error entry = {
+        struct barfs_logged_error logged = {
             .table = request->table,
             .operation = request->direction == BARFS_READ ? BARFS_LOG_READ : BARFS_LOG_WRITE,
             .error = (int)-result,
@@ -75,7 +75,7 @@ static void answer(void *context, struct barfs_request *request, int64_t result)
             .count = request->count,
         };
 
-        log_error(dispatch, &entry);
+        log_error(dispatch, &logged);
     }
     if (request->direction == BARFS_READ && result >= 0) {
         struct fuse_out_header header = {
@@ -108,13 +108,13 @@ static void open_region(struct barfs_dispatch *dispatch, const struct barfs_inod
     else if (wanted & ~inode->permission)
         result = -EACCES; /* root, whom the kernel does not stop */
     if (result < 0) {
-        struct barfs_logged_error entry = {
+        struct barfs_logged_error logged = {
             .table = inode->table,
             .operation = BARFS_LOG_OPEN,
             .error = -result,
         };
 
-        log_error(dispatch, &entry);
+        log_error(dispatch, &logged);
     }
     reply(dispatch, request->unique, result, &out, sizeof out);
 }

@@ -34,14 +34,14 @@ static bool same_kind(const struct barfs_logged_error *a, const struct barfs_log
 
 /* The place of its kind, or one whose kind has nothing to tell; NULL where there is none. */
 static struct barfs_error_kind *place_for(struct barfs_error_log *log,
-                                          const struct barfs_logged_error *entry)
+                                          const struct barfs_logged_error *logged)
 {
     struct barfs_error_kind *oldest = NULL;
 
     for (size_t i = 0; i < BARFS_ERROR_KINDS; i++) {
         struct barfs_error_kind *kind = &log->kinds[i];
 
-        if (same_kind(&kind->first, entry))
+        if (same_kind(&kind->first, logged))
             return kind;
         if (kind->waiting == 0 && (oldest == NULL || kind->told_ns < oldest->told_ns))
             oldest = kind;
@@ -51,16 +51,16 @@ static struct barfs_error_kind *place_for(struct barfs_error_log *log,
     return oldest;
 }
 
-void barfs_error_log_push(struct barfs_error_log *log, const struct barfs_logged_error *entry)
+void barfs_error_log_push(struct barfs_error_log *log, const struct barfs_logged_error *logged)
 {
     struct barfs_error_kind *kind;
 
     pthread_mutex_lock(&log->lock);
-    kind = place_for(log, entry);
+    kind = place_for(log, logged);
     if (!kind)
         log->missed++;
     else if (kind->waiting++ == 0)
-        kind->first = *entry;
+        kind->first = *logged;
     pthread_cond_signal(&log->wake);
     pthread_mutex_unlock(&log->lock);
 }
@@ -83,15 +83,15 @@ static struct barfs_error_kind *due(struct barfs_error_log *log, int64_t now, in
     return NULL;
 }
 
-static void tell(struct barfs_error_kind *kind, int64_t now, struct barfs_logged_error *entry)
+static void tell(struct barfs_error_kind *kind, int64_t now, struct barfs_logged_error *logged)
 {
-    *entry = kind->first;
-    entry->more = kind->waiting - 1;
+    *logged = kind->first;
+    logged->more = kind->waiting - 1;
     kind->waiting = 0;
     kind->told_ns = now;
 }
 
-bool barfs_error_log_next(struct barfs_error_log *log, struct barfs_logged_error *entry)
+bool barfs_error_log_next(struct barfs_error_log *log, struct barfs_logged_error *logged)
 {
     bool found = true;
 
@@ -101,11 +101,11 @@ bool barfs_error_log_next(struct barfs_error_log *log, struct barfs_logged_error
         struct barfs_error_kind *kind = due(log, now, &until);
 
         if (kind) {
-            tell(kind, now, entry);
+            tell(kind, now, logged);
             break;
         }
         if (log->missed) {
-            *entry = (struct barfs_logged_error){.more = log->missed};
+            *logged = (struct barfs_logged_error){.more = log->missed};
             log->missed = 0;
             break;
         }

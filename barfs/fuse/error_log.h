@@ -50,10 +50,10 @@ int barfs_error_log_init(struct barfs_error_log *log);
 /* No thread is inside any function. */
 void barfs_error_log_destroy(struct barfs_error_log *log);
 
-void barfs_error_log_push(struct barfs_error_log *log, const struct barfs_logged_error *entry);
+void barfs_error_log_push(struct barfs_error_log *log, const struct barfs_logged_error *logged);
 
 /* Wait for the next to tell.  False once it is stopped and all is told. */
-bool barfs_error_log_next(struct barfs_error_log *log, struct barfs_logged_error *entry);
+bool barfs_error_log_next(struct barfs_error_log *log, struct barfs_logged_error *logged);
 
 void barfs_error_log_stop(struct barfs_error_log *log);
 

@@ -223,9 +223,9 @@ struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate)
     return barfs_workers_next_lane(&gate->dispatch.workers);
 }
 
-bool barfs_gate_next_error(struct barfs_gate *gate, struct barfs_logged_error *entry)
+bool barfs_gate_next_error(struct barfs_gate *gate, struct barfs_logged_error *logged)
 {
-    return barfs_error_log_next(&gate->dispatch.errors, entry);
+    return barfs_error_log_next(&gate->dispatch.errors, logged);
 }
 
 bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)

@@ -62,7 +62,7 @@ int barfs_gate_reply_loop(struct barfs_gate *gate);
 void barfs_gate_notify_loop(struct barfs_gate *gate);
 void barfs_gate_watch_loop(struct barfs_gate *gate);
 struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate);
-bool barfs_gate_next_error(struct barfs_gate *gate, struct barfs_logged_error *entry);
+bool barfs_gate_next_error(struct barfs_gate *gate, struct barfs_logged_error *logged);
 
 /* Make every thread leave; returns whether the reader has within `timeout_ns`.  Shuts the forward
  * socket down.  May be called again. */

@@ -124,7 +124,7 @@ int main(int argc, char **argv)
     REQUIRE(barfs_sigbus_install() == 0);
     REQUIRE(sigaction(SIGSEGV, &touch, NULL) == 0 && sigaction(SIGTRAP, &step, NULL) == 0);
 
-    const struct barfs_segment segments[] = {
+    const struct barfs_table_entry entries[] = {
         {.start = 0,
          .end = WINDOW,
          .kind = BARFS_CALL,
@@ -150,8 +150,8 @@ int main(int argc, char **argv)
         .inflight = &inflight,
         .size = REGION,
         .width = (uint32_t)atoi(argv[1]),
-        .segment_count = sizeof segments / sizeof *segments,
-        .segments = segments,
+        .entry_count = sizeof entries / sizeof *entries,
+        .entries = entries,
     };
     const uint64_t base = (uint64_t)atoi(argv[2]);
     const int every = atoi(argv[3]);

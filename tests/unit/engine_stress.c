@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The engine without Python, from C threads: random requests over all kinds of segments while the
+ * The engine without Python, from C threads: random requests over all kinds of entries while the
  * file under them shrinks and grows.  Built with the sanitizers by test_engine_c.py.
  */
 #define _GNU_SOURCE
@@ -64,7 +64,7 @@ int main(void)
 {
     int fd = memfd_create("window", 0);
     uint8_t *base;
-    struct barfs_segment segments[3];
+    struct barfs_table_entry entries[3];
     pthread_t threads[THREADS];
     uint64_t faults[THREADS] = {0}, all = 0;
 
@@ -72,32 +72,32 @@ int main(void)
     base = mmap(NULL, WINDOW, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     REQUIRE(base != MAP_FAILED);
     REQUIRE(barfs_sigbus_install() == 0);
-    segments[0] = (struct barfs_segment){.start = 0,
-                                         .end = WINDOW,
-                                         .kind = BARFS_MEMORY,
-                                         .permission = 3,
-                                         .max_width = 8,
-                                         .base = base};
-    segments[1] = (struct barfs_segment){.start = WINDOW,
-                                         .end = WINDOW + GAP,
-                                         .kind = BARFS_FD,
-                                         .permission = 3,
-                                         .max_width = 4,
-                                         .fd = fd,
-                                         .fd_offset = WINDOW};
-    segments[2] = (struct barfs_segment){.start = WINDOW + GAP,
-                                         .end = REGION,
-                                         .kind = BARFS_CALL,
-                                         .permission = 3,
-                                         .max_width = 2,
-                                         .call = access_ram,
-                                         .context = ram};
+    entries[0] = (struct barfs_table_entry){.start = 0,
+                                            .end = WINDOW,
+                                            .kind = BARFS_MEMORY,
+                                            .permission = 3,
+                                            .max_width = 8,
+                                            .base = base};
+    entries[1] = (struct barfs_table_entry){.start = WINDOW,
+                                            .end = WINDOW + GAP,
+                                            .kind = BARFS_FD,
+                                            .permission = 3,
+                                            .max_width = 4,
+                                            .fd = fd,
+                                            .fd_offset = WINDOW};
+    entries[2] = (struct barfs_table_entry){.start = WINDOW + GAP,
+                                            .end = REGION,
+                                            .kind = BARFS_CALL,
+                                            .permission = 3,
+                                            .max_width = 2,
+                                            .call = access_ram,
+                                            .context = ram};
     table = (struct barfs_table){.inflight = &inflight,
                                  .size = REGION,
                                  .width = 4,
                                  .timeout_ns = 10000000000,
-                                 .segment_count = 3,
-                                 .segments = segments};
+                                 .entry_count = 3,
+                                 .entries = entries};
     for (int i = 0; i < THREADS; i++)
         REQUIRE(pthread_create(&threads[i], NULL, request_until_gone, &faults[i]) == 0);
     for (int64_t end = barfs_now_ns() + 1000000000, n = 0; barfs_now_ns() < end; n++) {

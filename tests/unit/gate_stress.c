@@ -163,10 +163,10 @@ static void send_request(uint64_t unique, unsigned *seed)
 
 static void *error_loop(void *unused)
 {
-    struct barfs_logged_error entry;
+    struct barfs_logged_error logged;
 
-    while (barfs_gate_next_error(gate, &entry))
-        REQUIRE(entry.table ? entry.error > 0 : entry.more > 0);
+    while (barfs_gate_next_error(gate, &logged))
+        REQUIRE(logged.table ? logged.error > 0 : logged.more > 0);
     return unused;
 }
 
@@ -177,7 +177,7 @@ static void run(unsigned round)
     pthread_t threads[LOOPS], peer, collector;
     struct barfs_inflight inflights[NODES] = {0};
     struct barfs_table tables[NODES];
-    struct barfs_segment segments[NODES];
+    struct barfs_table_entry entries[NODES];
     struct barfs_lanes *lanes[NODES];
     unsigned seed = round;
     int fuse[2], forward[2];
@@ -191,25 +191,25 @@ static void run(unsigned round)
     gate = barfs_gate_new(fuse[1], forward[0]);
     REQUIRE(gate);
     for (unsigned i = 0; i < NODES; i++) {
-        segments[i] = (struct barfs_segment){.start = 0,
-                                             .end = REGION,
-                                             .kind = i ? BARFS_CALL : BARFS_MEMORY,
-                                             .permission = 3,
-                                             .max_width = 4,
-                                             .base = ram,
-                                             .call = access_ram,
-                                             .context = i == 1 ? ram : NULL};
+        entries[i] = (struct barfs_table_entry){.start = 0,
+                                                .end = REGION,
+                                                .kind = i ? BARFS_CALL : BARFS_MEMORY,
+                                                .permission = 3,
+                                                .max_width = 4,
+                                                .base = ram,
+                                                .call = access_ram,
+                                                .context = i == 1 ? ram : NULL};
         tables[i] = (struct barfs_table){.inflight = &inflights[i],
                                          .size = REGION,
                                          .width = 4,
                                          .timeout_ns = i == 1 ? TIMEOUT_NS : 0,
-                                         .segment_count = 1,
-                                         .segments = &segments[i]};
+                                         .entry_count = 1,
+                                         .entries = &entries[i]};
         lanes[i] = barfs_gate_add_device(gate);
         REQUIRE(lanes[i]);
         /* Node 1 is memory that nothing else touches: the others have a lock for theirs. */
         if (i == 0)
-            segments[i].base = calloc(1, REGION);
+            entries[i].base = calloc(1, REGION);
         REQUIRE(barfs_gate_add_region(gate, 1 + i, &tables[i], 3, lanes[i]) == 0);
         REQUIRE(barfs_gate_add_region(gate, 1 + i, &tables[i], 3, lanes[i]) == -EEXIST);
     }
@@ -239,7 +239,7 @@ static void run(unsigned round)
     shutdown(kernel, SHUT_RDWR);
     pthread_join(collector, NULL);
     barfs_gate_free(gate);
-    free((void *)(uintptr_t)segments[0].base);
+    free((void *)(uintptr_t)entries[0].base);
     for (unsigned i = 0; i < 2; i++) {
         close(fuse[i]);
         close(forward[i]);
