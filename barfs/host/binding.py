@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from barfs.errors import DeviceError, UsageError
-from barfs.host.in_use import carried, openers
+from barfs.host.in_use import dependents, openers
 from barfs.host.programs import find_program
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
@@ -33,7 +33,7 @@ from barfs.process.signals import Ended, Held
 from barfs.text.system_errors import reason
 
 VFIO_PCI = "vfio-pci"
-NODE_TIME = 5.0
+DEVICE_NODE_TIME = 5.0
 """Seconds that udev gets to make a VFIO node."""
 
 _DRIVER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
@@ -88,13 +88,13 @@ class Own:
 Step = Write | Load | Own
 
 
-class Hands:
+class Executor:
     """What changes the machine; tests put a made-up kernel in its place."""
 
     def permitted(self) -> bool:
         return os.geteuid() == 0
 
-    def take(self, step: Step) -> None:
+    def run(self, step: Step) -> None:
         """Raises OSError; DeviceError for a module that cannot be loaded."""
         match step:
             case Write(path, text):
@@ -143,7 +143,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class SavedBinding:
     """What `bind` remembers of a function: the state before, and the driver it then gave it to."""
 
     before: State
@@ -154,25 +154,23 @@ class Memory:
         return machine.run / f"{bdf}.json"
 
     @classmethod
-    def read(cls, machine: Machine, bdf: Bdf) -> "Memory | None":
+    def read(cls, machine: Machine, bdf: Bdf) -> "SavedBinding | None":
         """None where there is none, or where another driver has been given the function since."""
         path = cls.path(machine, bdf)
         try:
             data = json.loads(path.read_text())
-            memory = cls(
-                State(data["before"]["driver"], data["before"]["override"]), data["driver"]
-            )
+            saved = cls(State(data["before"]["driver"], data["before"]["override"]), data["driver"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DeviceError(f"{path} cannot be read ({error}); remove it") from error
-        return memory if memory.driver == machine.driver(bdf) else None
+        return saved if saved.driver == machine.driver(bdf) else None
 
     def write(self, machine: Machine, bdf: Bdf) -> None:
         """Raises DeviceError."""
         before = {"driver": self.before.driver, "override": self.before.override}
         text = json.dumps({"before": before, "driver": self.driver}) + "\n"
-        _remember(self.path(machine, bdf), text.encode())
+        _save(self.path(machine, bdf), text.encode())
 
 
 def transition(machine: Machine, bdf: Bdf, now: State, to: State) -> list[Step]:
@@ -205,14 +203,14 @@ def _release(machine: Machine, bdf: Bdf, now: State) -> list[Step]:
 class Binder:
     """`bind` and `unbind` on a machine; `rehearse` gives the steps without taking them."""
 
-    def __init__(self, machine: Machine, hands: Hands) -> None:
+    def __init__(self, machine: Machine, executor: Executor) -> None:
         self._machine = machine
-        self._hands = hands
+        self._executor = executor
         self._given: list[Own] = []  # the nodes given away in this run, with their owners before
-        self.node_time = NODE_TIME
+        self.device_node_time = DEVICE_NODE_TIME
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Keep every other `bind` and `unbind` of this machine out.
 
         Raises DeviceError while one is at work. Who may not lock may not write either, and is told
@@ -240,7 +238,7 @@ class Binder:
             if self._machine.driver(bdf) == driver:
                 continue
             self._check_not_open(bdf)
-            losses = [] if force else carried(self._machine, bdf)
+            losses = [] if force else dependents(self._machine, bdf)
             if losses:
                 raise DeviceError(
                     f"{bdf} carries {', '.join(losses)}; free it first, or lose it with --force"
@@ -254,13 +252,13 @@ class Binder:
                 )
             if self._machine.noiommu_allowed():
                 return
-        self._machine.iommu_group(bdf)
+        self._machine.require_iommu_group(bdf)
 
     def _check_not_open(self, bdf: Bdf) -> None:
         # The kernel would wait, and not be killed, until the last descriptor is closed.
         users = openers(self._machine, bdf) if self._machine.is_vfio(bdf) else []
         if users:
-            nodes = " or ".join(map(str, self._machine.vfio_nodes(bdf)))
+            nodes = " or ".join(map(str, self._machine.device_nodes(bdf)))
             raise DeviceError(
                 f"{bdf} is in use: {', '.join(users)} has {nodes} open; end it, or unmount first"
             )
@@ -281,14 +279,14 @@ class Binder:
         for bdf in bdfs:
             now = State.read(self._machine, bdf)
             steps += transition(self._machine, bdf, now, State(driver, driver))
-            steps += self._expected_nodes(bdf, owner)
+            steps += self._expected_device_nodes(bdf, owner)
         return _without_repeats(steps)
 
-    def _expected_nodes(self, bdf: Bdf, owner: Owner) -> list[Step]:
+    def _expected_device_nodes(self, bdf: Bdf, owner: Owner) -> list[Step]:
         if self._machine.is_vfio(bdf):
-            return self._give_nodes(bdf, owner)
+            return self._give_device_nodes(bdf, owner)
         device = self._machine.pci_device(bdf)
-        group = self._machine.group(bdf)
+        group = self._machine.find_iommu_group(bdf)
         paths = [
             f"{self._machine.dev}/vfio/noiommu-$(basename $(readlink {device}/iommu_group))"
             if group is None
@@ -298,8 +296,8 @@ class Binder:
             paths.append(f"{self._machine.dev}/vfio/devices/$(ls {device}/vfio-dev)")
         return _own(paths, owner)
 
-    def _give_nodes(self, bdf: Bdf, owner: Owner) -> list[Step]:
-        return _own(map(str, self._machine.vfio_nodes(bdf)), owner)
+    def _give_device_nodes(self, bdf: Bdf, owner: Owner) -> list[Step]:
+        return _own(map(str, self._machine.device_nodes(bdf)), owner)
 
     def rehearse_unbind(self, bdfs: Iterable[Bdf]) -> list[Step]:
         return _without_repeats([step for bdf in bdfs for step in self._way_back(bdf)[0]])
@@ -307,10 +305,10 @@ class Binder:
     def _way_back(self, bdf: Bdf) -> tuple[list[Step], State | None]:
         """The steps to what was remembered, None where the kernel is to choose a driver."""
         now = State.read(self._machine, bdf)
-        memory = Memory.read(self._machine, bdf)
-        if memory is None:
+        saved = SavedBinding.read(self._machine, bdf)
+        if saved is None:
             return _release(self._machine, bdf, now), None
-        return transition(self._machine, bdf, now, memory.before), memory.before
+        return transition(self._machine, bdf, now, saved.before), saved.before
 
     def bind(self, bdfs: Sequence[Bdf], driver: str, owner: Owner) -> None:
         """Bind all or none. Raises DeviceError; `check_bind` comes first."""
@@ -325,12 +323,12 @@ class Binder:
     def _bind(self, bdf: Bdf, driver: str, owner: Owner) -> None:
         before = State.read(self._machine, bdf)
         if before.driver != driver:
-            memory = Memory.read(self._machine, bdf)
-            Memory(memory.before if memory else before, driver).write(self._machine, bdf)
-            self._take(transition(self._machine, bdf, before, State(driver, driver)))
+            saved = SavedBinding.read(self._machine, bdf)
+            SavedBinding(saved.before if saved else before, driver).write(self._machine, bdf)
+            self._run(transition(self._machine, bdf, before, State(driver, driver)))
             self._expect(bdf, driver)
-        self._wait_for_node(bdf)
-        self._take(self._give_nodes(bdf, owner))
+        self._wait_for_device_nodes(bdf)
+        self._run(self._give_device_nodes(bdf, owner))
 
     def unbind(self, bdfs: Sequence[Bdf]) -> None:
         """Give all back or none. Raises DeviceError; `check_unbind` comes first."""
@@ -339,7 +337,7 @@ class Binder:
         def unbind_each() -> None:
             for bdf in bdfs:
                 steps, goal = self._way_back(bdf)
-                self._take(steps)
+                self._run(steps)
                 if goal is not None:
                     self._expect(bdf, goal.driver)
                 elif self._machine.is_vfio(bdf):
@@ -348,12 +346,12 @@ class Binder:
                         "the driver's new_id, write them to remove_id"
                     )
             for bdf in bdfs:
-                _remember(Memory.path(self._machine, bdf), None)
+                _save(SavedBinding.path(self._machine, bdf), None)
 
         self._all_or_nothing(bdfs, unbind_each)
 
     def _need_rights(self, command: str) -> None:
-        if not self._hands.permitted():
+        if not self._executor.permitted():
             raise DeviceError(
                 f"barfs {command} changes drivers, which takes root; sudo barfs {command} ..., "
                 "or see with --dry-run what it would do"
@@ -362,7 +360,7 @@ class Binder:
     def _all_or_nothing(self, bdfs: Iterable[Bdf], work: Callable[[], None]) -> None:
         """Do all of the work, or, where it fails or a signal comes, nothing."""
         before = {bdf: State.read(self._machine, bdf) for bdf in bdfs}
-        memories = {bdf: _read_bytes(Memory.path(self._machine, bdf)) for bdf in before}
+        files = {bdf: _read_bytes(SavedBinding.path(self._machine, bdf)) for bdf in before}
         self._given = []
         with Held() as hold:
             try:
@@ -370,9 +368,9 @@ class Binder:
                     work()
             except BaseException as error:
                 left = self._roll_back(before)
-                for bdf, memory in memories.items():
+                for bdf, content in files.items():
                     try:
-                        _remember(Memory.path(self._machine, bdf), memory)
+                        _save(SavedBinding.path(self._machine, bdf), content)
                     except DeviceError as failed:
                         left.append(str(failed))
                 if left and isinstance(error, DeviceError | Ended):
@@ -384,24 +382,24 @@ class Binder:
         left = []
         for own in reversed(self._given):
             with contextlib.suppress(OSError):  # gone with the binding that made it
-                self._hands.take(own)
+                self._executor.run(own)
         for bdf, state in reversed(list(before.items())):
             now = State.read(self._machine, bdf)
             try:
-                self._take(transition(self._machine, bdf, now, state))
+                self._run(transition(self._machine, bdf, now, state))
                 self._expect(bdf, state.driver)
             except DeviceError as error:
                 left.append(f"it could not be undone: {error}")
         return left
 
-    def _take(self, steps: Iterable[Step]) -> None:
+    def _run(self, steps: Iterable[Step]) -> None:
         for step in steps:
             try:
                 if isinstance(step, Own):
                     status = os.stat(step.path)
                     owner = Owner(status.st_uid, status.st_gid)
                     self._given.append(Own(step.path, owner, stat.S_IMODE(status.st_mode)))
-                self._hands.take(step)
+                self._executor.run(step)
             except OSError as error:
                 raise DeviceError(f"{step}: {reason(error)}; dmesg may tell why") from error
 
@@ -412,9 +410,9 @@ class Binder:
             wanted = f"and not bound to {driver}" if driver else "and should have none"
             raise DeviceError(f"{bdf} {state} now, {wanted}; dmesg may tell why")
 
-    def _wait_for_node(self, bdf: Bdf) -> None:
-        end = time.monotonic() + self.node_time
-        while not self._machine.has_nodes(bdf):
+    def _wait_for_device_nodes(self, bdf: Bdf) -> None:
+        end = time.monotonic() + self.device_node_time
+        while not self._machine.has_device_nodes(bdf):
             if time.monotonic() > end:
                 raise DeviceError(
                     f"{self._machine.driver(bdf)} has {bdf}, but no node came in "
@@ -426,16 +424,16 @@ class Binder:
         """What still stands between the bound functions and whoever is to use them."""
         found = []
         for bdf in bdfs:
-            group = self._machine.group(bdf)
+            group = self._machine.find_iommu_group(bdf)
             for member, driver in self._machine.blockers(group) if group is not None else ():
                 found.append(
                     f"group {group} is not viable yet: {member} is bound to {driver}; bind it too"
                 )
             iommu = self._machine.dev / "iommu"
-            if self._machine.cdev_node(bdf) is not None and not _may_open(iommu, owner.uid):
+            if self._machine.find_cdev(bdf) is not None and not _may_open(iommu, owner.uid):
                 found.append(
                     f"{iommu} is closed to user {owner.uid}, who therefore goes through "
-                    f"{self._machine.group_node(bdf) or 'nothing'}"
+                    f"{self._machine.find_group_device_node(bdf) or 'nothing'}"
                 )
         return list(dict.fromkeys(found))
 
@@ -480,7 +478,7 @@ def _read_bytes(path: Path) -> bytes | None:
         return None
 
 
-def _remember(path: Path, data: bytes | None) -> None:
+def _save(path: Path, data: bytes | None) -> None:
     """Write what is remembered of a function; None: nothing any more. Raises DeviceError."""
     try:
         if data is None:

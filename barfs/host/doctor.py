@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from barfs.host.in_use import carried, openers
+from barfs.host.in_use import dependents, openers
 from barfs.host.inventory import accessible
 from barfs.host.programs import find_program
 from barfs.host.sysfs import Machine, read_lines, read_text
@@ -109,7 +109,7 @@ class Doctor:
         if self._machine.is_bridge(bdf):
             yield Finding("FAIL", f"{bdf} is a bridge: VFIO takes the devices behind it, not it")
             return
-        group = self._machine.group(bdf)
+        group = self._machine.find_iommu_group(bdf)
         if group is not None:
             yield Finding("ok", f"{bdf}: in IOMMU group {group}")
         elif not self._machine.noiommu_allowed():
@@ -124,7 +124,7 @@ class Doctor:
         driver = self._machine.driver(bdf)
         if self._machine.is_vfio(bdf):
             return Finding("ok", f"{bdf}: bound to {driver}")
-        losses = carried(self._machine, bdf)
+        losses = dependents(self._machine, bdf)
         state = f"is bound to {driver}" if driver else "has no driver"
         if losses:
             return Finding(
@@ -158,7 +158,7 @@ class Doctor:
             yield Finding("ok", f"group {group}: no member is in the way")
 
     def _access(self, bdf: Bdf) -> Iterator[Finding]:
-        cdev, group = self._machine.cdev_node(bdf), self._machine.group_node(bdf)
+        cdev, group = self._machine.find_cdev(bdf), self._machine.find_group_device_node(bdf)
         iommu = self._machine.dev / "iommu"
         if cdev is None and group is None:
             yield Finding("FAIL", f"{bdf} has no node in /dev/vfio: modprobe vfio, as root")

@@ -21,7 +21,7 @@ _ROUTE_UP = 0x1
 _ROUTE_REJECTS = 0x200
 
 
-def carried(machine: Machine, bdf: Bdf) -> list[str]:
+def dependents(machine: Machine, bdf: Bdf) -> list[str]:
     """What the system would lose with the function, such as `/home (ext4 on nvme0n1p2)`."""
     below = list(_below(machine.pci_device(bdf)))
     disks = _all_blocks(machine, _disks(machine, below))
@@ -39,7 +39,7 @@ def carried(machine: Machine, bdf: Bdf) -> list[str]:
 
 def openers(machine: Machine, bdf: Bdf) -> list[str]:
     """The processes that have a VFIO node of the function open, as far as this user may see."""
-    nodes = {str(node) for node in machine.vfio_nodes(bdf)}
+    nodes = {str(node) for node in machine.device_nodes(bdf)}
     found = []
     for name in sorted(filter(str.isdecimal, os.listdir(machine.proc)), key=int):
         process = machine.proc / name

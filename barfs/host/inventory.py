@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from barfs.host.in_use import carried, openers
+from barfs.host.in_use import dependents, openers
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text import dump_json, printable
@@ -85,15 +85,15 @@ def functions(
 def _function(
     machine: Machine, bdf: Bdf, mounted: Path | None, may_open: Callable[[Path], bool]
 ) -> Function:
-    usable = [node for node in machine.vfio_nodes(bdf) if may_open(node)]
+    usable = [node for node in machine.device_nodes(bdf) if may_open(node)]
     return Function(
         bdf,
         machine.attribute(bdf, "vendor"),
         machine.attribute(bdf, "device"),
         machine.attribute(bdf, "class"),
         machine.driver(bdf),
-        machine.group(bdf),
-        next(iter([*usable, *machine.vfio_nodes(bdf)]), None),
+        machine.find_iommu_group(bdf),
+        next(iter([*usable, *machine.device_nodes(bdf)]), None),
         mounted,
         None if mounted else _obstacle(machine, bdf, usable),
     )
@@ -101,16 +101,16 @@ def _function(
 
 def _obstacle(machine: Machine, bdf: Bdf, usable: list[Path]) -> str | None:
     """The first thing in the way, in the order in which a user meets them."""
-    driver, group = machine.driver(bdf), machine.group(bdf)
+    driver, group = machine.driver(bdf), machine.find_iommu_group(bdf)
     if machine.is_bridge(bdf):
         return "a bridge"
     if group is None and not machine.noiommu_allowed():
         return "no IOMMU group"
     if not machine.is_vfio(bdf):
-        losses = carried(machine, bdf)
+        losses = dependents(machine, bdf)
         state = f"bound to {driver}" if driver else "no driver"
         return f"{state}, carries {', '.join(losses)}" if losses else state
-    nodes = machine.vfio_nodes(bdf)
+    nodes = machine.device_nodes(bdf)
     if not nodes:
         return "no VFIO node"
     if group is not None and (blockers := machine.blockers(group)):

@@ -85,12 +85,12 @@ class Machine:
             if name.isdecimal() and read_text(groups / name / "name") != _NOIOMMU_GROUP
         ]
 
-    def group(self, bdf: Bdf) -> int | None:
+    def find_iommu_group(self, bdf: Bdf) -> int | None:
         """The number of the function's IOMMU group, None where it has none."""
         name = _link_name(self.pci_device(bdf) / "iommu_group")
         return None if name is None else int(name)
 
-    def cdev_node(self, bdf: Bdf) -> Path | None:
+    def find_cdev(self, bdf: Bdf) -> Path | None:
         """The function's own VFIO node, which needs iommufd; None where the kernel has none."""
         for name in _names(self.pci_device(bdf) / "vfio-dev"):
             node = self.dev / "vfio/devices" / name
@@ -98,9 +98,9 @@ class Machine:
                 return node
         return None
 
-    def group_node(self, bdf: Bdf) -> Path | None:
+    def find_group_device_node(self, bdf: Bdf) -> Path | None:
         """The VFIO node of the function's group, `noiommu-N` without an IOMMU, if it is there."""
-        group = self.group(bdf)
+        group = self.find_iommu_group(bdf)
         if group is None or not self.is_vfio(bdf):
             return None
         for name in (str(group), f"noiommu-{group}"):
@@ -108,18 +108,22 @@ class Machine:
                 return self.dev / "vfio" / name
         return None
 
-    def vfio_nodes(self, bdf: Bdf) -> list[Path]:
+    def device_nodes(self, bdf: Bdf) -> list[Path]:
         """The nodes through which VFIO gives access to the function, the best first."""
-        return [node for node in (self.cdev_node(bdf), self.group_node(bdf)) if node is not None]
+        return [
+            node
+            for node in (self.find_cdev(bdf), self.find_group_device_node(bdf))
+            if node is not None
+        ]
 
-    def has_nodes(self, bdf: Bdf) -> bool:
+    def has_device_nodes(self, bdf: Bdf) -> bool:
         """Whether every node that the kernel has announced for the function is there."""
         announced = any((self.pci_device(bdf) / "vfio-dev").glob("*/dev"))
-        if announced and self.cdev_node(bdf) is None:
+        if announced and self.find_cdev(bdf) is None:
             return False
-        return bool(self.vfio_nodes(bdf))
+        return bool(self.device_nodes(bdf))
 
-    def iommu_group(self, bdf: Bdf) -> int:
+    def require_iommu_group(self, bdf: Bdf) -> int:
         """The number of the function's IOMMU group. Raises DeviceError where there is none."""
         device = self.pci_device(bdf)
         if not device.is_dir():

@@ -24,7 +24,7 @@ from barfs.vfio.opening import (
     in_use,
     not_bound,
     not_viable,
-    open_node,
+    open_device_node,
     token_refused,
 )
 
@@ -41,7 +41,7 @@ class TokenUnknown(DeviceError):
 
 def cdev_possible(machine: Machine, bdf: Bdf) -> bool:
     """Whether both nodes exist and this user may open them."""
-    node = machine.cdev_node(bdf)
+    node = machine.find_cdev(bdf)
     rights = os.R_OK | os.W_OK
     return (
         node is not None
@@ -52,8 +52,8 @@ def cdev_possible(machine: Machine, bdf: Bdf) -> bool:
 
 def open_cdev(machine: Machine, bdf: Bdf, token: UUID | None) -> Opening:
     """Open a function through its own node. Raises DeviceError."""
-    group = machine.iommu_group(bdf)
-    node = _existing_node(machine, bdf)
+    group = machine.require_iommu_group(bdf)
+    node = _require_device_node(machine, bdf)
     with (
         _opened(machine.dev / "iommu", "modprobe iommufd, or use -o vfio=group") as iommufd,
         _opened(node, machine.bind_commands(bdf)) as fd,
@@ -65,8 +65,8 @@ def open_cdev(machine: Machine, bdf: Bdf, token: UUID | None) -> Opening:
     return Opening(fd, lambda: os.close(iommufd), (iommufd,))
 
 
-def _existing_node(machine: Machine, bdf: Bdf) -> Path:
-    node = machine.cdev_node(bdf)
+def _require_device_node(machine: Machine, bdf: Bdf) -> Path:
+    node = machine.find_cdev(bdf)
     if node is not None:
         return node
     if not machine.is_vfio(bdf):
@@ -80,7 +80,7 @@ def _existing_node(machine: Machine, bdf: Bdf) -> Path:
 @contextmanager
 def _opened(node: Path, hint: str) -> Iterator[int]:
     """An open node, closed only where the block fails."""
-    fd = open_node(node, hint)
+    fd = open_device_node(node, hint)
     try:
         yield fd
     except BaseException:

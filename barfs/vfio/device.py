@@ -26,7 +26,7 @@ from barfs.uapi import (
     region_info_argsz,
 )
 from barfs.vfio.cdev import TokenUnknown, cdev_possible, open_cdev
-from barfs.vfio.group import group_node, open_group, require_noiommu
+from barfs.vfio.group import group_device_node, open_group, require_noiommu
 from barfs.vfio.irqs import ERROR_INDEX, REQUEST_INDEX, eventfd_of
 from barfs.vfio.opening import Opening
 
@@ -59,7 +59,7 @@ def _open_auto(machine: Machine, bdf: Bdf, token: UUID | None) -> Opening:
         try:
             return open_cdev(machine, bdf, token)
         except TokenUnknown:
-            if not group_node(machine, bdf).exists():
+            if not group_device_node(machine, bdf).exists():
                 raise
     return open_group(machine, bdf, token, noiommu=False)
 

@@ -25,7 +25,7 @@ from barfs.vfio.opening import (
     in_use,
     not_bound,
     not_viable,
-    open_node,
+    open_device_node,
     token_refused,
 )
 
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 def open_group(machine: Machine, bdf: Bdf, token: UUID | None, *, noiommu: bool) -> Opening:
     """Open a function through its group. Raises DeviceError."""
-    group = _Group.acquire(machine, machine.iommu_group(bdf), bdf, noiommu)
+    group = _Group.acquire(machine, machine.require_iommu_group(bdf), bdf, noiommu)
     try:
         fd = group.device_fd(machine, bdf, token)
         return Opening(fd, group.release, (group.fd, group.container))
@@ -58,9 +58,11 @@ def open_group(machine: Machine, bdf: Bdf, token: UUID | None, *, noiommu: bool)
         raise
 
 
-def group_node(machine: Machine, bdf: Bdf, *, noiommu: bool = False) -> Path:
+def group_device_node(machine: Machine, bdf: Bdf, *, noiommu: bool = False) -> Path:
     """The node of the function's group, which may not exist."""
-    return machine.dev / "vfio" / f"{'noiommu-' if noiommu else ''}{machine.iommu_group(bdf)}"
+    return (
+        machine.dev / "vfio" / f"{'noiommu-' if noiommu else ''}{machine.require_iommu_group(bdf)}"
+    )
 
 
 class _Group:
@@ -72,11 +74,11 @@ class _Group:
     def __init__(self, machine: Machine, number: int, bdf: Bdf, noiommu: bool) -> None:
         self.number = number
         self.noiommu = noiommu
-        self.node = group_node(machine, bdf, noiommu=noiommu)
+        self.device_node = group_device_node(machine, bdf, noiommu=noiommu)
         self.users = 0
-        self.container = open_node(machine.dev / "vfio/vfio", "modprobe vfio-pci makes it")
+        self.container = open_device_node(machine.dev / "vfio/vfio", "modprobe vfio-pci makes it")
         try:
-            self.fd = self._open_node(machine, bdf)
+            self.fd = self._open_device_node(machine, bdf)
         except BaseException:
             os.close(self.container)
             raise
@@ -88,7 +90,7 @@ class _Group:
 
     @classmethod
     def acquire(cls, machine: Machine, number: int, bdf: Bdf, noiommu: bool) -> "_Group":
-        node = group_node(machine, bdf, noiommu=noiommu)
+        node = group_device_node(machine, bdf, noiommu=noiommu)
         with cls._lock:
             group = cls._open.get(node)
             if group is None:
@@ -100,7 +102,7 @@ class _Group:
         with self._lock:
             self.users -= 1
             if self.users == 0:
-                del self._open[self.node]
+                del self._open[self.device_node]
                 self._close()
 
     @classmethod
@@ -113,22 +115,22 @@ class _Group:
         os.close(self.fd)
         os.close(self.container)
 
-    def _open_node(self, machine: Machine, bdf: Bdf) -> int:
-        if not self.node.exists():
-            raise self._no_node(machine, bdf)
+    def _open_device_node(self, machine: Machine, bdf: Bdf) -> int:
+        if not self.device_node.exists():
+            raise self._no_device_node(machine, bdf)
         try:
-            return open_node(self.node, machine.bind_commands(bdf))
+            return open_device_node(self.device_node, machine.bind_commands(bdf))
         except DeviceError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno == errno.EBUSY:
-                raise in_use(self.node) from cause
+                raise in_use(self.device_node) from cause
             # The node's own permissions give EACCES.
             if isinstance(cause, OSError) and cause.errno == errno.EPERM and self.noiommu:
                 raise _needs_rawio(bdf) from cause
             raise
 
-    def _no_node(self, machine: Machine, bdf: Bdf) -> DeviceError:
-        other = group_node(machine, bdf, noiommu=not self.noiommu)
+    def _no_device_node(self, machine: Machine, bdf: Bdf) -> DeviceError:
+        other = group_device_node(machine, bdf, noiommu=not self.noiommu)
         if self.noiommu and other.exists():
             return DeviceError(
                 f"{bdf} has an IOMMU, group {self.number}; leave vfio=noiommu out, it is for "
@@ -194,7 +196,9 @@ class _Group:
         if error.errno == errno.ENODEV:
             return not_bound(machine, bdf)
         if error.errno == errno.EBUSY:
-            return DeviceError(f"{bdf} is open elsewhere; fuser -v {self.node} tells by whom")
+            return DeviceError(
+                f"{bdf} is open elsewhere; fuser -v {self.device_node} tells by whom"
+            )
         if error.errno == errno.EACCES:
             return token_refused(bdf, token is not None)
         if error.errno == errno.EINVAL and token is not None:
@@ -214,7 +218,7 @@ os.register_at_fork(after_in_child=_Group.open_none)
 def require_noiommu(machine: Machine, bdf: Bdf) -> None:
     """Raises DeviceError where the kernel does not offer VFIO without an IOMMU."""
     if not machine.pci_device(bdf).is_dir():
-        machine.iommu_group(bdf)  # says that there is no such device
+        machine.require_iommu_group(bdf)  # says that there is no such device
     parameter = machine.sysfs / _NOIOMMU_PARAMETER
     if not parameter.exists():
         raise DeviceError(

@@ -22,7 +22,7 @@ class Opening:
     others: tuple[int, ...]
 
 
-def open_node(node: Path, hint: str) -> int:
+def open_device_node(node: Path, hint: str) -> int:
     """Open a node of /dev. Raises DeviceError, with the OSError as its cause."""
     try:
         return os.open(node, os.O_RDWR | os.O_CLOEXEC)

@@ -4,7 +4,7 @@
 import contextlib
 from pathlib import Path
 
-from barfs.host.binding import Hands, Load, Own, Step, Write
+from barfs.host.binding import Executor, Load, Own, Step, Write
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 
@@ -84,7 +84,7 @@ class FakeMachine:
         (folder / "fd/3").symlink_to(opened)
 
 
-class FakeKernel(Hands):
+class FakeKernel(Executor):
     """Answers as PCI's core and VFIO do to the steps that it is told to take.
 
     `refuses` are drivers that fail to probe, `modules` those that modprobe can load.
@@ -92,7 +92,7 @@ class FakeKernel(Hands):
 
     def __init__(self, fake: FakeMachine) -> None:
         self.fake = fake
-        self.taken: list[str] = []
+        self.ran: list[str] = []
         self.owners: list[Own] = []
         self.refuses: set[str] = set()
         self.modules = {"vfio-pci"}
@@ -102,8 +102,8 @@ class FakeKernel(Hands):
     def permitted(self) -> bool:
         return self.root
 
-    def take(self, step: Step) -> None:
-        self.taken.append(str(step))
+    def run(self, step: Step) -> None:
+        self.ran.append(str(step))
         match step:
             case Load(module):
                 if module not in self.modules:

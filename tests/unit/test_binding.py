@@ -21,7 +21,7 @@ def kernel(fake: FakeMachine) -> FakeKernel:
 @pytest.fixture
 def binder(fake: FakeMachine, kernel: FakeKernel) -> Binder:
     binder = Binder(fake.machine, kernel)
-    binder.node_time = 0.05
+    binder.device_node_time = 0.05
     return binder
 
 
@@ -49,11 +49,11 @@ def refusal(binder: Binder, *bdfs: Bdf, driver: str = "vfio-pci") -> str:
 def test_one_at_a_time(fake: FakeMachine, kernel: FakeKernel, binder: Binder) -> None:
     fake.add(BDF, "nvme")
     other = Binder(fake.machine, kernel)
-    with binder.alone():
+    with binder.exclusive():
         with pytest.raises(DeviceError, match="another barfs bind or unbind is at work"):
-            other.alone().__enter__()
+            other.exclusive().__enter__()
         bind(binder, BDF)
-    with other.alone():
+    with other.exclusive():
         unbind(other, BDF)
 
 
@@ -102,9 +102,9 @@ def test_binding_again_writes_nothing(
 ) -> None:
     fake.add(BDF, "nvme")
     bind(binder, BDF)
-    kernel.taken.clear()
+    kernel.ran.clear()
     bind(binder, BDF)
-    assert kernel.taken == []
+    assert kernel.ran == []
     unbind(binder, BDF)
     assert state(fake) == ("nvme", None)
 
@@ -181,15 +181,15 @@ def test_a_dry_run_gives_the_writes_and_does_nothing(
     ]
     assert (state(fake), state(fake, OTHER)) == (("nvme", None), (None, None))
     assert not fake.machine.run.exists()
-    assert kernel.taken == []
+    assert kernel.ran == []
     bind(binder, BDF, OTHER, owner=ALICE)
-    assert list(dict.fromkeys(kernel.taken)) == steps
+    assert list(dict.fromkeys(kernel.ran)) == steps
 
 
 def test_a_dry_run_of_unbind(fake: FakeMachine, kernel: FakeKernel, binder: Binder) -> None:
     fake.add(BDF, "nvme")
     bind(binder, BDF)
-    kernel.taken.clear()
+    kernel.ran.clear()
     steps = list(map(str, binder.rehearse_unbind([BDF])))
     device = fake.machine.pci_device(BDF)
     assert steps == [
@@ -198,9 +198,9 @@ def test_a_dry_run_of_unbind(fake: FakeMachine, kernel: FakeKernel, binder: Bind
         f"echo 0000:01:00.0 > {fake.machine.sysfs}/bus/pci/drivers_probe",
         f"echo > {device}/driver_override",
     ]
-    assert kernel.taken == []
+    assert kernel.ran == []
     unbind(binder, BDF)
-    assert kernel.taken == steps
+    assert kernel.ran == steps
 
 
 def test_a_driver_that_does_not_probe_changes_nothing(
@@ -265,7 +265,7 @@ def test_without_root_nothing_is_written(
     with pytest.raises(DeviceError, match=r"takes root; sudo barfs bind \.\.\., or see with --dry"):
         bind(binder, BDF)
     assert state(fake) == ("nvme", None)
-    assert kernel.taken == []
+    assert kernel.ran == []
 
 
 def test_refuses_what_is_not_there(binder: Binder) -> None:

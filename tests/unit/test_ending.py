@@ -142,9 +142,9 @@ class InterruptedKernel(FakeKernel):
         super().__init__(fake)
         self._at = at
 
-    def take(self, step: Step) -> None:
-        super().take(step)
-        if len(self.taken) in (self._at, self._at + 1):
+    def run(self, step: Step) -> None:
+        super().run(step)
+        if len(self.ran) in (self._at, self._at + 1):
             send(signal.SIGINT)
 
 
