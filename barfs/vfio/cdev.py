@@ -9,7 +9,6 @@ import array
 import errno
 import fcntl
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,20 +18,20 @@ from barfs.errors import DeviceError
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text.system_errors import reason
-from barfs.vfio.opening import (
-    Opening,
+from barfs.vfio.device_file import (
+    DeviceFile,
     in_use,
     not_bound,
     not_viable,
     open_device_node,
     token_refused,
 )
-
-_BIND_IOMMUFD = 0x3B76
-_BIND = struct.Struct("=IIiI")
-"""struct vfio_device_bind_iommufd: argsz, flags, iommufd, out_devid."""
-_BIND_WITH_TOKEN = struct.Struct("=IIiIQ")
-_BIND_FLAG_TOKEN = 1
+from barfs.vfio.ioctls import (
+    BIND_IOMMUFD,
+    BIND_IOMMUFD_WITH_TOKEN,
+    VFIO_DEVICE_BIND_FLAG_TOKEN,
+    VFIO_DEVICE_BIND_IOMMUFD,
+)
 
 
 class TokenUnknown(DeviceError):
@@ -50,19 +49,21 @@ def cdev_possible(machine: Machine, bdf: Bdf) -> bool:
     )
 
 
-def open_cdev(machine: Machine, bdf: Bdf, token: UUID | None) -> Opening:
+def open_cdev(machine: Machine, bdf: Bdf, token: UUID | None) -> DeviceFile:
     """Open a function through its own node. Raises DeviceError."""
     group = machine.require_iommu_group(bdf)
     node = _require_device_node(machine, bdf)
     with (
-        _opened(machine.dev / "iommu", "modprobe iommufd, or use -o vfio=group") as iommufd,
-        _opened(node, machine.bind_commands(bdf)) as fd,
+        _closed_on_error(
+            machine.dev / "iommu", "modprobe iommufd, or use -o vfio=group"
+        ) as iommufd,
+        _closed_on_error(node, machine.bind_commands(bdf)) as fd,
     ):
         try:
             _bind(fd, iommufd, token)
         except OSError as error:
             raise _refused(machine, bdf, node, group, token, error) from error
-    return Opening(fd, lambda: os.close(iommufd), (iommufd,))
+    return DeviceFile(fd, lambda: os.close(iommufd), (iommufd,))
 
 
 def _require_device_node(machine: Machine, bdf: Bdf) -> Path:
@@ -78,7 +79,7 @@ def _require_device_node(machine: Machine, bdf: Bdf) -> Path:
 
 
 @contextmanager
-def _opened(node: Path, hint: str) -> Iterator[int]:
+def _closed_on_error(node: Path, hint: str) -> Iterator[int]:
     """An open node, closed only where the block fails."""
     fd = open_device_node(node, hint)
     try:
@@ -90,13 +91,14 @@ def _opened(node: Path, hint: str) -> Iterator[int]:
 
 def _bind(fd: int, iommufd: int, token: UUID | None) -> None:
     if token is None:
-        fcntl.ioctl(fd, _BIND_IOMMUFD, bytearray(_BIND.pack(_BIND.size, 0, iommufd, 0)), True)
+        data = BIND_IOMMUFD.pack(BIND_IOMMUFD.size, 0, iommufd, 0)
+        fcntl.ioctl(fd, VFIO_DEVICE_BIND_IOMMUFD, bytearray(data), True)
         return
     bytes_of_token = array.array("B", token.bytes)
     address, _count = bytes_of_token.buffer_info()
-    size = _BIND_WITH_TOKEN.size
-    data = _BIND_WITH_TOKEN.pack(size, _BIND_FLAG_TOKEN, iommufd, 0, address)
-    fcntl.ioctl(fd, _BIND_IOMMUFD, bytearray(data), True)
+    size = BIND_IOMMUFD_WITH_TOKEN.size
+    data = BIND_IOMMUFD_WITH_TOKEN.pack(size, VFIO_DEVICE_BIND_FLAG_TOKEN, iommufd, 0, address)
+    fcntl.ioctl(fd, VFIO_DEVICE_BIND_IOMMUFD, bytearray(data), True)
 
 
 def _refused(

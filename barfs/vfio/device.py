@@ -26,23 +26,29 @@ from barfs.uapi import (
     region_info_argsz,
 )
 from barfs.vfio.cdev import TokenUnknown, cdev_possible, open_cdev
+from barfs.vfio.device_file import DeviceFile
 from barfs.vfio.group import group_device_node, open_group, require_noiommu
-from barfs.vfio.irqs import ERROR_INDEX, REQUEST_INDEX, eventfd_of
-from barfs.vfio.opening import Opening
-
-_DEVICE_GET_INFO = 0x3B6B
-_DEVICE_GET_REGION_INFO = 0x3B6C
-_DEVICE_RESET = 0x3B6F
+from barfs.vfio.ioctls import (
+    VFIO_DEVICE_GET_INFO,
+    VFIO_DEVICE_GET_REGION_INFO,
+    VFIO_DEVICE_RESET,
+    VFIO_PCI_ERR_IRQ_INDEX,
+    VFIO_PCI_REQ_IRQ_INDEX,
+)
+from barfs.vfio.irqs import eventfd_of
 
 _FIRST_ARGSZ = 1024
 
 _ATTRIBUTES = ("irq", "resource", "modalias", "numa_node", "label")
 _LINKS = {"driver": "drivers", "iommu_group": "iommu_groups"}
 
-_SIGNALS: dict[int, SignalKind] = {REQUEST_INDEX: "requested", ERROR_INDEX: "error"}
+_SIGNALS: dict[int, SignalKind] = {
+    VFIO_PCI_REQ_IRQ_INDEX: "requested",
+    VFIO_PCI_ERR_IRQ_INDEX: "error",
+}
 
 
-def _open(machine: Machine, bdf: Bdf, path: VfioPath, token: UUID | None) -> Opening:
+def _open(machine: Machine, bdf: Bdf, path: VfioPath, token: UUID | None) -> DeviceFile:
     if path == "noiommu":
         require_noiommu(machine, bdf)
         return open_group(machine, bdf, token, noiommu=True)
@@ -53,7 +59,7 @@ def _open(machine: Machine, bdf: Bdf, path: VfioPath, token: UUID | None) -> Ope
     return _open_auto(machine, bdf, token)
 
 
-def _open_auto(machine: Machine, bdf: Bdf, token: UUID | None) -> Opening:
+def _open_auto(machine: Machine, bdf: Bdf, token: UUID | None) -> DeviceFile:
     """Over the character device where this user can, over the group otherwise; never noiommu."""
     if cdev_possible(machine, bdf):
         try:
@@ -87,8 +93,8 @@ class KernelDevice:
         self.bdf = bdf
         self.source = str(bdf)
         self._machine = machine or Machine()
-        self._opening: Opening | None = _open(self._machine, bdf, path, token)
-        self._fd = self._opening.fd
+        self._file: DeviceFile | None = _open(self._machine, bdf, path, token)
+        self._fd = self._file.fd
         self._events: dict[int, int] = {}
         self._owner = Owner()
         keep_from_children(self)
@@ -102,7 +108,7 @@ class KernelDevice:
 
     def device_info(self) -> DeviceInfo:
         data = bytearray(struct.pack("=I", DEVICE_INFO_SIZE).ljust(DEVICE_INFO_SIZE, b"\0"))
-        self._ioctl(_DEVICE_GET_INFO, data, "describe itself")
+        self._ioctl(VFIO_DEVICE_GET_INFO, data, "describe itself")
         return DeviceInfo.decode(bytes(data))
 
     def region_info(self, index: int) -> RegionInfo:
@@ -111,7 +117,7 @@ class KernelDevice:
         while True:
             data = bytearray(struct.pack("=III", argsz, 0, index).ljust(argsz, b"\0"))
             try:
-                self._ioctl(_DEVICE_GET_REGION_INFO, data, f"describe region {index}")
+                self._ioctl(VFIO_DEVICE_GET_REGION_INFO, data, f"describe region {index}")
             except DeviceError as error:
                 if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EINVAL:
                     return RegionInfo(index, flags=0, size=0, offset=0)
@@ -166,22 +172,22 @@ class KernelDevice:
 
     def reset(self) -> None:
         try:
-            fcntl.ioctl(self._fd, _DEVICE_RESET)
+            fcntl.ioctl(self._fd, VFIO_DEVICE_RESET)
         except OSError as error:
             raise DeviceError(f"{self.bdf} cannot be reset: {reason(error)}") from error
 
     def close(self) -> None:
-        if self._opening is None or not self._owner.is_here:
+        if self._file is None or not self._owner.is_here:
             return
-        opening, self._opening = self._opening, None
+        file, self._file = self._file, None
         # The eventfds last: who polls them finds out that the device went.
         os.close(self._fd)
-        opening.release()
+        file.release()
         for fd in self._events.values():
             os.close(fd)
         self._events.clear()
 
     def descriptors(self) -> tuple[int, ...]:
-        if self._opening is None:
+        if self._file is None:
             return ()
-        return (self._fd, *self._opening.others, *self._events.values())
+        return (self._fd, *self._file.others, *self._events.values())

@@ -5,7 +5,6 @@ Rule 1: a group opens only once, so the devices of one group share it, and its c
 Rule 2: noiommu is for who asks for it by name; nothing falls back to it.
 """
 
-import array
 import errno
 import fcntl
 import logging
@@ -20,39 +19,40 @@ from barfs.errors import DeviceError
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text.system_errors import reason
-from barfs.vfio.opening import (
-    Opening,
+from barfs.vfio.device_file import (
+    DeviceFile,
     in_use,
     not_bound,
     not_viable,
     open_device_node,
     token_refused,
 )
-
-_GET_API_VERSION = 0x3B64
-_CHECK_EXTENSION = 0x3B65
-_SET_IOMMU = 0x3B66
-_GROUP_GET_STATUS = 0x3B67
-_GROUP_SET_CONTAINER = 0x3B68
-_GROUP_GET_DEVICE_FD = 0x3B6A
-
-_API_VERSION = 0
-_TYPE1_IOMMU = 1
-_TYPE1_V2_IOMMU = 3
-_NOIOMMU_IOMMU = 8
-_GROUP_FLAG_VIABLE = 1
+from barfs.vfio.ioctls import (
+    GROUP_STATUS,
+    VFIO_API_VERSION,
+    VFIO_CHECK_EXTENSION,
+    VFIO_GET_API_VERSION,
+    VFIO_GROUP_FLAGS_VIABLE,
+    VFIO_GROUP_GET_DEVICE_FD,
+    VFIO_GROUP_GET_STATUS,
+    VFIO_GROUP_SET_CONTAINER,
+    VFIO_NOIOMMU_IOMMU,
+    VFIO_SET_IOMMU,
+    VFIO_TYPE1_IOMMU,
+    VFIO_TYPE1v2_IOMMU,
+)
 
 _NOIOMMU_PARAMETER = "module/vfio/parameters/enable_unsafe_noiommu_mode"
 
 log = logging.getLogger(__name__)
 
 
-def open_group(machine: Machine, bdf: Bdf, token: UUID | None, *, noiommu: bool) -> Opening:
+def open_group(machine: Machine, bdf: Bdf, token: UUID | None, *, noiommu: bool) -> DeviceFile:
     """Open a function through its group. Raises DeviceError."""
     group = _Group.acquire(machine, machine.require_iommu_group(bdf), bdf, noiommu)
     try:
         fd = group.device_fd(machine, bdf, token)
-        return Opening(fd, group.release, (group.fd, group.container))
+        return DeviceFile(fd, group.release, (group.fd, group.container))
     except BaseException:
         group.release()
         raise
@@ -144,16 +144,17 @@ class _Group:
         return not_bound(machine, bdf)
 
     def _attach(self, machine: Machine) -> None:
-        version = fcntl.ioctl(self.container, _GET_API_VERSION)
-        if version != _API_VERSION:
+        version = fcntl.ioctl(self.container, VFIO_GET_API_VERSION)
+        if version != VFIO_API_VERSION:
             raise DeviceError(f"{machine.dev}/vfio/vfio speaks API version {version}, not 0")
-        status = array.array("I", [8, 0])
-        fcntl.ioctl(self.fd, _GROUP_GET_STATUS, status, True)
-        if not status[1] & _GROUP_FLAG_VIABLE:
+        status = bytearray(GROUP_STATUS.pack(GROUP_STATUS.size, 0))
+        fcntl.ioctl(self.fd, VFIO_GROUP_GET_STATUS, status, True)
+        _argsz, flags = GROUP_STATUS.unpack(status)
+        if not flags & VFIO_GROUP_FLAGS_VIABLE:
             raise not_viable(machine, self.number)
         try:
-            fcntl.ioctl(self.fd, _GROUP_SET_CONTAINER, struct.pack("i", self.container))
-            fcntl.ioctl(self.container, _SET_IOMMU, self._iommu_type())
+            fcntl.ioctl(self.fd, VFIO_GROUP_SET_CONTAINER, struct.pack("i", self.container))
+            fcntl.ioctl(self.container, VFIO_SET_IOMMU, self._iommu_type())
         except OSError as error:
             raise DeviceError(
                 f"group {self.number} cannot be given to the IOMMU: {reason(error)}; "
@@ -162,9 +163,9 @@ class _Group:
 
     def _iommu_type(self) -> int:
         if self.noiommu:
-            return _NOIOMMU_IOMMU
-        version_2 = fcntl.ioctl(self.container, _CHECK_EXTENSION, _TYPE1_V2_IOMMU)
-        return _TYPE1_V2_IOMMU if version_2 else _TYPE1_IOMMU
+            return VFIO_NOIOMMU_IOMMU
+        version_2 = fcntl.ioctl(self.container, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU)
+        return VFIO_TYPE1v2_IOMMU if version_2 else VFIO_TYPE1_IOMMU
 
     def _hint(self, machine: Machine, error: OSError) -> str:
         if self.noiommu:
@@ -186,7 +187,9 @@ class _Group:
                 bdf,
             )
         try:
-            return int(fcntl.ioctl(self.fd, _GROUP_GET_DEVICE_FD, bytearray(name.encode() + b"\0")))
+            return int(
+                fcntl.ioctl(self.fd, VFIO_GROUP_GET_DEVICE_FD, bytearray(name.encode() + b"\0"))
+            )
         except OSError as error:
             raise self._refused(machine, bdf, token, error) from error
 

@@ -13,7 +13,7 @@ from barfs.text.system_errors import reason
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class DeviceFile:
     """A function that is open as `fd`; `release` closes what else was needed, after `fd`, and may
     have been needed by more functions: the descriptors `others`."""
 
