@@ -13,8 +13,10 @@ from barfs.daemon.logs import tell
 from barfs.errors import UsageError
 from barfs.fuse.mounts import mounted_devices
 from barfs.host import inventory
-from barfs.host.binding import VFIO_PCI, Binder, Executor, Owner, Step
+from barfs.host.binding import VFIO_PCI, Binder
 from barfs.host.doctor import Doctor
+from barfs.host.executor import Executor
+from barfs.host.steps import Owner, Step
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text import printable

@@ -5,30 +5,25 @@ Rule 1: all or nothing. What can be refused is refused before anything is writte
         half-way, every function goes back to the driver and the override that it had.
 Rule 2: what a function was bound to is remembered (`/run/barfs/BDF.json`) before it is changed.
 Rule 3: a rehearsal (`--dry-run`) takes the same steps from the same place, and only prints them.
-
-The way is that of `Documentation/ABI/testing/sysfs-bus-pci`: `driver_override` names the driver,
-`unbind` ends the old one, `drivers_probe` starts the new one.
 """
 
 import contextlib
 import fcntl
-import json
 import os
 import pwd
 import re
 import stat
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from barfs.errors import DeviceError, UsageError
+from barfs.host.executor import Executor
 from barfs.host.in_use import dependents, openers
-from barfs.host.programs import find_program
+from barfs.host.saved_binding import SavedBinding, read_file, write_file
+from barfs.host.steps import Own, Owner, State, Step, Write, release, transition
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
-from barfs.process.output import OutputError, save
 from barfs.process.signals import Ended, Held
 from barfs.text.system_errors import reason
 
@@ -37,167 +32,6 @@ DEVICE_NODE_TIME = 5.0
 """Seconds that udev gets to make a VFIO node."""
 
 _DRIVER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Who gets a node; None leaves user or group as they are."""
-
-    uid: int | None = None
-    gid: int | None = None
-
-    def __str__(self) -> str:
-        user, group = ("" if number is None else str(number) for number in (self.uid, self.gid))
-        return f"{user}:{group}" if group else user
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A line for a file of the kernel."""
-
-    path: Path
-    text: str
-
-    def __str__(self) -> str:
-        return f"echo {self.text} > {self.path}" if self.text else f"echo > {self.path}"
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """A kernel module to load."""
-
-    module: str
-
-    def __str__(self) -> str:
-        return f"modprobe {self.module}"
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """A node to give away; in a rehearsal the path may be a shell expression."""
-
-    path: str
-    owner: Owner
-    mode: int | None = None
-
-    def __str__(self) -> str:
-        change = f"chown {self.owner} {self.path}"
-        return change if self.mode is None else f"{change}; chmod {self.mode:o} {self.path}"
-
-
-Step = Write | Load | Own
-
-
-class Executor:
-    """What changes the machine; tests put a made-up kernel in its place."""
-
-    def permitted(self) -> bool:
-        return os.geteuid() == 0
-
-    def run(self, step: Step) -> None:
-        """Raises OSError; DeviceError for a module that cannot be loaded."""
-        match step:
-            case Write(path, text):
-                # One write(2), as from echo; not created where it is missing.
-                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-                try:
-                    os.write(fd, os.fsencode(f"{text}\n"))
-                finally:
-                    os.close(fd)
-            case Load(module):
-                _modprobe(module)
-            case Own(path, owner, mode):
-                uid, gid = (-1 if number is None else number for number in (owner.uid, owner.gid))
-                os.chown(path, uid, gid, follow_symlinks=False)
-                if mode is not None:
-                    os.chmod(path, mode)
-
-
-def _modprobe(module: str) -> None:
-    program = find_program("modprobe")
-    if program is None:
-        raise DeviceError("modprobe is not installed; apt install kmod")
-    result = subprocess.run(
-        [program, "--", module],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        check=False,
-    )
-    if result.returncode:
-        reason = result.stderr.strip().replace("\n", "; ") or "no reason given"
-        raise DeviceError(f"{module} cannot be loaded: {reason}")
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a function is bound to, and the one driver it may be bound to."""
-
-    driver: str | None
-    override: str | None
-
-    @classmethod
-    def read(cls, machine: Machine, bdf: Bdf) -> "State":
-        return cls(machine.driver(bdf), machine.override(bdf))
-
-
-@dataclass(frozen=True, slots=True)
-class SavedBinding:
-    """What `bind` remembers of a function: the state before, and the driver it then gave it to."""
-
-    before: State
-    driver: str
-
-    @staticmethod
-    def path(machine: Machine, bdf: Bdf) -> Path:
-        return machine.run / f"{bdf}.json"
-
-    @classmethod
-    def read(cls, machine: Machine, bdf: Bdf) -> "SavedBinding | None":
-        """None where there is none, or where another driver has been given the function since."""
-        path = cls.path(machine, bdf)
-        try:
-            data = json.loads(path.read_text())
-            saved = cls(State(data["before"]["driver"], data["before"]["override"]), data["driver"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DeviceError(f"{path} cannot be read ({error}); remove it") from error
-        return saved if saved.driver == machine.driver(bdf) else None
-
-    def write(self, machine: Machine, bdf: Bdf) -> None:
-        """Raises DeviceError."""
-        before = {"driver": self.before.driver, "override": self.before.override}
-        text = json.dumps({"before": before, "driver": self.driver}) + "\n"
-        _save(self.path(machine, bdf), text.encode())
-
-
-def transition(machine: Machine, bdf: Bdf, now: State, to: State) -> list[Step]:
-    """The steps from one state to another; a driver is asked for by its name, so no other comes."""
-    device = machine.pci_device(bdf)
-    override = now.override
-    steps: list[Step] = []
-    if now.driver != to.driver:
-        if to.driver is not None and not machine.has_driver(to.driver):
-            steps.append(Load(to.driver))
-        if to.driver is not None and override != to.driver:
-            override = to.driver
-            steps.append(Write(device / "driver_override", override))
-        if now.driver is not None:
-            unbind = machine.sysfs / "bus/pci/drivers" / now.driver / "unbind"
-            steps.append(Write(unbind, str(bdf)))
-        if to.driver is not None:
-            steps.append(Write(machine.sysfs / "bus/pci/drivers_probe", str(bdf)))
-    if override != to.override:
-        steps.append(Write(device / "driver_override", to.override or ""))
-    return steps
-
-
-def _release(machine: Machine, bdf: Bdf, now: State) -> list[Step]:
-    """The steps that leave the choice of a driver to the kernel."""
-    probe = Write(machine.sysfs / "bus/pci/drivers_probe", str(bdf))
-    return [*transition(machine, bdf, now, State(None, None)), probe]
 
 
 class Binder:
@@ -307,7 +141,7 @@ class Binder:
         now = State.read(self._machine, bdf)
         saved = SavedBinding.read(self._machine, bdf)
         if saved is None:
-            return _release(self._machine, bdf, now), None
+            return release(self._machine, bdf, now), None
         return transition(self._machine, bdf, now, saved.before), saved.before
 
     def bind(self, bdfs: Sequence[Bdf], driver: str, owner: Owner) -> None:
@@ -346,7 +180,7 @@ class Binder:
                         "the driver's new_id, write them to remove_id"
                     )
             for bdf in bdfs:
-                _save(SavedBinding.path(self._machine, bdf), None)
+                write_file(self._machine, bdf, None)
 
         self._all_or_nothing(bdfs, unbind_each)
 
@@ -360,7 +194,7 @@ class Binder:
     def _all_or_nothing(self, bdfs: Iterable[Bdf], work: Callable[[], None]) -> None:
         """Do all of the work, or, where it fails or a signal comes, nothing."""
         before = {bdf: State.read(self._machine, bdf) for bdf in bdfs}
-        files = {bdf: _read_bytes(SavedBinding.path(self._machine, bdf)) for bdf in before}
+        files = {bdf: read_file(self._machine, bdf) for bdf in before}
         self._given = []
         with Held() as hold:
             try:
@@ -370,7 +204,7 @@ class Binder:
                 left = self._roll_back(before)
                 for bdf, content in files.items():
                     try:
-                        _save(SavedBinding.path(self._machine, bdf), content)
+                        write_file(self._machine, bdf, content)
                     except DeviceError as failed:
                         left.append(str(failed))
                 if left and isinstance(error, DeviceError | Ended):
@@ -469,24 +303,3 @@ def _may_open(node: Path, uid: int | None) -> bool:
         if status.st_gid in os.getgrouplist(user.pw_name, user.pw_gid):
             return status.st_mode & 0o060 == 0o060
     return status.st_mode & 0o006 == 0o006
-
-
-def _read_bytes(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
-
-
-def _save(path: Path, data: bytes | None) -> None:
-    """Write what is remembered of a function; None: nothing any more. Raises DeviceError."""
-    try:
-        if data is None:
-            path.unlink(missing_ok=True)
-            return
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        save(path, data, 0o644)
-    except OSError as error:
-        raise DeviceError(f"{path}: {error.strerror}") from error
-    except (UsageError, OutputError) as error:
-        raise DeviceError(str(error)) from error

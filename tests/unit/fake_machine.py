@@ -4,7 +4,8 @@
 import contextlib
 from pathlib import Path
 
-from barfs.host.binding import Executor, Load, Own, Step, Write
+from barfs.host.executor import Executor
+from barfs.host.steps import Load, Own, Step, Write
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from barfs.errors import BarfsError, DeviceError, UsageError
-from barfs.host.binding import Binder, Owner
+from barfs.host.binding import Binder
+from barfs.host.steps import Owner
 from barfs.pci import Bdf
 from tests.unit.fake_machine import BDF, BRIDGE, NVME, OTHER, PORT, FakeKernel, FakeMachine
 

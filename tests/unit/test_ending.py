@@ -12,7 +12,8 @@ import pytest
 
 import barfs
 from barfs.engine import table
-from barfs.host.binding import Binder, Owner, Step
+from barfs.host.binding import Binder
+from barfs.host.steps import Owner, Step
 from barfs.process.signals import Ended, Held, ended_by_signals, heard, too_late
 from barfs.vfio_user.channel import Channel
 from tests.unit.fake_machine import BDF, OTHER, FakeKernel, FakeMachine
