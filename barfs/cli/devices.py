@@ -105,8 +105,7 @@ def _unbind(choice: argparse.Namespace) -> int:
             return _print_steps(binder.rehearse_unbind(bdfs))
         binder.unbind(bdfs)
     for bdf in bdfs:
-        driver = machine.driver(bdf)
-        print(printable(f"{bdf} is bound to {driver}" if driver else f"{bdf} has no driver"))
+        print(printable(f"{bdf} {machine.driver_state(bdf)}"))
     return 0
 
 

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""Giving PCI functions to a VFIO driver, and giving them back.
+"""Binding PCI functions to a VFIO driver, and back to the drivers that they had.
 
-Rule 1: all or nothing. What can be refused is refused before anything is written; when a step fails
-        half-way, every function goes back to the driver and the override that it had.
-Rule 2: what a function was bound to is remembered (`/run/barfs/BDF.json`) before it is changed.
-Rule 3: a rehearsal (`--dry-run`) takes the same steps from the same place, and only prints them.
+Rule 1: all or nothing. Every check comes before the first write; when a step fails half-way, every
+        function gets back its driver and its override.
+Rule 2: the binding of a function is saved (`/run/barfs/BDF.json`) before it is changed.
+Rule 3: a rehearsal (`--dry-run`) makes the same steps from the same code, and only prints them.
 """
 
 import contextlib
 import fcntl
 import os
-import pwd
 import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from barfs.errors import DeviceError, UsageError
+from barfs.host.advice import bind_command
+from barfs.host.device_nodes import user_may_open
 from barfs.host.executor import Executor
 from barfs.host.in_use import dependents, openers
 from barfs.host.saved_binding import SavedBinding, read_file, write_file
@@ -29,26 +29,31 @@ from barfs.text.system_errors import reason
 
 VFIO_PCI = "vfio-pci"
 DEVICE_NODE_TIME = 5.0
-"""Seconds that udev gets to make a VFIO node."""
+"""Seconds in which udev must make the device nodes of a function."""
 
 _DRIVER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 
 
 class Binder:
-    """`bind` and `unbind` on a machine; `rehearse` gives the steps without taking them."""
+    """`bind` and `unbind` on a machine; `rehearse_` methods return the steps and take none.
+
+    Tests shorten `device_node_time`.
+    """
 
     def __init__(self, machine: Machine, executor: Executor) -> None:
         self._machine = machine
         self._executor = executor
-        self._given: list[Own] = []  # the nodes given away in this run, with their owners before
+        self._given: list[
+            Own
+        ] = []  # the device nodes given away in this run, with their owners before
         self.device_node_time = DEVICE_NODE_TIME
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Keep every other `bind` and `unbind` of this machine out.
 
-        Raises DeviceError while one is at work. Who may not lock may not write either, and is told
-        so by the first step.
+        Raises DeviceError while another one runs. A user who may not take the lock may not write to
+        sysfs either: the first step fails and says so.
         """
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
@@ -59,14 +64,14 @@ class Binder:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise DeviceError(
-                        "another barfs bind or unbind is at work; try again when it is done"
+                        "another barfs bind or unbind is running; try again when it has finished"
                     ) from None
             yield
 
     def check_bind(self, bdfs: Iterable[Bdf], driver: str, *, force: bool = False) -> None:
-        """Raises DeviceError, saying what to do, for a function that should not be bound."""
+        """Raises DeviceError, saying what to do, for a function that must not be bound."""
         if not _DRIVER_NAME.fullmatch(driver):
-            raise UsageError(f"{driver!r} is not the name of a driver; the usual one is {VFIO_PCI}")
+            raise UsageError(f"driver must be a name like {VFIO_PCI}, not {driver!r}")
         for bdf in bdfs:
             self._check_function(bdf)
             if self._machine.driver(bdf) == driver:
@@ -75,37 +80,35 @@ class Binder:
             losses = [] if force else dependents(self._machine, bdf)
             if losses:
                 raise DeviceError(
-                    f"{bdf} carries {', '.join(losses)}; free it first, or lose it with --force"
+                    f"{bdf} backs {', '.join(losses)}; free it first, or lose it with --force"
                 )
 
     def _check_function(self, bdf: Bdf) -> None:
-        if self._machine.pci_device(bdf).is_dir():
-            if self._machine.is_bridge(bdf):
-                raise DeviceError(
-                    f"{bdf} is a bridge, which VFIO does not take; bind the devices behind it"
-                )
-            if self._machine.noiommu_allowed():
-                return
-        self._machine.require_iommu_group(bdf)
+        self._machine.require_pci_device(bdf)
+        if self._machine.is_bridge(bdf):
+            raise DeviceError(
+                f"{bdf} is a bridge, which VFIO does not support; bind the devices behind it"
+            )
+        if not self._machine.noiommu_allowed():
+            self._machine.require_iommu_group(bdf)
 
     def _check_not_open(self, bdf: Bdf) -> None:
-        # The kernel would wait, and not be killed, until the last descriptor is closed.
+        # The unbind would block, even against SIGKILL, until the last descriptor is closed.
         users = openers(self._machine, bdf) if self._machine.is_vfio(bdf) else []
         if users:
             nodes = " or ".join(map(str, self._machine.device_nodes(bdf)))
             raise DeviceError(
-                f"{bdf} is in use: {', '.join(users)} has {nodes} open; end it, or unmount first"
+                f"{bdf} is in use: {', '.join(users)} has {nodes} open; unmount it, or end that "
+                "process"
             )
 
     def check_unbind(self, bdfs: Iterable[Bdf]) -> None:
-        """Raises DeviceError for a function that VFIO does not have, or that is in use."""
+        """Raises DeviceError for a function that is not bound to VFIO, or is in use."""
         for bdf in bdfs:
-            if not self._machine.pci_device(bdf).is_dir():
-                raise DeviceError(f"{bdf}: no such PCI device; barfs list shows those there are")
+            self._machine.require_pci_device(bdf)
             if not self._machine.is_vfio(bdf):
-                driver = self._machine.driver(bdf)
-                state = f"is bound to {driver}" if driver else "has no driver"
-                raise DeviceError(f"{bdf} {state}, so there is nothing to take from VFIO")
+                state = self._machine.driver_state(bdf)
+                raise DeviceError(f"{bdf} {state}, so it cannot be unbound from VFIO")
             self._check_not_open(bdf)
 
     def rehearse_bind(self, bdfs: Iterable[Bdf], driver: str, owner: Owner) -> list[Step]:
@@ -124,9 +127,9 @@ class Binder:
         paths = [
             f"{self._machine.dev}/vfio/noiommu-$(basename $(readlink {device}/iommu_group))"
             if group is None
-            else f"{self._machine.dev}/vfio/{group}"
+            else str(self._machine.group_device_node(group))
         ]
-        if (self._machine.dev / "iommu").exists():
+        if self._machine.iommufd.exists():
             paths.append(f"{self._machine.dev}/vfio/devices/$(ls {device}/vfio-dev)")
         return _own(paths, owner)
 
@@ -137,7 +140,7 @@ class Binder:
         return _without_repeats([step for bdf in bdfs for step in self._way_back(bdf)[0]])
 
     def _way_back(self, bdf: Bdf) -> tuple[list[Step], State | None]:
-        """The steps to what was remembered, None where the kernel is to choose a driver."""
+        """The steps to the saved binding, and that; None if the kernel is to choose a driver."""
         now = State.read(self._machine, bdf)
         saved = SavedBinding.read(self._machine, bdf)
         if saved is None:
@@ -145,7 +148,7 @@ class Binder:
         return transition(self._machine, bdf, now, saved.before), saved.before
 
     def bind(self, bdfs: Sequence[Bdf], driver: str, owner: Owner) -> None:
-        """Bind all or none. Raises DeviceError; `check_bind` comes first."""
+        """Bind all functions or none. Raises DeviceError; call `check_bind` first."""
         self._need_rights("bind")
 
         def bind_each() -> None:
@@ -165,7 +168,7 @@ class Binder:
         self._run(self._give_device_nodes(bdf, owner))
 
     def unbind(self, bdfs: Sequence[Bdf]) -> None:
-        """Give all back or none. Raises DeviceError; `check_unbind` comes first."""
+        """Unbind all functions or none. Raises DeviceError; call `check_unbind` first."""
         self._need_rights("unbind")
 
         def unbind_each() -> None:
@@ -176,8 +179,8 @@ class Binder:
                     self._expect(bdf, goal.driver)
                 elif self._machine.is_vfio(bdf):
                     raise DeviceError(
-                        f"{bdf}: {self._machine.driver(bdf)} took it again; its ids are in "
-                        "the driver's new_id, write them to remove_id"
+                        f"{self._machine.driver(bdf)} took {bdf} again, because its ids are in the "
+                        "driver's new_id; write them to remove_id"
                     )
             for bdf in bdfs:
                 write_file(self._machine, bdf, None)
@@ -187,12 +190,12 @@ class Binder:
     def _need_rights(self, command: str) -> None:
         if not self._executor.permitted():
             raise DeviceError(
-                f"barfs {command} changes drivers, which takes root; sudo barfs {command} ..., "
-                "or see with --dry-run what it would do"
+                f"barfs {command} must run as root, to change drivers; sudo barfs {command} ..., "
+                "or --dry-run to see what it would do"
             )
 
     def _all_or_nothing(self, bdfs: Iterable[Bdf], work: Callable[[], None]) -> None:
-        """Do all of the work, or, where it fails or a signal comes, nothing."""
+        """Do all of `work`, or undo what was done when it fails or a signal arrives."""
         before = {bdf: State.read(self._machine, bdf) for bdf in bdfs}
         files = {bdf: read_file(self._machine, bdf) for bdf in before}
         self._given = []
@@ -212,7 +215,7 @@ class Binder:
                 raise
 
     def _roll_back(self, before: Mapping[Bdf, State]) -> list[str]:
-        """Undo what was done; returns what could not be."""
+        """Undo what was done; returns an error for each function where that failed."""
         left = []
         for own in reversed(self._given):
             with contextlib.suppress(OSError):  # gone with the binding that made it
@@ -223,7 +226,7 @@ class Binder:
                 self._run(transition(self._machine, bdf, now, state))
                 self._expect(bdf, state.driver)
             except DeviceError as error:
-                left.append(f"it could not be undone: {error}")
+                left.append(f"undoing it failed: {error}")
         return left
 
     def _run(self, steps: Iterable[Step]) -> None:
@@ -235,71 +238,60 @@ class Binder:
                     self._given.append(Own(step.path, owner, stat.S_IMODE(status.st_mode)))
                 self._executor.run(step)
             except OSError as error:
-                raise DeviceError(f"{step}: {reason(error)}; dmesg may tell why") from error
+                raise DeviceError(f"{step}: {reason(error)}; dmesg may say why") from error
 
     def _expect(self, bdf: Bdf, driver: str | None) -> None:
-        found = self._machine.driver(bdf)
-        if found != driver:
-            state = f"is bound to {found}" if found else "has no driver"
-            wanted = f"and not bound to {driver}" if driver else "and should have none"
-            raise DeviceError(f"{bdf} {state} now, {wanted}; dmesg may tell why")
+        if self._machine.driver(bdf) != driver:
+            wanted = f"be bound to {driver}" if driver else "have no driver"
+            raise DeviceError(
+                f"{bdf} must {wanted} now, but {self._machine.driver_state(bdf)}; dmesg may say why"
+            )
 
     def _wait_for_device_nodes(self, bdf: Bdf) -> None:
         end = time.monotonic() + self.device_node_time
         while not self._machine.has_device_nodes(bdf):
             if time.monotonic() > end:
                 raise DeviceError(
-                    f"{self._machine.driver(bdf)} has {bdf}, but no node came in "
-                    f"{self._machine.dev}/vfio; is it a VFIO driver?"
+                    f"{bdf} {self._machine.driver_state(bdf)}, but got no device node in "
+                    f"{self._machine.dev}/vfio; --driver must name a VFIO driver"
                 )
             time.sleep(0.01)
 
     def notes(self, bdfs: Iterable[Bdf], owner: Owner) -> list[str]:
-        """What still stands between the bound functions and whoever is to use them."""
+        """The obstacles that remain between the bound functions and the user who gets them."""
         found = []
         for bdf in bdfs:
             group = self._machine.find_iommu_group(bdf)
             for member, driver in self._machine.blockers(group) if group is not None else ():
                 found.append(
-                    f"group {group} is not viable yet: {member} is bound to {driver}; bind it too"
+                    f"group {group} is not viable yet: {member} is bound to {driver}; "
+                    f"{bind_command(member)}"
                 )
-            iommu = self._machine.dev / "iommu"
-            if self._machine.find_cdev(bdf) is not None and not _may_open(iommu, owner.uid):
-                found.append(
-                    f"{iommu} is closed to user {owner.uid}, who therefore goes through "
-                    f"{self._machine.find_group_device_node(bdf) or 'nothing'}"
-                )
+            found += self._iommufd_note(bdf, owner)
         return list(dict.fromkeys(found))
+
+    def _iommufd_note(self, bdf: Bdf, owner: Owner) -> list[str]:
+        iommufd = self._machine.iommufd
+        if owner.uid is None or self._machine.find_cdev(bdf) is None:
+            return []
+        if user_may_open(iommufd, owner.uid):
+            return []
+        group = self._machine.find_group_device_node(bdf)
+        instead = f"barfs uses {group} instead" if group else f"chown {owner.uid} {iommufd}"
+        return [f"user {owner.uid} has no permission to open {iommufd}; {instead}"]
 
 
 def _own(paths: Iterable[str], owner: Owner) -> list[Step]:
-    """Give nodes away; for a group they must also open to it, since the kernel makes them 0600."""
+    """Give device nodes away; a group also needs mode 0660, because the kernel makes them 0600."""
     if owner == Owner():
         return []
     return [Own(path, owner, None if owner.gid is None else 0o660) for path in paths]
 
 
 def _without_repeats(steps: Iterable[Step]) -> list[Step]:
-    """Several functions need a module, or share a group's node; `echo` to one file repeats."""
+    """Drop repeated steps, such as a module that several functions need; a write may repeat."""
     found: list[Step] = []
     for step in steps:
         if isinstance(step, Write) or step not in found:
             found.append(step)
     return found
-
-
-def _may_open(node: Path, uid: int | None) -> bool:
-    """Whether the user may read and write a node, going by its owner and mode."""
-    if uid is None or uid == 0:
-        return True
-    try:
-        status = node.stat()
-    except OSError:
-        return False
-    if status.st_uid == uid:
-        return status.st_mode & 0o600 == 0o600
-    with contextlib.suppress(KeyError):
-        user = pwd.getpwuid(uid)
-        if status.st_gid in os.getgrouplist(user.pw_name, user.pw_gid):
-            return status.st_mode & 0o060 == 0o060
-    return status.st_mode & 0o006 == 0o006

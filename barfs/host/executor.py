@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Takes the steps: writes to sysfs, loads modules, gives device nodes away."""
+"""The executor of steps: it writes to sysfs, loads modules and gives device nodes away."""
 
 import os
 import subprocess
@@ -10,16 +10,16 @@ from barfs.host.steps import Load, Own, Step, Write
 
 
 class Executor:
-    """What changes the machine; tests put a made-up kernel in its place."""
+    """Changes the machine; tests put a simulated kernel in its place."""
 
     def permitted(self) -> bool:
         return os.geteuid() == 0
 
     def run(self, step: Step) -> None:
-        """Raises OSError; DeviceError for a module that cannot be loaded."""
+        """Take one step. Raises OSError; DeviceError for a module that cannot be loaded."""
         match step:
             case Write(path, text):
-                # One write(2), as from echo; not created where it is missing.
+                # One write(2), like echo, but without creating the file.
                 fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
                 try:
                     os.write(fd, os.fsencode(f"{text}\n"))
@@ -48,4 +48,4 @@ def _modprobe(module: str) -> None:
     )
     if result.returncode:
         reason = result.stderr.strip().replace("\n", "; ") or "no reason given"
-        raise DeviceError(f"{module} cannot be loaded: {reason}")
+        raise DeviceError(f"modprobe cannot load {module}: {reason}")

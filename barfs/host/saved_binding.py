@@ -15,7 +15,7 @@ from barfs.text.system_errors import reason
 
 @dataclass(frozen=True, slots=True)
 class SavedBinding:
-    """What `bind` remembers of a function: the state before, and the driver it then gave it to."""
+    """The state of a function before `bind`, and the driver that `bind` gave it."""
 
     before: State
     driver: str
@@ -26,7 +26,10 @@ class SavedBinding:
 
     @classmethod
     def read(cls, machine: Machine, bdf: Bdf) -> "SavedBinding | None":
-        """None where there is none, or where another driver has been given the function since."""
+        """The saved binding; None if there is none, or the function got another driver since.
+
+        Raises DeviceError if the file cannot be read.
+        """
         path = cls.path(machine, bdf)
         try:
             data = json.loads(path.read_text())
@@ -38,14 +41,14 @@ class SavedBinding:
         return saved if saved.driver == machine.driver(bdf) else None
 
     def write(self, machine: Machine, bdf: Bdf) -> None:
-        """Raises DeviceError."""
+        """Save it for `unbind`. Raises DeviceError."""
         before = {"driver": self.before.driver, "override": self.before.override}
         text = json.dumps({"before": before, "driver": self.driver}) + "\n"
         write_file(machine, bdf, text.encode())
 
 
 def read_file(machine: Machine, bdf: Bdf) -> bytes | None:
-    """The file as it is, to be put back by `write_file`; None if there is none."""
+    """The file's bytes, for `write_file` to put back; None if there is no file."""
     try:
         return SavedBinding.path(machine, bdf).read_bytes()
     except OSError:
@@ -53,7 +56,7 @@ def read_file(machine: Machine, bdf: Bdf) -> bytes | None:
 
 
 def write_file(machine: Machine, bdf: Bdf, data: bytes | None) -> None:
-    """Write the file, or remove it (None). Raises DeviceError."""
+    """Write the file, or remove it if `data` is None. Raises DeviceError."""
     path = SavedBinding.path(machine, bdf)
     try:
         if data is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The steps from one binding of a function to another, in the order in which they are taken.
 
-The way is that of `Documentation/ABI/testing/sysfs-bus-pci`: `driver_override` names the driver,
-`unbind` ends the old one, `drivers_probe` starts the new one.
+They follow `Documentation/ABI/testing/sysfs-bus-pci`: `driver_override` names the new driver,
+`unbind` detaches the old one, `drivers_probe` attaches the new one.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from barfs.pci import Bdf
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who gets a node; None leaves user or group as they are."""
+    """The user and group that get a device node; None leaves the present one."""
 
     uid: int | None = None
     gid: int | None = None
@@ -26,7 +26,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A line for a file of the kernel."""
+    """A line to write into a file of the kernel."""
 
     path: Path
     text: str
@@ -47,7 +47,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A node to give away; in a rehearsal the path may be a shell expression."""
+    """A device node to give away; in a rehearsal the path may be a shell expression."""
 
     path: str
     owner: Owner
@@ -63,7 +63,7 @@ Step = Write | Load | Own
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a function is bound to, and the one driver it may be bound to."""
+    """The driver of a function, and the only driver that it may be bound to; None for neither."""
 
     driver: str | None
     override: str | None
@@ -74,7 +74,7 @@ class State:
 
 
 def transition(machine: Machine, bdf: Bdf, now: State, to: State) -> list[Step]:
-    """The steps from one state to another; a driver is asked for by its name, so no other comes."""
+    """The steps from one state to another; the override keeps other drivers from the function."""
     device = machine.pci_device(bdf)
     override = now.override
     steps: list[Step] = []
@@ -95,6 +95,6 @@ def transition(machine: Machine, bdf: Bdf, now: State, to: State) -> list[Step]:
 
 
 def release(machine: Machine, bdf: Bdf, now: State) -> list[Step]:
-    """The steps that leave the choice of a driver to the kernel."""
+    """The steps that let the kernel choose a driver."""
     probe = Write(machine.sysfs / "bus/pci/drivers_probe", str(bdf))
     return [*transition(machine, bdf, now, State(None, None)), probe]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A `Backend` over an open VFIO device, whichever way it was opened."""
+"""A `Backend` over the device file of a function, whichever way it was opened."""
 
 import errno
 import fcntl
@@ -12,6 +12,7 @@ from uuid import UUID
 from barfs.backend import Signal, SignalKind, VfioPath
 from barfs.engine import Owner, keep_from_children
 from barfs.errors import DeviceError, RegionError
+from barfs.host.device_nodes import cdev_usable
 from barfs.host.sysfs import Machine
 from barfs.layout import NARROW_WIDTH
 from barfs.pci import Bdf
@@ -25,9 +26,9 @@ from barfs.uapi import (
     decode_region_info,
     region_info_argsz,
 )
-from barfs.vfio.cdev import TokenUnknown, cdev_possible, open_cdev
+from barfs.vfio.cdev import TokenUnknown, open_cdev
 from barfs.vfio.device_file import DeviceFile
-from barfs.vfio.group import group_device_node, open_group, require_noiommu
+from barfs.vfio.group import open_group, require_noiommu
 from barfs.vfio.ioctls import (
     VFIO_DEVICE_GET_INFO,
     VFIO_DEVICE_GET_REGION_INFO,
@@ -60,12 +61,12 @@ def _open(machine: Machine, bdf: Bdf, path: VfioPath, token: UUID | None) -> Dev
 
 
 def _open_auto(machine: Machine, bdf: Bdf, token: UUID | None) -> DeviceFile:
-    """Over the character device where this user can, over the group otherwise; never noiommu."""
-    if cdev_possible(machine, bdf):
+    """Through the character device if this user may open it, else the group; never noiommu."""
+    if cdev_usable(machine, bdf):
         try:
             return open_cdev(machine, bdf, token)
         except TokenUnknown:
-            if not group_device_node(machine, bdf).exists():
+            if not machine.group_device_node(machine.require_iommu_group(bdf)).exists():
                 raise
     return open_group(machine, bdf, token, noiommu=False)
 
@@ -73,12 +74,12 @@ def _open_auto(machine: Machine, bdf: Bdf, token: UUID | None) -> DeviceFile:
 class KernelDevice:
     """A `Backend` over a VFIO device descriptor.
 
-    Opening it resets the function and clears bus mastering; closing it resets it again.
-    Raises DeviceError naming what stands in the way.
+    The kernel resets the function and clears bus mastering when it is opened, and resets it again
+    when it is closed. Raises DeviceError naming the obstacle and the command that removes it.
     """
 
     max_width = NARROW_WIDTH
-    """Older kernels do an 8-byte pread as two of 4 without a word, so none is ever asked for."""
+    """Older kernels silently split an 8-byte pread into two of 4, so barfs never makes one."""
 
     has_ports = True
 
@@ -112,7 +113,7 @@ class KernelDevice:
         return DeviceInfo.decode(bytes(data))
 
     def region_info(self, index: int) -> RegionInfo:
-        """Describe region `index`; asked again with more room until the whole chain fits."""
+        """Describe region `index`, asking again with more room until all capabilities fit."""
         argsz = _FIRST_ARGSZ
         while True:
             data = bytearray(struct.pack("=III", argsz, 0, index).ljust(argsz, b"\0"))
@@ -127,14 +128,17 @@ class KernelDevice:
             if needed <= argsz:
                 return decode_region_info(answer[: max(needed, REGION_INFO_SIZE)])
             if needed > REGION_INFO_LIMIT:
-                raise RegionError(f"{self.bdf}: region {index} has an info of {needed} bytes")
+                raise RegionError(
+                    f"info of region {index} of {self.bdf} must have at most {REGION_INFO_LIMIT} "
+                    f"bytes, not {needed}"
+                )
             argsz = needed
 
     def _ioctl(self, request: int, data: bytearray, what: str) -> None:
         try:
             fcntl.ioctl(self._fd, request, data, True)
         except OSError as error:
-            raise DeviceError(f"{self.bdf} does not {what}: {reason(error)}") from error
+            raise DeviceError(f"{self.bdf} cannot {what}: {reason(error)}") from error
 
     def region_fd(self, index: int) -> int:
         return self._fd
@@ -143,13 +147,13 @@ class KernelDevice:
         return self._fd
 
     def signals(self) -> tuple[Signal, ...]:
-        """The kernel's wish to have the device back, and errors that the function reports."""
+        """The kernel's request to release the device, and errors that the function reports."""
         return tuple(
             Signal(_SIGNALS[index], fd, select.POLLIN) for index, fd in self._events.items()
         )
 
     def attributes(self) -> Mapping[str, str]:
-        """What sysfs has and pciutils reads: real addresses, which VFIO does not show, and more."""
+        """The sysfs attributes that pciutils reads, such as real addresses, which VFIO hides."""
         texts = {}
         for name in _ATTRIBUTES:
             try:
@@ -160,7 +164,7 @@ class KernelDevice:
         return texts
 
     def links(self) -> Mapping[str, str]:
-        """The driver and the IOMMU group; both stay for as long as the function is open."""
+        """The driver and the IOMMU group; neither changes while the function is open."""
         found = {}
         for name, folder in _LINKS.items():
             try:
@@ -180,7 +184,7 @@ class KernelDevice:
         if self._file is None or not self._owner.is_here:
             return
         file, self._file = self._file, None
-        # The eventfds last: who polls them finds out that the device went.
+        # The eventfds last: a thread that polls them learns that the device is gone.
         os.close(self._fd)
         file.release()
         for fd in self._events.values():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The two interrupts of VFIO that are no interrupts of the device: release request and AER error.
+"""The two interrupts that VFIO adds to a device's own: release request and AER error.
 
-Rule 1: what a device does not offer is left out; it costs nobody the device.
-Rule 2: no interrupt of the device itself is ever set up.
+Rule 1: a device that does not offer one of them works without it.
+Rule 2: barfs never sets up an interrupt of the device itself.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from barfs.vfio.ioctls import (
 
 
 def eventfd_of(device_fd: int, index: int) -> int | None:
-    """A new eventfd that interrupt `index` triggers; None where the device does not offer it."""
+    """A new eventfd that interrupt `index` triggers; None if the device does not offer it."""
     info = bytearray(IRQ_INFO.pack(IRQ_INFO.size, 0, index, 0))
     try:
         fcntl.ioctl(device_fd, VFIO_DEVICE_GET_IRQ_INFO, info, True)

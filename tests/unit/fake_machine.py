@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A made-up /sys, /dev and /proc below a folder, and a kernel that answers to what is written."""
+"""A simulated /sys, /dev and /proc below a folder, and a kernel that reacts to writes."""
 
 import contextlib
 from pathlib import Path
@@ -86,7 +86,7 @@ class FakeMachine:
 
 
 class FakeKernel(Executor):
-    """Answers as PCI's core and VFIO do to the steps that it is told to take.
+    """Reacts to steps as the PCI core and VFIO do.
 
     `refuses` are drivers that fail to probe, `modules` those that modprobe can load.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which way into VFIO is taken, and what is said when it is closed; the ioctls are a fake's."""
+"""Which way into VFIO is taken, and the error when it is closed; the ioctls are simulated."""
 
 import errno
 import fcntl
@@ -15,6 +15,7 @@ from barfs.attach import DeviceName
 from barfs.backend import VfioPath
 from barfs.errors import DeviceError, UsageError
 from barfs.fuse.mounts import mounted_devices
+from barfs.host.advice import bind_command, rebind_command
 from barfs.vfio import KernelDevice
 from barfs.vfio.ioctls import (
     VFIO_CHECK_EXTENSION,
@@ -179,7 +180,7 @@ def test_no_driver_no_character_device(fake: FakeMachine) -> None:
     (device / "vfio-dev/vfio3").rmdir()
     (device / "vfio-dev").rmdir()
     (device / "driver").unlink()
-    assert "has no driver; bind it: " in failure(fake, "cdev")
+    assert f"has no driver; {bind_command(BDF)}" in failure(fake, "cdev")
 
 
 @pytest.mark.parametrize("node", ["iommu", "vfio/devices/vfio3"])
@@ -195,9 +196,10 @@ def test_the_node_that_may_not_be_opened_is_named(
         return real(path, flags)
 
     monkeypatch.setattr(os, "open", refuse)
-    message = failure(fake, "cdev")
-    assert message.startswith(f"{refused}: permission denied; ")
-    assert message.endswith(f"chown {os.getuid()} {refused}")
+    remedy = f"as root: chown {os.getuid()} {refused}, or use -o vfio=group"
+    if node != "iommu":
+        remedy = bind_command(BDF)
+    assert failure(fake, "cdev") == f"no permission to open {refused}; {remedy}"
 
 
 @pytest.mark.parametrize(
@@ -207,8 +209,8 @@ def test_the_node_that_may_not_be_opened_is_named(
         (errno.EBUSY, "vfio/12 is in use by another process; fuser -v "),
         (errno.EPERM, "iommufd.allow_unsafe_interrupts=1"),
         (errno.EACCES, "name it 0000:01:00.0,vf_token=UUID"),
-        (errno.ENODEV, "bind it: "),
-        (errno.ENOMEM, "cannot be given to iommufd: out of memory"),
+        (errno.ENODEV, f"is being unbound from vfio-pci; {bind_command(BDF)}"),
+        (errno.ENOMEM, "cannot be bound to iommufd: out of memory"),
     ],
 )
 def test_what_a_refused_bind_means(
@@ -252,7 +254,7 @@ def test_a_token_that_the_character_device_does_not_know(
 
 @pytest.mark.parametrize(
     ("token", "message"),
-    [(None, "opens with a token only"), (TOKEN, "not the one")],
+    [(None, "can be opened only with a token"), (TOKEN, "must be the one with which its physical")],
 )
 def test_a_virtual_function_without_its_token(
     fake: FakeMachine, kernel: FakeVfio, token: UUID | None, message: str
@@ -276,18 +278,18 @@ def test_noiommu_only_by_name(
     fake: FakeMachine, kernel: FakeVfio, caplog: pytest.LogCaptureFixture
 ) -> None:
     noiommu(fake, "Y")
-    assert "-o vfio=noiommu opens that" in failure(fake, "auto")
+    assert "-o vfio=noiommu opens " in failure(fake, "auto")
     opened(fake, "noiommu")
     assert kernel.called(VFIO_SET_IOMMU) == [8]
     (record,) = caplog.records
-    assert "nothing keeps its DMA from any memory" in record.message
+    assert "its DMA can reach all memory" in record.message
 
 
 @pytest.mark.parametrize(
     ("parameter", "message"),
     [
         (None, "this kernel was built without VFIO_NOIOMMU"),
-        ("N", "noiommu is off; echo Y > "),
+        ("N", "noiommu is off; as root: echo Y > "),
     ],
 )
 def test_noiommu_that_is_off(fake: FakeMachine, parameter: str | None, message: str) -> None:
@@ -295,10 +297,24 @@ def test_noiommu_that_is_off(fake: FakeMachine, parameter: str | None, message: 
     assert message in failure(fake, "noiommu")
 
 
+def test_noiommu_that_came_after_the_binding(fake: FakeMachine) -> None:
+    noiommu(fake, "N")
+    assert failure(fake, "noiommu").endswith(f"; then {rebind_command(BDF)}")
+    fake.machine.noiommu_parameter.write_text("Y\n")
+    (fake.machine.pci_device(BDF) / "iommu_group").unlink()
+    assert failure(fake, "noiommu") == (
+        f"{BDF} was bound before noiommu was switched on; {rebind_command(BDF)}"
+    )
+    (fake.machine.pci_device(BDF) / "vfio-dev/vfio3").rmdir()
+    (fake.machine.pci_device(BDF) / "vfio-dev").rmdir()
+    (fake.machine.pci_device(BDF) / "driver").unlink()
+    assert failure(fake, "noiommu") == f"{BDF} has no driver; {bind_command(BDF)}"
+
+
 def test_noiommu_where_there_is_an_iommu(fake: FakeMachine) -> None:
     noiommu(fake, "Y")
     (fake.machine.dev / "vfio/noiommu-12").rename(fake.machine.dev / "vfio/12")
-    assert "has an IOMMU, group 12; leave vfio=noiommu out" in failure(fake, "noiommu")
+    assert "is behind an IOMMU, in group 12; leave out vfio=noiommu" in failure(fake, "noiommu")
 
 
 def test_noiommu_without_the_capability(fake: FakeMachine, kernel: FakeVfio) -> None:
