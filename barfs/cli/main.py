@@ -38,7 +38,7 @@ from barfs.emulated.device import SoftwareDevice
 from barfs.emulated.spec import DeviceFacts
 from barfs.errors import UsageError
 from barfs.fuse.fusermount import GRACE, check_mountpoint, unmount
-from barfs.fuse.mounts import MountError, MountInfo, device_of
+from barfs.fuse.mounts import MountError, MountInfo, device_number
 from barfs.host.holders import holders
 from barfs.layout import layouts_to_json
 from barfs.pci import region_index
@@ -183,7 +183,7 @@ def _add_umount(parser: argparse.ArgumentParser) -> None:
 
 def _umount(choice: argparse.Namespace) -> int:
     mountpoint = Path(os.path.realpath(choice.mountpoint))
-    device = device_of(mountpoint)
+    device = device_number(mountpoint)
     if device is None:
         raise MountError(f"{mountpoint} is no mount of barfs; mount -t fuse.barfs lists them")
     info = MountInfo.read(mountpoint)

@@ -12,7 +12,7 @@ import trio
 from barfs.attach import DeviceName, open_device
 from barfs.device import Device, Options
 from barfs.errors import BarfsError
-from barfs.fuse.mounted_devices import Bus
+from barfs.fuse.mounted_devices import MountedDevices
 from barfs.host.sysfs import Machine
 from barfs.host.uevents import Uevents
 from barfs.pci import Bdf
@@ -35,7 +35,7 @@ def _try_open(bdf: Bdf, options: Options) -> Device | None:
         return None
 
 
-async def follow(bus: Bus, options: Options) -> None:
+async def follow(mounted: MountedDevices, options: Options) -> None:
     """Let devices that VFIO drivers take appear in the mount, until cancelled. Raises OSError."""
     machine = Machine()
     events = Uevents()
@@ -44,12 +44,12 @@ async def follow(bus: Bus, options: Options) -> None:
         candidates = machine.functions()
         while True:
             for bdf in candidates:
-                if not machine.is_vfio(bdf) or bus.has(bdf):
+                if not machine.is_vfio(bdf) or mounted.has(bdf):
                     continue
                 device = await trio.to_thread.run_sync(_try_open, bdf, options)
                 if device is not None:
                     log.info("%s has come", device.source)
-                    bus.add([device])
+                    mounted.add([device])
             bound = await events.next_bound()
             candidates = [bound.bdf] if bound.bdf is not None else machine.functions()
     finally:

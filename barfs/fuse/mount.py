@@ -25,7 +25,7 @@ from barfs.device import Device
 from barfs.fuse.filesystem import Filesystem
 from barfs.fuse.fusermount import GRACE, FuseMount, MountOptions, unmount_command
 from barfs.fuse.gate import Gate
-from barfs.fuse.mounted_devices import Bus
+from barfs.fuse.mounted_devices import MountedDevices
 from barfs.fuse.mounts import MountError
 from barfs.fuse.tree import Tree
 from barfs.process.signals import Ended, end, heard
@@ -69,7 +69,7 @@ def serve(
     mountpoint: Path,
     options: MountOptions,
     ready: Callable[[], None],
-    follow: Callable[[Bus], Awaitable[None]] | None = None,
+    follow: Callable[[MountedDevices], Awaitable[None]] | None = None,
     ending: Callable[[], None] = lambda: None,
     source: str | None = None,
 ) -> None:
@@ -103,10 +103,12 @@ def serve(
         signals.mounting = True
         with contextlib.closing(_mounted(mountpoint, source, options, signals)) as fuse:
             gate = Gate(fuse.fd)
-            bus = Bus(filesystem.tree, gate)
-            stack.callback(bus.close)
-            bus.add(devices)
-            session = partial(_session, gate, mountpoint, bus, follow, announce, ending, signals)
+            mounted = MountedDevices(filesystem.tree, gate)
+            stack.callback(mounted.close)
+            mounted.add(devices)
+            session = partial(
+                _session, gate, mountpoint, mounted, follow, announce, ending, signals
+            )
             _run(filesystem, gate, session)
     if not answered and not signals.first:
         raise MountError(f"the mount on {mountpoint} ended before it answered; try again")
@@ -137,8 +139,8 @@ def _run(filesystem: Filesystem, gate: Gate, session: Callable[[], Awaitable[boo
 async def _session(
     gate: Gate,
     mountpoint: Path,
-    bus: Bus,
-    follow: Callable[[Bus], Awaitable[None]] | None,
+    mounted: MountedDevices,
+    follow: Callable[[MountedDevices], Awaitable[None]] | None,
     ready: Callable[[], None],
     ending: Callable[[], None],
     signals: _Signals,
@@ -153,11 +155,11 @@ async def _session(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signal, signals, mountpoint, nursery.cancel_scope)
-        nursery.start_soon(bus.watch)
+        nursery.start_soon(mounted.watch)
         nursery.start_soon(_announce, mountpoint, ready)
         gate.start(on_end)
         if follow is not None:
-            nursery.start_soon(follow, bus)
+            nursery.start_soon(follow, mounted)
         try:
             await pyfuse3.main()
         finally:
