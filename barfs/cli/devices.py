@@ -11,7 +11,7 @@ from barfs.cli.help import explain
 from barfs.cli.mount_options import group_id, user_id
 from barfs.daemon.logs import tell
 from barfs.errors import UsageError
-from barfs.fuse.mounts import mounted_devices
+from barfs.fuse.mounts import mountpoints_by_device
 from barfs.host import inventory
 from barfs.host.binding import VFIO_PCI, Binder
 from barfs.host.doctor import Doctor
@@ -37,7 +37,7 @@ def add_list(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(choice: argparse.Namespace) -> int:
-    found = inventory.functions(Machine(), mounted_devices())
+    found = inventory.functions(Machine(), mountpoints_by_device())
     sys.stdout.write(inventory.to_json(found) if choice.json else inventory.to_table(found))
     return 0
 
@@ -146,7 +146,7 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def _doctor(choice: argparse.Namespace) -> int:
     bdf = None if choice.bdf is None else Bdf.parse(choice.bdf)
-    findings = Doctor(Machine(), os.geteuid(), mounted_devices()).examine(bdf)
+    findings = Doctor(Machine(), os.geteuid(), mountpoints_by_device()).examine(bdf)
     for finding in findings:
         print(printable(finding))
     return EXIT_FAILED if any(finding.level == "FAIL" for finding in findings) else 0

@@ -14,11 +14,10 @@ import re
 import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from barfs.attach import DeviceName, attach
+from barfs.attach import DeviceName
 from barfs.cli.devices import add_bind, add_doctor, add_list, add_unbind, find_group
 from barfs.cli.dump import add_diff, add_dump
 from barfs.cli.edge import EXIT_USAGE, abandon_output, announce, exit_code, guarded
@@ -38,7 +37,7 @@ from barfs.emulated.device import SoftwareDevice
 from barfs.emulated.spec import DeviceSpec
 from barfs.errors import UsageError
 from barfs.fuse.fusermount import GRACE, check_mountpoint, unmount
-from barfs.fuse.mounts import MountError, MountInfo, device_of
+from barfs.fuse.mounts import MountError, MountInfo, device_number
 from barfs.host.holders import holders
 from barfs.layout import layouts_to_json
 from barfs.pci import region_index
@@ -145,8 +144,8 @@ def _add_mount(parser: argparse.ArgumentParser) -> None:
 def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: None) -> int:
     """`announce` is called when a mount in the foreground answers."""
     # Here, since trio and pyfuse3 take longer to import than the other commands to run.
-    from barfs.fuse.hotplug import follow, open_all
-    from barfs.fuse.mount import serve
+    from barfs.fuse.hotplug import AllDevices
+    from barfs.fuse.mount import Listener, Mount, NamedDevices
 
     raise_open_files_limit()
     manager = ServiceManager()
@@ -155,12 +154,10 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
         raise UsageError("it is barfs mount DEVICE... MOUNTPOINT, or barfs mount --all MOUNTPOINT")
     names = [DeviceName.parse(text) for text in choice.devices]
     mountpoint = check_mountpoint(choice.mountpoint)
-    open_devices = partial(open_all, options) if choice.all else partial(attach, names, options)
-    follower = partial(follow, options=options) if choice.all else None
-    source = names[0].shown if names else None
 
-    def run(ready: Callable[[], None], ending: Callable[[], None] = lambda: None) -> int:
-        serve(open_devices, mountpoint, mount_options, ready, follower, ending, source)
+    def serve(listener: Listener) -> int:
+        devices = AllDevices(options) if choice.all else NamedDevices(names, options)
+        Mount(devices, mountpoint, mount_options, listener).serve()
         return 0
 
     def ready_in_foreground() -> None:
@@ -169,8 +166,8 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
         manager.ready(f"{what} on {mountpoint}")
 
     if choice.foreground:
-        return run(ready_in_foreground, manager.stopping)
-    return run_in_background(lambda ready: exit_code(lambda: run(ready)))
+        return serve(Listener(ready_in_foreground, manager.stopping))
+    return run_in_background(lambda ready: exit_code(lambda: serve(Listener(ready))))
 
 
 def _add_umount(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +180,7 @@ def _add_umount(parser: argparse.ArgumentParser) -> None:
 
 def _umount(choice: argparse.Namespace) -> int:
     mountpoint = Path(os.path.realpath(choice.mountpoint))
-    device = device_of(mountpoint)
+    device = device_number(mountpoint)
     if device is None:
         raise MountError(f"{mountpoint} is no mount of barfs; mount -t fuse.barfs lists them")
     info = MountInfo.read(mountpoint)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from barfs.attach import DeviceName, open_unasked
+from barfs.attach import DeviceName, open_implicitly
 from barfs.device import Region
 from barfs.errors import BarfsError, UsageError
 from barfs.fuse.mounts import FSTYPE, find_device
@@ -137,14 +137,14 @@ class Place:
         return cls(text, directory / region)
 
     @contextlib.contextmanager
-    def open(self, flags: int, opened: Callable[[str], object]) -> Iterator[Registers]:
+    def open(self, flags: int, tell: Callable[[str], object]) -> Iterator[Registers]:
         """Open it with `os.O_RDONLY`, `os.O_WRONLY` or `os.O_RDWR`.
 
-        `opened` is told in a line when a device had to be opened for it. Raises UsageError,
+        `tell` is told in a line when a device had to be opened for it. Raises UsageError,
         DeviceError, RegisterError.
         """
         if self.device is not None:
-            with open_unasked(self.device, opened) as device:
+            with open_implicitly(self.device, tell) as device:
                 yield _Region(device[self.region])
             return
         assert self.path is not None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from barfs import engine
-from barfs.attach import DeviceName, open_unasked
+from barfs.attach import DeviceName, open_implicitly
 from barfs.device import Device
 from barfs.dump.file import Hole
 from barfs.errors import AccessError, BarfsError
@@ -132,14 +132,14 @@ class _Opened:
 
 
 @contextlib.contextmanager
-def source_of(name: DeviceName, opened: Callable[[str], object]) -> Iterator[Source]:
-    """The device in its mount, or else opened, of which `opened` is told (`DeviceName.opened`).
+def source_of(name: DeviceName, tell: Callable[[str], object]) -> Iterator[Source]:
+    """The device in its mount, or else opened, which `tell` is told (`DeviceName.opening_notice`).
 
     Raises MountError, DeviceError.
     """
     directory = find_device(name.source)
     if directory is None:
-        with open_unasked(name, opened) as device, contextlib.ExitStack() as files:
+        with open_implicitly(name, tell) as device, contextlib.ExitStack() as files:
             yield _Opened(device, files)
         return
     with contextlib.ExitStack() as files:
