@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from barfs.attach import DeviceName
+from barfs.cli.exit_codes import EXIT_DIFFERENT
 from barfs.cli.help import explain
 from barfs.daemon.logs import tell
 from barfs.dump.capture import Piece, RegionReader, Skip, Source, source_of
@@ -17,8 +18,6 @@ from barfs.errors import UsageError
 from barfs.pci import region_index
 from barfs.ranges import parse_range
 from barfs.text import printable
-
-EXIT_DIFFERENT = 1
 
 _BAR_LENGTH = 30
 

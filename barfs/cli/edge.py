@@ -19,16 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from barfs.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from barfs.daemon.logs import tell_error
 from barfs.errors import BarfsError, UsageError
 from barfs.text.system_errors import is_expected, line
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
-
 _OUTPUT = "standard output"
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,6 @@ from barfs.errors import UsageError
 from barfs.ranges import parse_number, parse_range
 from barfs.text import dump_json, printable, with_hex
 
-EXIT_FAILED = 1
-
 _EACH = (
     "Each value is one access of its width, or is refused where that is wider than the place takes "
     "(barfs layout tells); values are little-endian. A device that no mount of barfs holds is "
