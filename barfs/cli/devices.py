@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterable
 
 from barfs.cli.accounts import find_group, find_user
+from barfs.cli.edge import tell
 from barfs.cli.exit_codes import EXIT_FAILED
 from barfs.cli.help import explain
-from barfs.daemon.logs import tell
 from barfs.fuse.mounts import mounted_devices
 from barfs.host import inventory
 from barfs.host.binding import VFIO_PCI, Binder, Hands, Owner, Step

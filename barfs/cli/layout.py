@@ -5,11 +5,11 @@ import argparse
 import sys
 
 from barfs.attach import DeviceName
+from barfs.cli.edge import tell
 from barfs.cli.help import explain
-from barfs.daemon.logs import tell
-from barfs.dump.capture import source_of
 from barfs.errors import UsageError
-from barfs.layout import layouts_to_json
+from barfs.fuse.mounts import find_device, layouts_in
+from barfs.layout import Layout, layouts_to_json
 from barfs.pci import region_index
 from barfs.text import printable_lines
 
@@ -35,8 +35,8 @@ def _layout(choice: argparse.Namespace) -> int:
     name = DeviceName.parse(choice.device)
     if choice.region is not None:
         region_index(choice.region)
-    with source_of(name, tell) as source:
-        layouts = source.layouts
+    directory = find_device(name.source)
+    layouts = _layouts_of_opened(name) if directory is None else layouts_in(directory)
     if choice.region is not None:
         if choice.region not in layouts:
             raise UsageError(f"{name.source} has no {choice.region}; it has {', '.join(layouts)}")
@@ -47,3 +47,12 @@ def _layout(choice: argparse.Namespace) -> int:
         text = "\n".join(layout.to_text() for layout in layouts.values())
         sys.stdout.write(printable_lines(text))
     return 0
+
+
+def _layouts_of_opened(name: DeviceName) -> dict[str, Layout]:
+    from barfs.attach import open_unasked
+    from barfs.daemon.logs import log_to_stderr
+
+    log_to_stderr()
+    with open_unasked(name, tell) as device:
+        return {region: device[region].layout for region in device}

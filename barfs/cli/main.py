@@ -6,23 +6,16 @@ on standard error.
 """
 
 import argparse
-import importlib.metadata
+import importlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from barfs.cli.devices import add_bind, add_doctor, add_list, add_unbind
-from barfs.cli.dump import add_diff, add_dump
+from barfs import __version__
 from barfs.cli.edge import guarded
 from barfs.cli.exit_codes import EXIT_USAGE
 from barfs.cli.help import explain
-from barfs.cli.layout import add_layout
-from barfs.cli.mount import add_demo, add_mount, add_umount
-from barfs.cli.registers import add_md, add_mw, add_poll, add_rmw
-from barfs.cli.serve import add_serve
-from barfs.cli.trace import add_trace
-from barfs.daemon.logs import log_to_stderr
 from barfs.process.signals import ended_by_signals
 from barfs.text import printable, take_all_text
 
@@ -48,34 +41,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = make_parser()
     # `mount -t fuse.barfs` and fstab call `barfs DEVICE MOUNTPOINT -o ...`.
     if len(words) >= 2 and words[0] not in _COMMANDS and not words[0].startswith("-"):
         words.insert(0, "mount")
-    log_to_stderr()
-    choice = parser.parse_args(words)
+    # Only the command that runs declares its arguments: it imports what it needs, no other does.
+    name = next((word for word in words if not word.startswith("-")), "")
+    choice = make_parser(name).parse_args(words)
     return int(choice.run(choice))
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The command line; help, manuals and completion are made from it."""
+def make_parser(*names: str) -> argparse.ArgumentParser:
+    """The command line; help, manuals and completion are made from it.
+
+    Of the commands, those of `names` have arguments; without any, all have.
+    """
     parser = _Parser(
         prog="barfs",
         description="The BARs of PCI devices as files, through VFIO.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    version = importlib.metadata.version("barfs")
-    parser.add_argument("--version", action="version", version=f"barfs {version}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (add, summary) in _COMMANDS.items():
-        add(
-            commands.add_parser(
-                name,
-                help=summary,
-                description=summary[0].upper() + summary[1:] + ".",
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
+    parser.add_argument("--version", action="version", version=f"barfs {__version__}")
+    commands = parser.add_subparsers(prog=parser.prog, metavar="COMMAND", required=True)
+    for name, (module, summary) in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        if name in names or not names:
+            home = importlib.import_module(f"barfs.cli.{module}")
+            getattr(home, f"add_{name}")(command)
     explain(
         parser,
         "barfs demo ~/bar",
@@ -88,21 +84,22 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
-    "mount": (add_mount, "mount devices and serve their regions as files"),
-    "umount": (add_umount, "unmount, and wait until the devices are given back"),
-    "layout": (add_layout, "show which parts of a device's regions are windows and gaps"),
-    "demo": (add_demo, "mount the built-in software device"),
-    "serve": (add_serve, "run a software device that vfio-user clients can use"),
-    "md": (add_md, "display registers"),
-    "mw": (add_mw, "write registers"),
-    "rmw": (add_rmw, "read a register, and write it with some bits changed"),
-    "poll": (add_poll, "read a register until some of its bits have a value"),
-    "dump": (add_dump, "save what a device's regions hold"),
-    "diff": (add_diff, "show the registers that differ between two dumps"),
-    "trace": (add_trace, "follow the accesses of a mount"),
-    "list": (add_list, "show the machine's PCI devices and what stands between them and a mount"),
-    "bind": (add_bind, "give devices to a VFIO driver, and their nodes to a user"),
-    "unbind": (add_unbind, "give devices back to the drivers that they had"),
-    "doctor": (add_doctor, "check what a mount needs, and say what to do where it is missing"),
+_COMMANDS = {
+    "mount": ("mount", "mount devices and serve their regions as files"),
+    "umount": ("mount", "unmount, and wait until the devices are given back"),
+    "layout": ("layout", "show which parts of a device's regions are windows and gaps"),
+    "demo": ("mount", "mount the built-in software device"),
+    "serve": ("serve", "run a software device that vfio-user clients can use"),
+    "md": ("registers", "display registers"),
+    "mw": ("registers", "write registers"),
+    "rmw": ("registers", "read a register, and write it with some bits changed"),
+    "poll": ("registers", "read a register until some of its bits have a value"),
+    "dump": ("dump", "save what a device's regions hold"),
+    "diff": ("dump", "show the registers that differ between two dumps"),
+    "trace": ("trace", "follow the accesses of a mount"),
+    "list": ("devices", "show the machine's PCI devices and what stands between them and a mount"),
+    "bind": ("devices", "give devices to a VFIO driver, and their nodes to a user"),
+    "unbind": ("devices", "give devices back to the drivers that they had"),
+    "doctor": ("devices", "check what a mount needs, and say what to do where it is missing"),
 }
+"""By name: the module of `barfs.cli` that has it, and what it does."""

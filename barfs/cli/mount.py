@@ -12,8 +12,8 @@ from pathlib import Path
 from barfs.attach import DeviceName, attach
 from barfs.cli.edge import announce, exit_code
 from barfs.cli.help import add_options, explain
-from barfs.cli.mount_options import parse_options
 from barfs.daemon.background import run_in_background
+from barfs.daemon.logs import log_to_stderr
 from barfs.daemon.sd_notify import ServiceManager
 from barfs.errors import UsageError
 from barfs.fuse.fusermount import GRACE, check_mountpoint, unmount
@@ -56,9 +56,11 @@ def add_mount(parser: argparse.ArgumentParser) -> None:
 def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: None) -> int:
     """`announce` is called when a mount in the foreground answers."""
     # Here, since trio and pyfuse3 take longer to import than the other commands to run.
+    from barfs.cli.mount_options import parse_options
     from barfs.fuse.hotplug import follow, open_all
     from barfs.fuse.mount import serve
 
+    log_to_stderr()
     raise_open_files_limit()
     manager = ServiceManager()
     options, mount_options = parse_options(choice.options)

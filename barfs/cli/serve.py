@@ -12,6 +12,7 @@ from typing import TextIO
 from barfs.cli.accounts import find_group
 from barfs.cli.edge import abandon_output, announce
 from barfs.cli.help import explain
+from barfs.daemon.logs import log_to_stderr
 from barfs.dump.file import Dump
 from barfs.dump.replay import facts_of
 from barfs.emulated.demo import demo_device
@@ -72,6 +73,7 @@ def _mode(text: str) -> int:
 
 
 def _serve(choice: argparse.Namespace) -> int:
+    log_to_stderr()
     raise_open_files_limit()
     group = find_group(choice.group)
     mode = choice.mode
