@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The exit codes of all commands. 0 is done; a signal that ends a command gives 128 + its number."""
+"""The exit codes of all commands besides 0, done, and 128 + N when signal N ends one."""
 
 EXIT_FAILED = 1
 EXIT_DIFFERENT = 1  # of `diff`, as of diff(1)

@@ -9,7 +9,7 @@ import argparse
 import importlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NoReturn
 
 from barfs import __version__
@@ -44,16 +44,17 @@ def _main(arguments: Sequence[str] | None) -> int:
     # `mount -t fuse.barfs` and fstab call `barfs DEVICE MOUNTPOINT -o ...`.
     if len(words) >= 2 and words[0] not in _COMMANDS and not words[0].startswith("-"):
         words.insert(0, "mount")
-    # Only the command that runs declares its arguments: it imports what it needs, no other does.
-    name = next((word for word in words if not word.startswith("-")), "")
-    choice = make_parser(name).parse_args(words)
+    if words and words[0] in _COMMANDS:
+        choice = _declare(_Parser(**_about(words[0])), words[0]).parse_args(words[1:])
+    else:
+        choice = make_parser(words).parse_args(words)
     return int(choice.run(choice))
 
 
-def make_parser(*names: str) -> argparse.ArgumentParser:
+def make_parser(names: Container[str] | None = None) -> argparse.ArgumentParser:
     """The command line; help, manuals and completion are made from it.
 
-    Of the commands, those of `names` have arguments; without any, all have.
+    All commands are in it; those of `names`, by default all, with their arguments.
     """
     parser = _Parser(
         prog="barfs",
@@ -62,16 +63,10 @@ def make_parser(*names: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"barfs {__version__}")
     commands = parser.add_subparsers(prog=parser.prog, metavar="COMMAND", required=True)
-    for name, (module, summary) in _COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        if name in names or not names:
-            home = importlib.import_module(f"barfs.cli.{module}")
-            getattr(home, f"add_{name}")(command)
+    for name, (_module, summary) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, **_about(name))
+        if names is None or name in names:
+            _declare(command, name)
     explain(
         parser,
         "barfs demo ~/bar",
@@ -81,6 +76,23 @@ def make_parser(*names: str) -> argparse.ArgumentParser:
         details="barfs COMMAND --help says more of each command. barfs DEVICE MOUNTPOINT is "
         "barfs mount, as mount(8) and fstab call it.",
     )
+    return parser
+
+
+def _about(name: str) -> dict[str, Any]:
+    """How argparse makes the parser of a command."""
+    _module, summary = _COMMANDS[name]
+    return {
+        "prog": f"barfs {name}",
+        "description": f"{summary[0].upper()}{summary[1:]}.",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+
+
+def _declare(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
+    """Add the arguments of a command. Only here its module is imported."""
+    module = importlib.import_module(f"barfs.cli.{_COMMANDS[name][0]}")
+    getattr(module, f"add_{name}")(parser)
     return parser
 
 

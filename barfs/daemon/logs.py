@@ -45,8 +45,7 @@ def tell_error(message: object, mistake: BaseException | None = None) -> None:
     The log, which is no terminal, also gets the traceback of a `mistake` in the program.
     """
     root = logging.getLogger()
-    streams = [getattr(handler, "stream", None) for handler in root.handlers]
-    if streams and sys.stderr not in streams:
+    if any(isinstance(handler, (_Syslog, _File, _NewFile)) for handler in root.handlers):
         root.error("%s", message, exc_info=mistake)
         return
     prefix = _priority("ERROR") if _stderr_is_journal() else ""
