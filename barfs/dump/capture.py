@@ -24,9 +24,8 @@ from barfs.attach import DeviceName, open_implicitly
 from barfs.device import Device
 from barfs.dump.file import Hole
 from barfs.errors import AccessError, BarfsError
-from barfs.fuse.mounts import MountError, find_device
+from barfs.fuse.mounts import find_device, layouts_in
 from barfs.layout import REASON_POLICY, Layout, Segment
-from barfs.pci import region_index
 
 _CHUNK = 1 << 16
 _STEP = 1 << 12
@@ -67,10 +66,7 @@ class _Mounted:
         self._directory = directory
         self._files = files
         self._fds: dict[str, int] = {}
-        texts = sorted(directory.glob("*.layout"), key=lambda file: region_index(file.stem))
-        self.layouts = {
-            file.stem: Layout.from_text(os.fsdecode(file.read_bytes())) for file in texts
-        }
+        self.layouts = layouts_in(directory)
 
     def read(self, region: str, offset: int, count: int) -> bytes:
         if region not in self._fds:
@@ -143,13 +139,7 @@ def source_of(name: DeviceName, tell: Callable[[str], object]) -> Iterator[Sourc
             yield _Opened(device, files)
         return
     with contextlib.ExitStack() as files:
-        try:
-            source = _Mounted(directory, files)
-        except OSError as error:
-            raise MountError(
-                f"{directory} is mounted but cannot be read: {error.strerror}"
-            ) from error
-        yield source
+        yield _Mounted(directory, files)
 
 
 @dataclass(frozen=True, slots=True)
