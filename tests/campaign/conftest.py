@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The size of a campaign, and its figures."""
+"""The size of a campaign, and the place of its figures."""
 
 import shutil
 import subprocess
@@ -24,11 +24,11 @@ class Campaign:
     figures: list[tuple[str, str]]
 
     def size(self, short: int, full: int) -> int:
-        """`short` or `full`, as this run is."""
+        """The size of this run: `short` or `full`."""
         return full if self.full else short
 
     def report(self, promise: str, figure: str) -> None:
-        """Print `figure` at the end of the run, after a few words that name the promise."""
+        """Print the promise and its `figure` at the end of the run."""
         self.figures.append((promise, figure))
 
 

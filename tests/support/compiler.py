@@ -3,7 +3,6 @@
 
 from barfs.engine import build
 
-INCLUDE = f"-I{build.HERE.parent}"
 STRICT = [
     "-std=gnu11",
     "-Wall",
