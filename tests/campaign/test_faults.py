@@ -54,7 +54,7 @@ def test_the_guard_of_a_mount_survives_its_surroundings(
     tmp_path: Path, campaign: Campaign, client: Client, faulthandler: bool
 ) -> None:
     """A daemon that was started with SIGBUS blocked, or with faulthandler for SIGBUS; the other
-    cases need no mount (`tests/unit/test_engine_sigbus.py`)."""
+    cases need no mount (`tests/unit/engine/test_sigbus.py`)."""
     wanted = campaign.size(500, 10_000)
     device = demo_device(sealed=False)
     memory = Memory.of(device, BAR2)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
  * The engine without Python, from C threads: random requests over all kinds of entries while the
- * file under them shrinks and grows.  Built with the sanitizers by test_engine_c.py.
+ * file under them shrinks and grows.  Built with the sanitizers by test_c.py.
  */
 #define _GNU_SOURCE
-#include "../support/require.h"
+#include "../../support/require.h"
 #include "engine/common.h"
 #include "engine/sigbus.h"
 #include "engine/transfer.h"

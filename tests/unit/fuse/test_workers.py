@@ -11,7 +11,7 @@ import pytest
 
 from barfs import engine
 from barfs.engine.extension import lib
-from tests.unit.gate_rig import (
+from tests.unit.fuse.gate_rig import (
     GAP,
     GUARDED,
     PATIENCE,

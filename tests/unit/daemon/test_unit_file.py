@@ -13,7 +13,7 @@ from barfs.fuse.fusermount import GRACE
 from barfs.pci import Bdf
 from tests.support import require
 
-UNIT = Path(__file__).parents[2] / "scripts/systemd/barfs@.service"
+UNIT = Path(__file__).parents[3] / "scripts/systemd/barfs@.service"
 
 # exec_needs_mount_namespace() in systemd's src/core/execute.c, and what implies one of these.
 MOUNT_NAMESPACE = frozenset(

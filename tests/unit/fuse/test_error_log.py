@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import wait_until
-from tests.unit.gate_rig import OPEN, OPENED, READ_ONLY, REGION, SIZE, Kernel, gated
+from tests.unit.fuse.gate_rig import OPEN, OPENED, READ_ONLY, REGION, SIZE, Kernel, gated
 
 FLOOD = 500
 

@@ -18,7 +18,7 @@ from barfs.errors import BarfsError
 from barfs.process import places
 from barfs.text import take_all_text
 from tests.support import BARFS, DEADLINE
-from tests.unit.sockets import fill
+from tests.unit.daemon.sockets import fill
 
 
 @pytest.fixture

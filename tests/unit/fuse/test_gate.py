@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.gate_rig import (
+from tests.unit.fuse.gate_rig import (
     FLUSH,
     FORGET,
     GAP,

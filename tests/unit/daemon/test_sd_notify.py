@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from barfs.daemon.sd_notify import ServiceManager
-from tests.unit.sockets import fill
+from tests.unit.daemon.sockets import fill
 
 
 def manager_at(address: str, monkeypatch: pytest.MonkeyPatch) -> ServiceManager:

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
  * A gate that cannot be made leaves nothing behind: each call that its constructors make fails in turn.
- * Linked with --wrap for each of those calls by test_engine_c.py.
+ * Linked with --wrap for each of those calls by test_c.py.
  */
 #define _GNU_SOURCE
-#include "../support/require.h"
+#include "../../support/require.h"
 #include "fuse/gate.h"
 
 #include <errno.h>

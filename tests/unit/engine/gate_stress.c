@@ -2,10 +2,10 @@
  *
  * The gate without Python and without a kernel: requests, interrupts and a stop from all sides over a
  * socket in the place of /dev/fuse.  Every request is answered exactly once.  Built with the
- * sanitizers by test_engine_c.py.
+ * sanitizers by test_c.py.
  */
 #define _GNU_SOURCE
-#include "../support/require.h"
+#include "../../support/require.h"
 #include "engine/common.h"
 #include "fuse/gate.h"
 

@@ -28,8 +28,7 @@ from barfs.vfio.ioctls import (
     VFIO_SET_IOMMU,
 )
 from tests.support.forks import in_child
-
-from .fake_machine import BDF, OTHER, FakeMachine
+from tests.unit.fake_machine import BDF, OTHER, FakeMachine
 
 TOKEN = UUID("14d63f20-8445-11ea-8900-1f9ce7d5650d")
 
