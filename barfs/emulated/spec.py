@@ -24,6 +24,7 @@ from barfs.pci import (
     MsixCapability,
     region_name,
 )
+from barfs.ranges import first_overlap
 from barfs.uapi import SparseArea
 
 LARGEST_REGION = 1 << 40
@@ -132,21 +133,15 @@ def _check_flags(region: RegionFacts) -> None:
 
 
 def _check_areas(areas: Iterable[SparseArea], size: int) -> None:
-    before = SparseArea(0, 0)
-    for area in sorted(areas, key=lambda area: area.offset):
-        end = area.offset + area.size
+    for area in areas:
         if area.size < 1:
             raise DescriptionError(f"areas: the area at {area.offset:#x} is empty")
-        if end > size:
+        if area.range.end > size:
             raise DescriptionError(
-                f"areas: {area.offset:#x}..{end:#x} leaves the region, which ends at {size:#x}"
+                f"areas: {area.range} leaves the region, which ends at {size:#x}"
             )
-        if area.offset < before.offset + before.size:
-            raise DescriptionError(
-                f"areas: {area.offset:#x}..{end:#x} overlaps "
-                f"{before.offset:#x}..{before.offset + before.size:#x}"
-            )
-        before = area
+    if overlap := first_overlap(area.range for area in areas):
+        raise DescriptionError(f"areas: {overlap[1]} overlaps {overlap[0]}")
 
 
 @dataclass(frozen=True, slots=True)
