@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from barfs import engine
 from barfs.attach import DeviceName, open_unasked
 from barfs.device import Device
 from barfs.dump.file import Hole
@@ -97,7 +96,7 @@ class _Opened:
         try:
             return self._device[region].read(offset, count)
         except AccessError as error:
-            raise OSError(engine.errno_of(error), str(error)) from error
+            raise OSError(error.errno, str(error)) from error
 
     def zeros_end(self, region: str, segment: Segment, offset: int) -> int:
         """The holes of a software device's memory: reading them would allocate it."""

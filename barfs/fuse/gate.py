@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from barfs.engine.errnos import error_from
 from barfs.engine.extension import ffi, lib
 from barfs.engine.ownership import Owner
 from barfs.engine.table import Table
+from barfs.errors import access_error
 from barfs.text.system_errors import reason
 
 # What one request that goes to libfuse, or its answer, may hold; the kernel gives what it allows.
@@ -136,7 +136,14 @@ class Gate:
             if refusal.what == lib.BARFS_OPEN:
                 what += f"{table.name}: {os.strerror(refusal.error)}"
             else:
-                what += str(error_from(refusal.error, table.name, refusal.offset, refusal.count))
+                what += str(
+                    access_error(
+                        refusal.error,
+                        region=table.name,
+                        offset=refusal.offset,
+                        width=refusal.count,
+                    )
+                )
             more = f", and {refusal.more} more" if refusal.more else ""
             log.warning("%s: %s%s", device, what, more)
 
