@@ -2,7 +2,7 @@
 """The file system: names, attributes and texts, answered from a `Tree` by pyfuse3.
 
 Rule 1: an error becomes an errno here and nowhere else in Python, but for those of accesses, which
-        the engine answers with an errno already (`barfs.engine.errnos`).
+        the engine answers with an errno already (`barfs.errors`).
 Rule 2: no handler lets another exception out: pyfuse3 would end the daemon. A bug fails one
         request with EIO and leaves one traceback in the log.
 Rule 3: the kernel checks permissions (`default_permissions`); what is refused here is what root,
