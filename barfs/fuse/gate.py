@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from barfs.engine.errnos import error_from
 from barfs.engine.extension import ffi, lib
 from barfs.engine.ownership import Owner
 from barfs.engine.table import Table
+from barfs.errors import access_error
 from barfs.text.system_errors import reason
 
 # Room for the largest request to libfuse, or its reply; the kernel caps it at net.core.wmem_max.
@@ -142,7 +142,11 @@ class Gate:
             if entry.operation == lib.BARFS_LOG_OPEN:
                 what += f"{table.name}: {os.strerror(entry.error)}"
             else:
-                what += str(error_from(entry.error, table.name, entry.offset, entry.count))
+                what += str(
+                    access_error(
+                        entry.error, region=table.name, offset=entry.offset, width=entry.count
+                    )
+                )
             more = f", and {entry.more} more" if entry.more else ""
             log.warning("%s: %s%s", device, what, more)
 

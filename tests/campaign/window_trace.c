@@ -10,7 +10,7 @@
  *   window_trace WIDTH BASE STEP    a line "r|w OFFSET COUNT: OFFSET+WIDTH..." per STEPth request
  */
 #define _GNU_SOURCE
-#include "../require.h"
+#include "../support/require.h"
 #include "engine/sigbus.h"
 #include "engine/transfer.h"
 
