@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from barfs.emulated.device import IRQ_ERR, IRQ_INTX, IRQ_REQ, SoftwareDevice
-from barfs.errors import AccessError, AccessTimeout, DeviceGone, InvalidAccess, PeerError
+from barfs.errors import AccessError, InvalidAccess, PeerError
 from barfs.uapi import REGION_INFO_SIZE, encode_region_info
 from barfs.vfio_user import messages
 from barfs.vfio_user.dma import DmaRanges
@@ -45,11 +45,6 @@ _DATA_TYPES = _DATA_NONE | _DATA_BOOL | _DATA_EVENTFD
 _ACTIONS = _ACTION_MASK | _ACTION_UNMASK | _ACTION_TRIGGER
 _DESCRIPTOR_SIZE = 4
 _REFUSALS: dict[type[PeerError], int] = {RangeExists: errno.EEXIST, TooManyRanges: errno.ENOSPC}
-_ERRORS: dict[type[AccessError], int] = {
-    InvalidAccess: errno.EINVAL,
-    DeviceGone: errno.ENODEV,
-    AccessTimeout: errno.ETIMEDOUT,
-}
 
 Reply = tuple[bytes, int | None]
 """A message, and the descriptor to send with it."""
@@ -76,7 +71,7 @@ class Session:
             number = _REFUSALS.get(type(error), errno.EINVAL)
             reply = messages.encode_error(message, number), None
         except AccessError as error:
-            reply = messages.encode_error(message, _ERRORS.get(type(error), errno.EIO)), None
+            reply = messages.encode_error(message, error.errno), None
         except Exception:
             # A bug in a behaviour fails one access, not the device.
             _log.exception("%s failed in the device", command_name(message.command))

@@ -10,10 +10,10 @@ import sys
 import threading
 from pathlib import Path
 
-from barfs.attach import DeviceName, attach
+from barfs.attach import DeviceName
 from barfs.device import Options
 from barfs.fuse.fusermount import MountOptions, unmount
-from barfs.fuse.mount import serve
+from barfs.fuse.mount import Listener, Mount, NamedDevices
 from tests.campaign.rig import Held
 from tests.support import wait_until
 
@@ -32,12 +32,8 @@ def use(mountpoint: Path) -> None:
 
 def cycle(mountpoint: Path) -> None:
     user = threading.Thread(target=use, args=(mountpoint,))
-    serve(
-        lambda: attach([DeviceName.parse("demo")], Options()),
-        mountpoint,
-        MountOptions(),
-        user.start,
-    )
+    devices = NamedDevices([DeviceName.parse("demo")], Options())
+    Mount(devices, mountpoint, MountOptions(), Listener(user.start)).serve()
     user.join()
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from barfs.cli import main
 from barfs.fuse.mounts import MountInfo
-from tests.fuse.conftest import processes
 from tests.support import BARFS, barfs, mounted, require_fuse, served, wait_until
+from tests.support.leftovers import processes
 
 FAILED = 1
 USAGE = 2
@@ -114,7 +114,7 @@ def test_a_device_named_twice(mountpoint: Path) -> None:
 @pytest.mark.parametrize("foreground", [["-f"], []])
 def test_an_unknown_address(mountpoint: Path, foreground: list[str]) -> None:
     result = barfs("mount", *foreground, NO_DEVICE, mountpoint)
-    refused(result, FAILED, f"{NO_DEVICE}: no such PCI device", "lspci -D")
+    refused(result, FAILED, f"{NO_DEVICE}: no such PCI device", "barfs list")
 
 
 def test_the_layout_of_an_unknown_address(command: Command) -> None:
