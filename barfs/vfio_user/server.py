@@ -127,6 +127,9 @@ class Server:
                 data = connection.recv(_RECEIVE)
                 if not data:
                     return
+                if decoder.empty and (reply := session.answer_read(data)):
+                    self._send(connection, reply, None)
+                    continue
                 decoder.feed(data)
                 while (message := decoder.next_message()) is not None:
                     reply, fd = session.answer(message)
