@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Iterable
 
+from barfs.cli.accounts import find_group, find_user
+from barfs.cli.edge import tell
+from barfs.cli.exit_codes import EXIT_FAILED
 from barfs.cli.help import explain
-from barfs.cli.mount_options import group_id, user_id
-from barfs.daemon.logs import tell
-from barfs.errors import UsageError
-from barfs.fuse.mounts import mounted_devices
+from barfs.fuse.mounts import mountpoints_by_device
 from barfs.host import inventory
 from barfs.host.binding import VFIO_PCI, Binder
 from barfs.host.doctor import Doctor
@@ -20,8 +20,6 @@ from barfs.host.steps import Owner, Step
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text import printable
-
-EXIT_FAILED = 1
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +35,7 @@ def add_list(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(choice: argparse.Namespace) -> int:
-    found = inventory.functions(Machine(), mounted_devices())
+    found = inventory.functions(Machine(), mountpoints_by_device())
     sys.stdout.write(inventory.to_json(found) if choice.json else inventory.to_table(found))
     return 0
 
@@ -81,7 +79,7 @@ def add_unbind(parser: argparse.ArgumentParser) -> None:
 
 def _bind(choice: argparse.Namespace) -> int:
     machine, bdfs = Machine(), _addresses(choice.bdfs)
-    owner = Owner(_user(choice.user), find_group(choice.group))
+    owner = Owner(find_user(choice.user), find_group(choice.group))
     binder = Binder(machine, Executor())
     with contextlib.nullcontext() if choice.dry_run else binder.exclusive():
         binder.check_bind(bdfs, choice.driver, force=choice.force)
@@ -119,20 +117,6 @@ def _addresses(texts: Iterable[str]) -> list[Bdf]:
     return list(dict.fromkeys(map(Bdf.parse, texts)))
 
 
-def _user(text: str | None) -> int | None:
-    try:
-        return None if text is None else user_id(text)
-    except KeyError:
-        raise UsageError(f"there is no user {text!r}; getent passwd lists them") from None
-
-
-def find_group(text: str | None) -> int | None:
-    try:
-        return None if text is None else group_id(text)
-    except KeyError:
-        raise UsageError(f"there is no group {text!r}; getent group lists them") from None
-
-
 def add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bdf", metavar="BDF", nargs="?", help="default: every device that VFIO has")
     explain(
@@ -146,7 +130,7 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def _doctor(choice: argparse.Namespace) -> int:
     bdf = None if choice.bdf is None else Bdf.parse(choice.bdf)
-    findings = Doctor(Machine(), os.geteuid(), mounted_devices()).examine(bdf)
+    findings = Doctor(Machine(), os.geteuid(), mountpoints_by_device()).examine(bdf)
     for finding in findings:
         print(printable(finding))
     return EXIT_FAILED if any(finding.level == "FAIL" for finding in findings) else 0

@@ -10,7 +10,6 @@ Rule 2: all output for a person, a terminal or a log goes through `printable`, a
 import codecs
 import contextlib
 import io
-import json
 import os
 import shlex
 from typing import Any, TextIO
@@ -76,6 +75,8 @@ def printable_lines(text: str) -> str:
 
 def dump_json(value: Any, indent: int | None = None) -> str:
     """JSON that every reader accepts, of plain values, with a final newline."""
+    import json  # here: most commands print none
+
     return json.dumps(_with_unicode(value), indent=indent) + "\n"
 
 

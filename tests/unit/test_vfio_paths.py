@@ -14,7 +14,7 @@ import pytest
 from barfs.attach import DeviceName
 from barfs.backend import VfioPath
 from barfs.errors import DeviceError, UsageError
-from barfs.fuse.mounts import mounted_devices
+from barfs.fuse.mounts import mountpoints_by_device
 from barfs.host.advice import bind_command, rebind_command
 from barfs.vfio import KernelDevice
 from barfs.vfio.ioctls import (
@@ -27,7 +27,7 @@ from barfs.vfio.ioctls import (
     VFIO_GROUP_GET_STATUS,
     VFIO_SET_IOMMU,
 )
-from tests.forks import in_child
+from tests.support.forks import in_child
 
 from .fake_machine import BDF, OTHER, FakeMachine
 
@@ -407,4 +407,4 @@ def test_a_mount_that_does_not_answer_shows_its_device(
     (tmp_path / "self").mkdir()
     line = f"9 1 0:40 / /nowhere/at/all rw - fuse.barfs {source} rw\n"
     (tmp_path / "self/mountinfo").write_text(line)
-    assert mounted_devices(tmp_path) == {device: Path("/nowhere/at/all")}
+    assert mountpoints_by_device(tmp_path) == {device: Path("/nowhere/at/all")}
