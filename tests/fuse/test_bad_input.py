@@ -90,7 +90,10 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
         (["list", "x"], ["unrecognized arguments: x"]),
         (["bind"], ["BDF"]),
         (["bind", "nonsense"], ["'nonsense' is not a PCI address"]),
-        (["bind", "--driver", "a/b", NO_DEVICE], ["'a/b' is not the name of a driver"]),
+        (
+            ["bind", "--driver", "a/b", NO_DEVICE],
+            ["driver must be a name like vfio-pci, not 'a/b'"],
+        ),
         (["bind", "--user", "none such", NO_DEVICE], ["there is no user 'none such'"]),
         (["bind", "--group", "none such", NO_DEVICE], ["there is no group 'none such'"]),
         (["unbind", "nonsense"], ["'nonsense' is not a PCI address"]),
