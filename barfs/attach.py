@@ -51,7 +51,7 @@ class DeviceName:
     token: UUID | None = None
 
     @property
-    def opened(self) -> str:
+    def opening_notice(self) -> str:
         """What to tell a user who did not ask for the device to be opened; "" for the demo device,
         which is made anew for everybody."""
         reset = ": the kernel may reset it" if self.kind == "pci" else ""
@@ -124,15 +124,15 @@ def attach(names: Sequence[DeviceName], options: Options) -> list[Device]:
         if named.count(bdf) > 1:
             raise UsageError(f"{bdf} is named twice")
     addresses = _free_addresses(names)
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         devices = []
         for name in names:
             try:
                 backend = _open(name, name.bdf or next(addresses), options)
-                devices.append(opened.enter_context(Device(backend, options)))
+                devices.append(stack.enter_context(Device(backend, options)))
             except OSError as error:
                 raise DeviceError(f"{name.source}: {reason(error)}") from error
-        opened.pop_all()
+        stack.pop_all()
         return devices
 
 
@@ -160,11 +160,11 @@ def open_device(name: DeviceName, options: Options) -> Device:
     return device
 
 
-def open_unasked(name: DeviceName, opened: Callable[[str], object]) -> Device:
-    """Open one device as it is, for a user who did not ask for that; `opened` is told in a line."""
+def open_implicitly(name: DeviceName, tell: Callable[[str], object]) -> Device:
+    """Open a device for a command that needs it open; `tell` gets a notice for the user, if any."""
     from barfs.device import Options
 
     device = open_device(name, Options())
-    if name.opened:
-        opened(name.opened)
+    if name.opening_notice:
+        tell(name.opening_notice)
     return device

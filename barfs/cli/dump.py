@@ -83,7 +83,7 @@ def _check(skips: list[Skip], source: Source) -> None:
                 f"{source.name} has no {skip.region}; it has {', '.join(source.layouts)}"
             )
         size = source.layouts[skip.region].size
-        if skip.span and skip.span[1] > size:
+        if skip.span and skip.span.end > size:
             raise UsageError(f"--skip must be inside {skip.region}, which has {size:#x} bytes")
 
 

@@ -52,9 +52,9 @@ def _layout(choice: argparse.Namespace) -> int:
 
 
 def _layouts_of_opened(name: DeviceName) -> dict[str, Layout]:
-    from barfs.attach import open_unasked
+    from barfs.attach import open_implicitly
     from barfs.daemon.logs import log_to_stderr
 
     log_to_stderr()
-    with open_unasked(name, tell) as device:
+    with open_implicitly(name, tell) as device:
         return {region: device[region].layout for region in device}

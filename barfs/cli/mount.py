@@ -6,10 +6,9 @@ import contextlib
 import os
 import select
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from barfs.attach import DeviceName, attach
+from barfs.attach import DeviceName
 from barfs.cli.edge import announce, exit_code
 from barfs.cli.help import add_options, explain
 from barfs.daemon.background import run_in_background
@@ -17,7 +16,7 @@ from barfs.daemon.logs import log_to_stderr
 from barfs.daemon.sd_notify import ServiceManager
 from barfs.errors import UsageError
 from barfs.fuse.fusermount import GRACE, check_mountpoint, unmount
-from barfs.fuse.mounts import MountError, MountInfo, device_of
+from barfs.fuse.mounts import MountError, MountInfo, device_number
 from barfs.host.holders import holders
 from barfs.process.places import new_directory
 from barfs.process.signals import Held
@@ -39,7 +38,7 @@ def add_mount(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="every device of a VFIO driver, even if it appears later",
+        help="every device of a VFIO driver, also those that appear later",
     )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="an empty directory")
     add_options(parser)
@@ -60,8 +59,8 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     """A mount in the foreground calls `announce` when it answers."""
     # Imported here, not for umount: trio and pyfuse3 take longer to import than it takes to run.
     from barfs.cli.mount_options import parse_options
-    from barfs.fuse.hotplug import follow, open_all
-    from barfs.fuse.mount import serve
+    from barfs.fuse.hotplug import AllDevices
+    from barfs.fuse.mount import Listener, Mount, NamedDevices
 
     log_to_stderr()
     raise_open_files_limit()
@@ -71,12 +70,10 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
         raise UsageError("use barfs mount DEVICE... MOUNTPOINT or barfs mount --all MOUNTPOINT")
     names = [DeviceName.parse(text) for text in choice.devices]
     mountpoint = check_mountpoint(choice.mountpoint)
-    open_devices = partial(open_all, options) if choice.all else partial(attach, names, options)
-    follower = partial(follow, options=options) if choice.all else None
-    source = names[0].shown if names else None
 
-    def run(ready: Callable[[], None], ending: Callable[[], None] = lambda: None) -> int:
-        serve(open_devices, mountpoint, mount_options, ready, follower, ending, source)
+    def serve(listener: Listener) -> int:
+        devices = AllDevices(options) if choice.all else NamedDevices(names, options)
+        Mount(devices, mountpoint, mount_options, listener).serve()
         return 0
 
     def ready_in_foreground() -> None:
@@ -85,8 +82,8 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
         manager.ready(f"{what} on {mountpoint}")
 
     if choice.foreground:
-        return run(ready_in_foreground, manager.stopping)
-    return run_in_background(lambda ready: exit_code(lambda: run(ready)))
+        return serve(Listener(ready_in_foreground, manager.stopping))
+    return run_in_background(lambda ready: exit_code(lambda: serve(Listener(ready))))
 
 
 def add_umount(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +96,7 @@ def add_umount(parser: argparse.ArgumentParser) -> None:
 
 def _umount(choice: argparse.Namespace) -> int:
     mountpoint = Path(os.path.realpath(choice.mountpoint))
-    device = device_of(mountpoint)
+    device = device_number(mountpoint)
     if device is None:
         raise MountError(f"{mountpoint} is not a barfs mount; mount -t fuse.barfs lists them")
     info = MountInfo.read(mountpoint)

@@ -163,11 +163,11 @@ class Place:
 
 
 def _opened(name: "DeviceName") -> "Device":
-    from barfs.attach import open_unasked
+    from barfs.attach import open_implicitly
     from barfs.daemon.logs import log_to_stderr
 
     log_to_stderr()
-    return open_unasked(name, tell)
+    return open_implicitly(name, tell)
 
 
 def _size(path: Path, fd: int) -> int:

@@ -126,7 +126,8 @@ def add_md(parser: argparse.ArgumentParser) -> None:
 def _md(choice: argparse.Namespace) -> int:
     width = choice.width
     text, bits = split_bits(choice.range, width)
-    start, end = parse_range(text, default_size=width)
+    span = parse_range(text, default_size=width)
+    start, end = span.start, span.end
     if bits and end - start != width:
         raise UsageError(f"RANGE must be one register to show bits of, not {choice.range}")
     target = _Target.find(choice, start, end)

@@ -14,11 +14,11 @@ from barfs.cli.edge import abandon_output, announce
 from barfs.cli.help import explain
 from barfs.daemon.logs import log_to_stderr
 from barfs.dump.file import Dump
-from barfs.dump.replay import facts_of
+from barfs.dump.replay import spec_of
 from barfs.emulated.demo import demo_device
 from barfs.emulated.description import load
 from barfs.emulated.device import SoftwareDevice
-from barfs.emulated.spec import DeviceFacts
+from barfs.emulated.spec import DeviceSpec
 from barfs.errors import UsageError
 from barfs.process.places import new_directory, runtime_directory
 from barfs.text import shell_word
@@ -83,7 +83,7 @@ def _serve(choice: argparse.Namespace) -> int:
     mode = choice.mode
     if mode is None:
         mode = PRIVATE if group is None else SHARED
-    facts = _facts(choice)
+    spec = _spec(choice)
     with contextlib.ExitStack() as stack:
         socket = choice.socket
         if socket is None:
@@ -94,7 +94,7 @@ def _serve(choice: argparse.Namespace) -> int:
             record = _line_writer(sys.stdout)
         elif choice.log is not None:
             record = _line_writer(stack.enter_context(_open_log(choice.log)))
-        device = demo_device(record) if facts is None else SoftwareDevice(facts, record)
+        device = demo_device(record) if spec is None else SoftwareDevice(spec, record)
         stack.callback(device.close)
         device_name = shell_word(f"vfio-user:{socket}")
         message = f"listening; mount it: barfs mount {device_name} MOUNTPOINT"
@@ -102,13 +102,13 @@ def _serve(choice: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(choice: argparse.Namespace) -> DeviceFacts | None:
+def _spec(choice: argparse.Namespace) -> DeviceSpec | None:
     """The device to serve, None for the demo device."""
     if choice.description is not None and choice.dump is not None:
         raise UsageError("use barfs serve DESCRIPTION.toml or barfs serve --from FILE, not both")
     if choice.dump is not None:
         with Dump(choice.dump) as dump:
-            return facts_of(dump)
+            return spec_of(dump)
     return None if choice.description is None else load(choice.description)
 
 

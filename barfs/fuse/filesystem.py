@@ -2,7 +2,7 @@
 """The file system: names, attributes and texts, answered from a `Tree` by pyfuse3.
 
 Rule 1: an error becomes an errno here and nowhere else in Python, but for those of accesses, which
-        the engine answers with an errno already (`barfs.engine.errnos`).
+        the engine answers with an errno already (`barfs.errors`).
 Rule 2: no handler lets another exception out: pyfuse3 would end the daemon. A bug fails one
         request with EIO and leaves one traceback in the log.
 Rule 3: the kernel checks permissions (`default_permissions`); what is refused here is what root,
@@ -93,14 +93,7 @@ class Filesystem(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        directory = self._directory(parent_inode)
-        node: Node | None
-        if name == b".":
-            node = directory
-        elif name == b"..":
-            node = self._node(directory.parent)
-        else:
-            node = directory.children.get(name)
+        node = self.tree.lookup(self._directory(parent_inode), name)
         if node is None:
             raise FUSEError(errno.ENOENT)
         return self._attributes(node)

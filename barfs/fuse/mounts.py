@@ -38,13 +38,13 @@ def barfs_mounts() -> list[Path]:
     return found[::-1]
 
 
-def device_of(mountpoint: Path) -> str | None:
+def device_number(mountpoint: Path) -> str | None:
     """The number of barfs's file system that is mounted there (`0:52`), None where none is."""
     found = [entry for entry in mounts() if entry.mountpoint == mountpoint]
     return found[-1].device if found and found[-1].fstype == FSTYPE else None
 
 
-def mounted_devices(proc: Path = Path("/proc")) -> dict[str, Path]:
+def mountpoints_by_device(proc: Path = Path("/proc")) -> dict[str, Path]:
     """The mount points of the devices that barfs has mounted, by BDF or source.
 
     A mount that does not answer this user (another user's, root's included) still shows its first
