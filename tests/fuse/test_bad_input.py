@@ -343,11 +343,11 @@ def test_serving_where_a_stale_socket_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["mnt", "none"])
 def test_umount_of_what_is_no_mount(command: Command, mountpoint: Path, name: str) -> None:
     path = mountpoint.with_name(name)
-    refused(command("umount", path), FAILED, f"{path} is no mount of barfs", "mount -t fuse.barfs")
+    refused(command("umount", path), FAILED, f"{path} is not a barfs mount", "mount -t fuse.barfs")
 
 
 def test_umount_of_another_file_system(command: Command) -> None:
-    refused(command("umount", "/proc"), FAILED, "/proc is no mount of barfs")
+    refused(command("umount", "/proc"), FAILED, "/proc is not a barfs mount")
     assert Path("/proc/self").exists()
 
 
@@ -364,5 +364,5 @@ def test_all_devices_or_named_ones(tmp_path: Path, arguments: tuple[str, ...]) -
     result = barfs("mount", *arguments, tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        "barfs: it is barfs mount DEVICE... MOUNTPOINT, or barfs mount --all MOUNTPOINT\n"
+        "barfs: use barfs mount DEVICE... MOUNTPOINT or barfs mount --all MOUNTPOINT\n"
     )

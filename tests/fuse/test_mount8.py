@@ -136,8 +136,8 @@ def test_a_mount_is_neither_covered_nor_changed(command: Path, path: Path) -> No
     code, error = fails(f"{mounting} mount -o remount,rw $mnt", command, path)
     assert code == 2
     told = (
-        "barfs: a mount of barfs cannot be remounted: it keeps its options; umount it, and mount "
-        "it with others"
+        "barfs: a barfs mount cannot be remounted, since its options are fixed; unmount it, and "
+        "mount it with others"
     )
     assert error == told
     # As later versions of mount(8) put it: with what mountinfo shows.

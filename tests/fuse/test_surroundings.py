@@ -251,7 +251,7 @@ def test_a_reader_that_leaves_a_servers_log_ends_nothing(tmp_path: Path) -> None
         (0, "00000000: 66726162")
     ] * 2
     assert errors == (
-        "barfs: WARNING: no more accesses are written down: standard output: Broken pipe\n"
+        "barfs: WARNING: accesses are no longer logged: standard output: Broken pipe\n"
     )
     assert process.returncode == 0
 
