@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from barfs.backend import VfioPath
-    from barfs.device import Device, MappingMode, Options, Region
+    from barfs.device import Device, MappingMode, Options
     from barfs.errors import (
         AccessDenied,
         AccessError,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from barfs.layout import Layout, MsixMode, Segment
+    from barfs.region import Region
 
 __all__ = [
     "AccessDenied",
@@ -73,7 +74,7 @@ _HOMES = {
     "Device": "device",
     "Layout": "layout",
     "Options": "device",
-    "Region": "device",
+    "Region": "region",
     "Segment": "layout",
     "VfioPath": "backend",
 }

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Protocol
 
 from barfs.attach import DeviceName, open_unasked
-from barfs.device import Region
 from barfs.errors import BarfsError, UsageError
 from barfs.fuse.mounts import FSTYPE, find_device
 from barfs.host.mountinfo import mounts
 from barfs.layout import NARROW_WIDTH, Layout, Segment
 from barfs.pci import region_index
 from barfs.ranges import parse_number
+from barfs.region import Region, table_of
 from barfs.text.system_errors import reason
 
 WIDTHS = {"b": 1, "w": 2, "l": 4, "q": 8}
@@ -99,10 +99,10 @@ class _Region:
         return self.region.layout.segments
 
     def read(self, offset: int, width: int) -> int:
-        return self.region.table.load(offset, width)
+        return table_of(self.region).load(offset, width)
 
     def write(self, offset: int, width: int, value: int) -> None:
-        self.region.table.store(offset, width, value)
+        table_of(self.region).store(offset, width, value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,9 @@ class VfioUserClient:
     has_ports = False
     """What is no memory is a region like any other: libvfio-user's regions are I/O by default."""
 
+    access_fd = None
+    """Accesses go through `accessor`."""
+
     def __init__(
         self, endpoint: str | socket.socket, *, bdf: Bdf, source: str, timeout: float = 5.0
     ) -> None:
@@ -139,6 +142,7 @@ class VfioUserClient:
         """The memory of the region's windows, or why the peer gave none that can be used."""
         return self._region(index)[1]
 
+    @property
     def accessor(self) -> Self:
         """Itself: accesses are messages."""
         return self
