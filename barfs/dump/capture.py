@@ -28,6 +28,7 @@ from barfs.layout import REASON_POLICY, Layout, Segment
 from barfs.pci import region_index
 from barfs.ranges import Range, align_down, align_up, clip, merge, overlay
 from barfs.region import backing_of
+from barfs.text.system_errors import reason
 
 _CHUNK = 1 << 16
 _STEP = 1 << 12
@@ -147,7 +148,7 @@ def source_of(name: DeviceName, opened: Callable[[str], object]) -> Iterator[Sou
             source = _Mounted(directory, files)
         except OSError as error:
             raise MountError(
-                f"{directory} is mounted but cannot be read: {error.strerror}"
+                f"{directory} is mounted but cannot be read: {reason(error)}"
             ) from error
         yield source
 

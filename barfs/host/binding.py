@@ -489,6 +489,6 @@ def _remember(path: Path, data: bytes | None) -> None:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         save(path, data, 0o644)
     except OSError as error:
-        raise DeviceError(f"{path}: {error.strerror}") from error
+        raise DeviceError(f"{path}: {reason(error)}") from error
     except (UsageError, OutputError) as error:
         raise DeviceError(str(error)) from error

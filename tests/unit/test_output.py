@@ -147,7 +147,7 @@ def test_devices_are_written_into(tmp_path: Path) -> None:
             path.symlink_to("/dev/null")
         save(path, NEW)
     assert Path("/dev/null").is_char_device()
-    with pytest.raises(OutputError, match="/dev/full: No space left on device"):
+    with pytest.raises(OutputError, match="/dev/full: no space is left there; free some"):
         save(Path("/dev/full"), NEW)
 
 
