@@ -11,15 +11,16 @@ Rule 5: a window lies in one area. Areas that touch are windows of their own, si
         refuse an mmap that leaves one (idxd's mediated devices do); only what is shown joins them.
 """
 
+from __future__ import annotations
+
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from barfs.errors import BarfsError, UsageError
 from barfs.pci import CONFIG_INDEX, ROM_INDEX, MsixCapability, region_name
-from barfs.policy import Restriction
 from barfs.ranges import (
     Range,
     align_down,
@@ -31,13 +32,10 @@ from barfs.ranges import (
     overlay,
 )
 from barfs.text import dump_json, with_hex
-from barfs.uapi import (
-    REGION_FLAG_CAPS,
-    REGION_FLAG_MMAP,
-    REGION_FLAG_READ,
-    REGION_FLAG_WRITE,
-    RegionInfo,
-)
+
+if TYPE_CHECKING:
+    from barfs.policy import Restriction
+    from barfs.uapi import RegionInfo
 
 Access = Literal["mmap", "pread", "none"]
 MsixMode = Literal["map", "carve"]
@@ -60,13 +58,6 @@ REASON_NO_DESCRIPTOR: Final = "no-descriptor"
 REASON_BAD_DESCRIPTOR: Final = "bad-descriptor"
 REASON_DESCRIPTORS_DIFFER: Final = "descriptors-differ"
 REASON_POLICY = "policy"
-
-_FLAG_NAMES = (
-    (REGION_FLAG_READ, "read"),
-    (REGION_FLAG_WRITE, "write"),
-    (REGION_FLAG_MMAP, "mmap"),
-    (REGION_FLAG_CAPS, "caps"),
-)
 
 
 class LayoutError(BarfsError):
@@ -102,7 +93,7 @@ class MsixPlace:
     pba: tuple[int, int] | None = None
 
     @classmethod
-    def in_bar(cls, capability: MsixCapability | None, index: int) -> "MsixPlace | None":
+    def in_bar(cls, capability: MsixCapability | None, index: int) -> MsixPlace | None:
         """What of the capability lies in BAR `index`; None where nothing does."""
         if capability is None:
             return None
@@ -158,7 +149,7 @@ class Layout:
     def writable(self) -> bool:
         return any(segment.writable for segment in self.segments)
 
-    def with_failed_windows(self, failed: Mapping[int, str], gap_width: int) -> "Layout":
+    def with_failed_windows(self, failed: Mapping[int, str], gap_width: int) -> Layout:
         """The layout in which the windows that start at the keys of `failed` are `pread`.
 
         The values are the reasons. `gap_width` is the widest access outside windows, as in `plan`.
@@ -178,11 +169,11 @@ class Layout:
             ),
         )
 
-    def merged(self) -> "Layout":
+    def merged(self) -> Layout:
         """The layout as it is shown: neighbours that are accessed alike are one segment."""
         return replace(self, segments=tuple(merge(self.segments)))
 
-    def restricted(self, restrictions: Sequence[Restriction]) -> "Layout":
+    def restricted(self, restrictions: Sequence[Restriction]) -> Layout:
         """The layout with a policy in force: `restrictions` in order, without overlap."""
         restricted = (
             _under_policy(part, restriction.permission)
@@ -217,7 +208,7 @@ class Layout:
         return "\n".join(lines) + "\n"
 
     @classmethod
-    def from_text(cls, text: str) -> "Layout":
+    def from_text(cls, text: str) -> Layout:
         """Read what `to_text` wrote. Raises LayoutError when the text is no layout."""
         try:
             return _parse_text(text)
@@ -373,7 +364,7 @@ def plan(
         device=device,
         region=region_name(info.index),
         size=info.size,
-        flags=tuple(name for flag, name in _FLAG_NAMES if info.flags & flag),
+        flags=info.flag_names,
         width=options.width,
         msix=msix,
         segments=tuple(segments),

@@ -21,6 +21,12 @@ REGION_FLAG_READ = 1
 REGION_FLAG_WRITE = 2
 REGION_FLAG_MMAP = 4
 REGION_FLAG_CAPS = 8
+_FLAG_NAMES = (
+    (REGION_FLAG_READ, "read"),
+    (REGION_FLAG_WRITE, "write"),
+    (REGION_FLAG_MMAP, "mmap"),
+    (REGION_FLAG_CAPS, "caps"),
+)
 
 CAPABILITY_SPARSE_MMAP = 1
 CAPABILITY_TYPE = 2
@@ -123,6 +129,10 @@ class RegionInfo:
     msix_mappable: bool = False
     type: tuple[int, int] | None = None
     chain_error: CapabilityError | None = None
+
+    @property
+    def flag_names(self) -> tuple[str, ...]:
+        return tuple(name for flag, name in _FLAG_NAMES if self.flags & flag)
 
     @property
     def readable(self) -> bool:

@@ -14,20 +14,25 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from barfs.attach import DeviceName, open_unasked
+from barfs.cli.edge import tell
 from barfs.errors import BarfsError, UsageError
 from barfs.fuse.mounts import FSTYPE, find_device
 from barfs.host.mountinfo import mounts
 from barfs.layout import NARROW_WIDTH, Layout, Segment
 from barfs.pci import region_index
 from barfs.ranges import parse_number
-from barfs.region import Region, table_of
 from barfs.text.system_errors import reason
+
+if TYPE_CHECKING:
+    from barfs.attach import DeviceName
+    from barfs.device import Device
+    from barfs.engine import Table
+    from barfs.region import Region
 
 WIDTHS = {"b": 1, "w": 2, "l": 4, "q": 8}
 """The options that choose the width of a register, in bytes."""
@@ -88,7 +93,8 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    region: Region
+    region: "Region"
+    table: "Table"
 
     @property
     def size(self) -> int:
@@ -99,10 +105,10 @@ class _Region:
         return self.region.layout.segments
 
     def read(self, offset: int, width: int) -> int:
-        return table_of(self.region).load(offset, width)
+        return self.table.load(offset, width)
 
     def write(self, offset: int, width: int, value: int) -> None:
-        table_of(self.region).store(offset, width, value)
+        self.table.store(offset, width, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,7 @@ class Place:
 
     text: str
     path: Path | None
-    device: DeviceName | None = None
+    device: "DeviceName | None" = None
     region: str = ""
 
     @classmethod
@@ -119,6 +125,8 @@ class Place:
         """Raises UsageError for a text that is neither."""
         if os.path.exists(text):
             return cls(text, Path(text))
+        from barfs.attach import DeviceName
+
         name, colon, region = text.rpartition(":")
         try:
             if not colon:
@@ -137,15 +145,17 @@ class Place:
         return cls(text, directory / region)
 
     @contextlib.contextmanager
-    def open(self, flags: int, opened: Callable[[str], object]) -> Iterator[Registers]:
+    def open(self, flags: int) -> Iterator[Registers]:
         """Open it with `os.O_RDONLY`, `os.O_WRONLY` or `os.O_RDWR`.
 
-        `opened` is told in a line when a device had to be opened for it. Raises UsageError,
-        DeviceError, RegisterError.
+        Raises UsageError, DeviceError, RegisterError.
         """
         if self.device is not None:
-            with open_unasked(self.device, opened) as device:
-                yield _Region(device[self.region])
+            from barfs.region import table_of
+
+            with _opened(self.device) as device:
+                region = device[self.region]
+                yield _Region(region, table_of(region))
             return
         assert self.path is not None
         try:
@@ -156,6 +166,14 @@ class Place:
             yield _File(str(self.path), fd, _size(self.path, fd), places_of(self.path))
         finally:
             os.close(fd)
+
+
+def _opened(name: "DeviceName") -> "Device":
+    from barfs.attach import open_implicitly
+    from barfs.daemon.logs import log_to_stderr
+
+    log_to_stderr()
+    return open_implicitly(name, tell)
 
 
 def _size(path: Path, fd: int) -> int:

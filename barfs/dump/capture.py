@@ -19,16 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from barfs.attach import DeviceName, open_unasked
+from barfs.attach import DeviceName, open_implicitly
 from barfs.device import Device
 from barfs.dump.file import Hole
 from barfs.errors import AccessError, BarfsError
-from barfs.fuse.mounts import MountError, find_device
+from barfs.fuse.mounts import find_device, layouts_in
 from barfs.layout import REASON_POLICY, Layout, Segment
-from barfs.pci import region_index
 from barfs.ranges import Range, align_down, align_up, clip, merge, overlay
 from barfs.region import backing_of
-from barfs.text.system_errors import reason
 
 _CHUNK = 1 << 16
 _STEP = 1 << 12
@@ -68,10 +66,7 @@ class _Mounted:
         self._directory = directory
         self._files = files
         self._fds: dict[str, int] = {}
-        texts = sorted(directory.glob("*.layout"), key=lambda file: region_index(file.stem))
-        self.layouts = {
-            file.stem: Layout.from_text(os.fsdecode(file.read_bytes())) for file in texts
-        }
+        self.layouts = layouts_in(directory)
 
     def read(self, region: str, offset: int, count: int) -> bytes:
         if region not in self._fds:
@@ -133,24 +128,18 @@ class _Opened:
 
 
 @contextlib.contextmanager
-def source_of(name: DeviceName, opened: Callable[[str], object]) -> Iterator[Source]:
-    """The device in its mount, or else opened, of which `opened` is told (`DeviceName.opened`).
+def source_of(name: DeviceName, tell: Callable[[str], object]) -> Iterator[Source]:
+    """The device in its mount, or else opened, which `tell` is told (`DeviceName.opening_notice`).
 
     Raises MountError, DeviceError.
     """
     directory = find_device(name.source)
     if directory is None:
-        with open_unasked(name, opened) as device, contextlib.ExitStack() as files:
+        with open_implicitly(name, tell) as device, contextlib.ExitStack() as files:
             yield _Opened(device, files)
         return
     with contextlib.ExitStack() as files:
-        try:
-            source = _Mounted(directory, files)
-        except OSError as error:
-            raise MountError(
-                f"{directory} is mounted but cannot be read: {reason(error)}"
-            ) from error
-        yield source
+        yield _Mounted(directory, files)
 
 
 @dataclass(frozen=True, slots=True)

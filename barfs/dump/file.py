@@ -350,7 +350,6 @@ def _holes_from(items: Any, size: int) -> list[Hole]:
     """Raises ValueError, TypeError, KeyError."""
     ranges = _ranges_from([[item["start"], item["end"]] for item in items], size, 2)
     reasons = [item["reason"] for item in items]
-    for reason in reasons:
-        if not _REASON.fullmatch(reason):
-            raise ValueError("a hole has no reason")
+    if not all(_REASON.fullmatch(why) for why in reasons):
+        raise ValueError("a hole has no reason")
     return [Hole(start, end, why) for (start, end), why in zip(ranges, reasons, strict=True)]

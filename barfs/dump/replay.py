@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator
 
 from barfs.dump.file import Dump, DumpError, filled
-from barfs.emulated.spec import Content, DescriptionError, DeviceFacts, RegionFacts
+from barfs.emulated.spec import Content, DescriptionError, DeviceSpec, RegionSpec
 from barfs.layout import (
     REASON_BAD_AREA,
     REASON_BAD_CAPABILITY,
@@ -34,8 +34,8 @@ _MOST_CONTENTS = 1 << 29
 _NOT_MAPPABLE = (REASON_NOT_IN_AREA, REASON_BAD_AREA, REASON_BAD_CAPABILITY)
 
 
-def facts_of(dump: Dump) -> DeviceFacts:
-    """The facts of a dumped device. Raises DumpError, DescriptionError."""
+def spec_of(dump: Dump) -> DeviceSpec:
+    """A dumped device as a spec. Raises DumpError, DescriptionError."""
     if "config" not in dump.layouts:
         raise DumpError("the dump has no config; a device cannot be made without")
     config = ConfigSpace(dump.head("config", CONFIG_SIZE_EXPRESS))
@@ -49,7 +49,7 @@ def facts_of(dump: Dump) -> DeviceFacts:
     places = {region.index for region in regions if region.is_bar and not region.is_io}
     if msix is not None and not {msix.table_bar, msix.pba_bar} <= places:
         msix = None
-    return DeviceFacts(
+    return DeviceSpec(
         vendor=config.vendor,
         device=config.device,
         class_code=config.class_code,
@@ -62,13 +62,13 @@ def facts_of(dump: Dump) -> DeviceFacts:
     )
 
 
-def _region(contents: "_Contents", layout: Layout, bar: Bar | None) -> RegionFacts:
+def _region(contents: "_Contents", layout: Layout, bar: Bar | None) -> RegionSpec:
     index = region_index(layout.region)
     if index >= BAR_COUNT:
         bar = None
     mappable = "mmap" in layout.flags
     try:
-        return RegionFacts(
+        return RegionSpec(
             index=index,
             size=layout.size,
             readable="read" in layout.flags,

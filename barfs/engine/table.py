@@ -88,19 +88,19 @@ class Table:
         self._calls = any(isinstance(entry.target, Call) for entry in entries)
         self._kept: list[Any] = []  # what the C structures point to
         traced = ffi.NULL if trace is None else trace.of_region(name)
-        rows = ffi.new("struct barfs_segment[]", [self._row(entry) for entry in entries])
+        rows = ffi.new("struct barfs_table_entry[]", [self._row(entry) for entry in entries])
         self._table = ffi.new(
             "struct barfs_table *",
             {
-                "occupancy": occupancy._occupancy,
+                "inflight": occupancy._occupancy,
                 "size": size,
                 "width": width,
                 "flags": (lib.BARFS_PORT if port else 0)
                 | (lib.BARFS_GUARD_READS if guard_reads else 0)
                 | (lib.BARFS_GUARD_WRITES if guard_writes else 0),
                 "timeout_ns": 0 if timeout is None else max(1, int(timeout * 1e9)),
-                "segment_count": len(self.entries),
-                "segments": rows,
+                "entry_count": len(self.entries),
+                "entries": rows,
                 "trace": traced,
             },
         )

@@ -93,14 +93,7 @@ class Filesystem(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        directory = self._directory(parent_inode)
-        node: Node | None
-        if name == b".":
-            node = directory
-        elif name == b"..":
-            node = self._node(directory.parent)
-        else:
-            node = directory.children.get(name)
+        node = self.tree.lookup(self._directory(parent_inode), name)
         if node is None:
             raise FUSEError(errno.ENOENT)
         return self._attributes(node)

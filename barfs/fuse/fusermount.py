@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from barfs.engine import Owner, keep_from_children
-from barfs.fuse.mounts import ANSWER_TIME, MountError, barfs_mounts, device_of
+from barfs.fuse.mounts import ANSWER_TIME, MountError, barfs_mounts, device_number
 from barfs.host.programs import find_program
 from barfs.text import shell_word
 from barfs.text.system_errors import (
@@ -152,7 +152,7 @@ class FuseMount:
         self.fd = self._receive_fd()
         self._owner = Owner()
         keep_from_children(self)
-        self._number = device_of(mountpoint)
+        self._number = device_number(mountpoint)
 
     def close(self) -> None:
         """End the mount, if it has not ended by itself, and let the helper go.
@@ -163,7 +163,7 @@ class FuseMount:
             return
         # `umount -f` of a mount in use ends its connection, but leaves it in the tree. The number
         # of a file system is its own until the descriptor is closed.
-        mounted = self._number is not None and device_of(self.mountpoint) == self._number
+        mounted = self._number is not None and device_number(self.mountpoint) == self._number
         if mounted:
             mounted = not self._unmounted()
         fd, self.fd = self.fd, -1

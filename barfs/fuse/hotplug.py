@@ -6,13 +6,15 @@ Rule 2: devices leave as in every mount: when the kernel asks for them (`mounted
 """
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import trio
 
 from barfs.attach import DeviceName, open_device
 from barfs.device import Device, Options
 from barfs.errors import BarfsError
-from barfs.fuse.mounted_devices import Bus
+from barfs.fuse.mounted_devices import MountedDevices
 from barfs.host.sysfs import Machine
 from barfs.host.uevents import Uevents
 from barfs.pci import Bdf
@@ -20,37 +22,43 @@ from barfs.pci import Bdf
 log = logging.getLogger(__name__)
 
 
-def open_all(options: Options) -> list[Device]:
-    """Every PCI function that is bound to a VFIO driver and can be opened."""
-    machine = Machine()
-    found = (_try_open(bdf, options) for bdf in machine.functions() if machine.is_vfio(bdf))
-    return [device for device in found if device is not None]
+@dataclass(frozen=True, slots=True)
+class AllDevices:
+    """Every PCI function that is bound to a VFIO driver and can be opened, now and later."""
 
+    options: Options
 
-def _try_open(bdf: Bdf, options: Options) -> Device | None:
-    try:
-        return open_device(DeviceName.parse(str(bdf)), options)
-    except BarfsError as error:
-        log.warning("%s is left out: %s", bdf, error)
-        return None
+    def open(self) -> Sequence[Device]:
+        machine = Machine()
+        found = (self._try_open(bdf) for bdf in machine.functions() if machine.is_vfio(bdf))
+        return [device for device in found if device is not None]
 
+    def source(self, opened: Sequence[Device]) -> str:
+        return opened[0].source if opened else "all"
 
-async def follow(bus: Bus, options: Options) -> None:
-    """Let devices that VFIO drivers take appear in the mount, until cancelled. Raises OSError."""
-    machine = Machine()
-    events = Uevents()
-    try:
-        # What was bound between open_all() and the subscription.
-        candidates = machine.functions()
-        while True:
-            for bdf in candidates:
-                if not machine.is_vfio(bdf) or bus.has(bdf):
-                    continue
-                device = await trio.to_thread.run_sync(_try_open, bdf, options)
-                if device is not None:
-                    log.info("%s has come", device.source)
-                    bus.add([device])
-            bound = await events.next_bound()
-            candidates = [bound.bdf] if bound.bdf is not None else machine.functions()
-    finally:
-        events.close()
+    async def follow(self, mounted: MountedDevices) -> None:
+        """Add the devices that VFIO drivers bind, until cancelled. Raises OSError."""
+        machine = Machine()
+        events = Uevents()
+        try:
+            # What was bound between `open` and the subscription.
+            candidates = machine.functions()
+            while True:
+                for bdf in candidates:
+                    if not machine.is_vfio(bdf) or mounted.has(bdf):
+                        continue
+                    device = await trio.to_thread.run_sync(self._try_open, bdf)
+                    if device is not None:
+                        log.info("%s has come", device.source)
+                        mounted.add([device])
+                bound = await events.next_bound()
+                candidates = [bound.bdf] if bound.bdf is not None else machine.functions()
+        finally:
+            events.close()
+
+    def _try_open(self, bdf: Bdf) -> Device | None:
+        try:
+            return open_device(DeviceName.parse(str(bdf)), self.options)
+        except BarfsError as error:
+            log.warning("%s is left out: %s", bdf, error)
+            return None

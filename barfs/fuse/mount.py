@@ -13,19 +13,21 @@ import contextlib
 import logging
 import os
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pyfuse3
 import trio
 
 from barfs import engine
-from barfs.device import Device
+from barfs.attach import DeviceName, attach
+from barfs.device import Device, Options
 from barfs.fuse.filesystem import Filesystem
 from barfs.fuse.fusermount import GRACE, FuseMount, MountOptions, unmount_command
 from barfs.fuse.gate import Gate
-from barfs.fuse.mounted_devices import Bus
+from barfs.fuse.mounted_devices import MountedDevices
 from barfs.fuse.mounts import MountError
 from barfs.fuse.tree import Tree
 from barfs.process.signals import Ended, end, heard
@@ -41,7 +43,7 @@ class _Signals:
         self.mounting = False
         self.first = 0
         self._owner = engine.Owner()
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._fd = -1
 
     def _hear(self, number: int) -> None:
         if not self.mounting or not self._owner.is_here:
@@ -52,6 +54,7 @@ class _Signals:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             with heard(self._hear):
                 yield
@@ -64,131 +67,155 @@ class _Signals:
         os.eventfd_read(self._fd)
 
 
-def serve(
-    open_devices: Callable[[], Sequence[Device]],
-    mountpoint: Path,
-    options: MountOptions,
-    ready: Callable[[], None],
-    follow: Callable[[Bus], Awaitable[None]] | None = None,
-    ending: Callable[[], None] = lambda: None,
-    source: str | None = None,
-) -> None:
-    """Mount devices on `mountpoint`, call `ready` once the mount answers, serve until the end.
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Callbacks of a mount: `ready` once it has answered, `stopping` when it takes no more
+    requests."""
 
-    `source` is what the mount shows for its first device. `ending` is called when it takes no more
-    requests. `follow` runs meanwhile, and may let more devices join. Returns when the mount is gone
-    and the devices are closed. Raises MountError, and what `open_devices` raises.
-    """
-    signals = _Signals()
-    answered = False
+    ready: Callable[[], object]
+    stopping: Callable[[], object] = lambda: None
 
-    def announce() -> None:
-        nonlocal answered
-        answered = True
-        ready()
 
-    with signals.handled(), contextlib.ExitStack() as stack:
-        devices = open_devices()
-        for device in devices:
-            stack.callback(device.close, grace=0)
-        filesystem = Filesystem(
+class DeviceSet(Protocol):
+    """The devices of a mount."""
+
+    def open(self) -> Sequence[Device]:
+        """Open those that the mount has from its start."""
+
+    def source(self, opened: Sequence[Device]) -> str:
+        """The source that the mount shows for the first of them."""
+
+    async def follow(self, mounted: MountedDevices) -> None:
+        """Add devices that come later, until cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedDevices:
+    """The devices that the user named; no others come."""
+
+    names: Sequence[DeviceName]
+    options: Options
+
+    def open(self) -> Sequence[Device]:
+        return attach(self.names, self.options)
+
+    def source(self, opened: Sequence[Device]) -> str:
+        return self.names[0].shown
+
+    async def follow(self, mounted: MountedDevices) -> None:
+        return
+
+
+class Mount:
+    """One mount, served once, in the process that makes this object."""
+
+    def __init__(
+        self, devices: DeviceSet, mountpoint: Path, options: MountOptions, listener: Listener
+    ) -> None:
+        self._devices = devices
+        self._mountpoint = mountpoint
+        self._options = options
+        self._listener = listener
+        self._signals = _Signals()
+        self._answered = False
+
+    def serve(self) -> None:
+        """Open the devices, mount them and serve until the end.
+
+        Returns when the mount is gone and the devices are closed. Raises MountError, and what
+        opening the devices raises.
+        """
+        with self._signals.handled(), contextlib.ExitStack() as stack:
+            devices = self._devices.open()
+            for device in devices:
+                stack.callback(device.close, grace=0)
+            filesystem = self._filesystem()
+            self._signals.mounting = True
+            with contextlib.closing(self._mount(devices)) as fuse:
+                gate = Gate(fuse.fd)
+                mounted = MountedDevices(filesystem.tree, gate)
+                stack.callback(mounted.close)
+                mounted.add(devices)
+                self._run(filesystem, gate, mounted)
+        if not self._answered and not self._signals.first:
+            raise MountError(f"the mount on {self._mountpoint} ended before it answered; try again")
+
+    def _filesystem(self) -> Filesystem:
+        options = self._options
+        return Filesystem(
             Tree(umask=options.umask),
             uid=os.getuid() if options.uid is None else options.uid,
             gid=os.getgid() if options.gid is None else options.gid,
         )
-        # The options of a mount must fit in one page, so not all sources.
-        source = source or (devices[0].source if devices else "all")
+
+    def _mount(self, devices: Sequence[Device]) -> FuseMount:
+        source = self._devices.source(devices)
         if len(devices) > 1:
+            # The options of a mount must fit in one page, so not all sources.
             source += f"+{len(devices) - 1}"
-        signals.mounting = True
-        with contextlib.closing(_mounted(mountpoint, source, options, signals)) as fuse:
-            gate = Gate(fuse.fd)
-            bus = Bus(filesystem.tree, gate)
-            stack.callback(bus.close)
-            bus.add(devices)
-            session = partial(_session, gate, mountpoint, bus, follow, announce, ending, signals)
-            _run(filesystem, gate, session)
-    if not answered and not signals.first:
-        raise MountError(f"the mount on {mountpoint} ended before it answered; try again")
-
-
-def _mounted(mountpoint: Path, source: str, options: MountOptions, signals: _Signals) -> FuseMount:
-    try:
-        return FuseMount(mountpoint, source=source, options=options.fuse_options())
-    except MountError:
-        if signals.first:  # a terminal's ^C ends the helper, too
-            raise Ended(signals.first) from None
-        raise
-
-
-def _run(filesystem: Filesystem, gate: Gate, session: Callable[[], Awaitable[bool]]) -> None:
-    """Answer the mount's requests until its end."""
-    pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
-    stopped = False
-    try:
-        stopped = trio.run(session)
-    finally:
-        pyfuse3.close(unmount=False)
-        # A gate that has not stopped is still in use, by an access that does not come back.
-        if stopped:
-            gate.close()
-
-
-async def _session(
-    gate: Gate,
-    mountpoint: Path,
-    bus: Bus,
-    follow: Callable[[Bus], Awaitable[None]] | None,
-    ready: Callable[[], None],
-    ending: Callable[[], None],
-    signals: _Signals,
-) -> bool:
-    """Serve until the end; returns whether every access has come back."""
-    stopped = False
-    token = trio.lowlevel.current_trio_token()
-
-    def on_end() -> None:
-        with contextlib.suppress(trio.RunFinishedError):
-            token.run_sync_soon(pyfuse3.terminate)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signal, signals, mountpoint, nursery.cancel_scope)
-        nursery.start_soon(bus.watch)
-        nursery.start_soon(_announce, mountpoint, ready)
-        gate.start(on_end)
-        if follow is not None:
-            nursery.start_soon(follow, bus)
         try:
-            await pyfuse3.main()
+            return FuseMount(self._mountpoint, source=source, options=self._options.fuse_options())
+        except MountError:
+            if self._signals.first:  # a terminal's ^C ends the helper, too
+                raise Ended(self._signals.first) from None
+            raise
+
+    def _run(self, filesystem: Filesystem, gate: Gate, mounted: MountedDevices) -> None:
+        """Answer the mount's requests until its end."""
+        pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
+        stopped = False
+        try:
+            stopped = trio.run(self._session, gate, mounted)
         finally:
-            ending()
-        stopped = await trio.to_thread.run_sync(gate.stop, GRACE, abandon_on_cancel=True)
-        nursery.cancel_scope.cancel()
-    return stopped
+            pyfuse3.close(unmount=False)
+            # A gate that has not stopped is still in use, by an access that does not come back.
+            if stopped:
+                gate.close()
 
+    async def _session(self, gate: Gate, mounted: MountedDevices) -> bool:
+        """Serve until the end; returns whether every access has come back."""
+        stopped = False
+        token = trio.lowlevel.current_trio_token()
 
-async def _announce(mountpoint: Path, ready: Callable[[], None]) -> None:
-    await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
-    ready()
+        def on_end() -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(pyfuse3.terminate)
 
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
+            nursery.start_soon(mounted.watch)
+            nursery.start_soon(self._announce)
+            gate.start(on_end)
+            nursery.start_soon(self._devices.follow, mounted)
+            try:
+                await pyfuse3.main()
+            finally:
+                self._listener.stopping()
+            stopped = await trio.to_thread.run_sync(gate.stop, GRACE, abandon_on_cancel=True)
+            nursery.cancel_scope.cancel()
+        return stopped
 
-async def _end_on_signal(signals: _Signals, mountpoint: Path, scope: trio.CancelScope) -> None:
-    await signals.wait()
-    log.info("%s: ending on a signal", mountpoint)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_within_grace, mountpoint, scope)
-        await signals.wait()
-        scope.cancel()
+    async def _announce(self) -> None:
+        await trio.to_thread.run_sync(os.stat, self._mountpoint, abandon_on_cancel=True)
+        self._answered = True
+        self._listener.ready()
 
+    async def _end_on_signal(self, scope: trio.CancelScope) -> None:
+        await self._signals.wait()
+        log.info("%s: ending on a signal", self._mountpoint)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_within_grace, scope)
+            await self._signals.wait()
+            scope.cancel()
 
-async def _end_within_grace(mountpoint: Path, scope: trio.CancelScope) -> None:
-    scope.deadline = trio.current_time() + GRACE
-    with contextlib.suppress(OSError):
-        # Lazily: files may be open, and a hung request must not keep the name in the tree.
-        await trio.run_process(
-            unmount_command(mountpoint, lazy=True),
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_stderr=True,
-        )
-    pyfuse3.terminate()
+    async def _end_within_grace(self, scope: trio.CancelScope) -> None:
+        scope.deadline = trio.current_time() + GRACE
+        with contextlib.suppress(OSError):
+            # Lazily: files may be open, and a hung request must not keep the name in the tree.
+            await trio.run_process(
+                unmount_command(self._mountpoint, lazy=True),
+                check=False,
+                stdin=subprocess.DEVNULL,
+                capture_stderr=True,
+            )
+        pyfuse3.terminate()

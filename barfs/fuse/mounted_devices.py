@@ -28,7 +28,7 @@ from barfs.region import table_of
 log = logging.getLogger(__name__)
 
 
-class Bus:
+class MountedDevices:
     """Puts devices into `tree` and `gate`, and listens to what they signal."""
 
     def __init__(self, tree: Tree, gate: Gate) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from barfs.errors import BarfsError, UsageError
 from barfs.host.mountinfo import mounts
-from barfs.pci import Bdf
+from barfs.layout import Layout
+from barfs.pci import Bdf, region_index
 from barfs.text import dump_json, unicode
+from barfs.text.system_errors import reason
 
 FSTYPE = "fuse.barfs"
 
@@ -37,13 +39,13 @@ def barfs_mounts() -> list[Path]:
     return found[::-1]
 
 
-def device_of(mountpoint: Path) -> str | None:
+def device_number(mountpoint: Path) -> str | None:
     """The number of barfs's file system that is mounted there (`0:52`), None where none is."""
     found = [entry for entry in mounts() if entry.mountpoint == mountpoint]
     return found[-1].device if found and found[-1].fstype == FSTYPE else None
 
 
-def mounted_devices(proc: Path = Path("/proc")) -> dict[str, Path]:
+def mountpoints_by_device(proc: Path = Path("/proc")) -> dict[str, Path]:
     """The mount points of the devices that barfs has mounted, by BDF or source.
 
     A mount that does not answer this user (another user's, root's included) still shows its first
@@ -120,6 +122,15 @@ class MountInfo:
             return cls(int(data["pid"]), devices, trace)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f"not the description of a mount: {error}") from None
+
+
+def layouts_in(directory: Path) -> dict[str, Layout]:
+    """The layouts of a mounted device, in the order of its regions. Raises MountError."""
+    try:
+        files = sorted(directory.glob("*.layout"), key=lambda file: region_index(file.stem))
+        return {file.stem: Layout.from_text(os.fsdecode(file.read_bytes())) for file in files}
+    except OSError as error:
+        raise MountError(f"{directory} is mounted but cannot be read: {reason(error)}") from error
 
 
 def find_device(name: str) -> Path | None:

@@ -74,7 +74,7 @@ class Tree:
         self.nodes: dict[int, Node] = {}
         self._umask = umask or 0
         self._region_umask = 0o077 if umask is None else umask
-        self._numbers = itertools.count(ROOT_INODE)
+        self._inodes = itertools.count(ROOT_INODE)
         self.root = self._directory(None, b"")
         self.bus = self._directory(self.root, b"bus")
         self._link(self.root, b"devices", b"bus")
@@ -86,7 +86,7 @@ class Tree:
         for name, region in device.regions.items():
             mode = (0o444 if region.readable else 0) | (0o222 if region.writable else 0)
             node = RegionFile(
-                next(self._numbers),
+                next(self._inodes),
                 stat.S_IFREG | (mode & ~self._region_umask),
                 region.size,
                 # Python's io takes an st_blksize of 1 for "unknown" and reads 8 KiB.
@@ -106,10 +106,7 @@ class Tree:
 
     def remove(self, device: Device) -> None:
         """Take a device's directory and files out of the tree."""
-        directory = self.bus.children.pop(str(device.bdf).encode())
-        assert isinstance(directory, Directory)
-        for node in (directory, *directory.children.values()):
-            del self.nodes[node.inode]
+        self._forget(self.bus.children.pop(str(device.bdf).encode()))
 
     def set_info(self, text: str) -> int:
         """Set the content of the hidden `.barfs`; returns its inode number."""
@@ -119,10 +116,25 @@ class Tree:
             return node.inode
         return self._text(self.root, INFO_NAME.decode(), text)
 
+    def lookup(self, directory: Directory, name: bytes) -> Node | None:
+        """What a name in a directory means; None where there is no such file."""
+        if name == b".":
+            return directory
+        if name == b"..":
+            return self.nodes[directory.parent]
+        return directory.children.get(name)
+
     def listing(self, directory: Directory) -> Iterator[tuple[bytes, Node]]:
         """The names that `ls` shows."""
         hidden = (INFO_NAME, KERNEL_NAME)
         return (item for item in directory.children.items() if item[0] not in hidden)
+
+    def _forget(self, node: Node) -> None:
+        """Drop the number of a node, and of everything below it."""
+        del self.nodes[node.inode]
+        if isinstance(node, Directory):
+            for child in node.children.values():
+                self._forget(child)
 
     def _adopt(self, parent: Directory, name: bytes, node: Node) -> None:
         parent.children[name] = node
@@ -130,7 +142,7 @@ class Tree:
 
     def _directory(self, parent: Directory | None, name: bytes) -> Directory:
         mode = stat.S_IFDIR | (0o555 & ~self._umask)
-        node = Directory(next(self._numbers), mode)
+        node = Directory(next(self._inodes), mode)
         if parent is None:
             self.nodes[node.inode] = node
         else:
@@ -148,10 +160,10 @@ class Tree:
     def _text(self, parent: Directory, name: str, text: str) -> int:
         content = os.fsencode(text)
         mode = stat.S_IFREG | (0o444 & ~self._umask)
-        node = Text(next(self._numbers), mode, len(content), content=content)
+        node = Text(next(self._inodes), mode, len(content), content=content)
         self._adopt(parent, name.encode(), node)
         return node.inode
 
     def _link(self, parent: Directory, name: bytes, target: bytes) -> None:
         mode = stat.S_IFLNK | 0o777
-        self._adopt(parent, name, Link(next(self._numbers), mode, len(target), target=target))
+        self._adopt(parent, name, Link(next(self._inodes), mode, len(target), target=target))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A gap of kernel VFIO, in the guest of scripts/vm-test: through the mount, and from C directly.
 
-Two of the guest's edu devices are alike: one is mounted with `mapping=off`, the descriptor of the
-other is read as it is.
+Two of the guest's edu devices are alike: barfs mounts one with `mapping=off`, and the C client
+reads the descriptor of the other directly.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from bench_lib.client import client
 from bench_lib.figures import HEAD, Figure, Result, Sample, table
 from bench_lib.processes import HERE, barfs_mount, build, c_mount, pinned
-from tests.vm.guest import find_all, inside
+from tests.support.guest import find_all, inside
 from tests.vm.vfio import opened, region_info
 
 ROUNDS = 9

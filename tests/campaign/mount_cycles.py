@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Makes mounts one after the other, uses each and takes it down; prints what this process held
-after the first few, and what it holds after them all.
+"""Mounts, uses and unmounts in cycles; prints what this process holds after the first few cycles
+and after the last.
 
     python -m tests.campaign.mount_cycles MOUNTPOINT CYCLES
 """
@@ -10,10 +10,10 @@ import sys
 import threading
 from pathlib import Path
 
-from barfs.attach import DeviceName, attach
+from barfs.attach import DeviceName
 from barfs.device import Options
 from barfs.fuse.fusermount import MountOptions, unmount
-from barfs.fuse.mount import serve
+from barfs.fuse.mount import Listener, Mount, NamedDevices
 from tests.campaign.rig import Held
 from tests.support import wait_until
 
@@ -27,22 +27,18 @@ def use(mountpoint: Path) -> None:
     assert os.pread(fd, 4, 0x1000) == b"barf"
     assert len(os.pread(fd, 0x3000, 0)) == 0x3000
     os.close(fd)
-    unmount(mountpoint, lazy=True)  # whoever looks into every mount may be in it
+    unmount(mountpoint, lazy=True)  # a process that scans all mounts may be in it
 
 
 def cycle(mountpoint: Path) -> None:
     user = threading.Thread(target=use, args=(mountpoint,))
-    serve(
-        lambda: attach([DeviceName.parse("demo")], Options()),
-        mountpoint,
-        MountOptions(),
-        user.start,
-    )
+    devices = NamedDevices([DeviceName.parse("demo")], Options())
+    Mount(devices, mountpoint, MountOptions(), Listener(user.start)).serve()
     user.join()
 
 
 def settled() -> Held:
-    """What is held when the software device's thread has ended; trio keeps one thread."""
+    """The resources held once the software device's thread has ended; trio keeps one thread."""
     wait_until(lambda: Held.by(os.getpid()).threads <= 2, "the threads' end", 10)
     return Held.by(os.getpid())
 

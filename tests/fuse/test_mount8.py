@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import is_mounted, require, served
-
-from .namespace import AS_NOBODY, NOBODY, in_namespace, opened_to_others
+from tests.support.namespace import AS_NOBODY, NOBODY, in_namespace, opened_to_others
 
 # What is mounted would outlive the script: the daemon lives in its namespace.
 START = """
@@ -108,7 +107,7 @@ def test_fstab_with_sources_of_all_kinds(command: Path, path: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("device", "options", "code", "message"),
     [
-        ("fffe:1f:1f.7", "ro", 1, "fffe:1f:1f.7: no such PCI device; lspci -D lists the"),
+        ("fffe:1f:1f.7", "ro", 1, "fffe:1f:1f.7: no such PCI device; barfs list shows"),
         ("vfio-user:/nobody.sock", "ro", 1, "vfio-user:/nobody.sock: "),
         ("demo", "colour=red", 2, "unknown option 'colour=red'; the options are ro, "),
         ("disk", "ro", 2, "'disk' is no device; name a PCI address like 0000:01:00.0"),

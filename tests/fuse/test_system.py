@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.mounts import mounted_devices
+from barfs.fuse.mounts import mountpoints_by_device
 from tests.support import is_mounted
-
-from .namespace import AS_NOBODY, NOBODY, barfs_as_nobody, in_namespace, run
+from tests.support.namespace import AS_NOBODY, NOBODY, barfs_as_nobody, in_namespace, run
 
 
 @pytest.mark.parametrize("subcommand", ["mount", "demo"])
@@ -47,7 +46,7 @@ def test_a_normal_user_mounts(public: Path) -> None:
         assert shown.stdout == f"{NOBODY} 600\n"
         with pytest.raises(PermissionError):
             os.listdir(path)  # not even root, without allow_other
-        assert mounted_devices().get("demo") == path  # but what it is shows
+        assert mountpoints_by_device().get("demo") == path  # but what it is shows
     finally:
         result = barfs_as_nobody("umount", path)
     assert (result.returncode, result.stderr) == (0, "")

@@ -126,7 +126,9 @@ def test_a_file_size_limit_ends_the_trace_and_not_the_mount(tmp_path: Path) -> N
         mounted(tmp_path, server.name, options=f"trace={file}", command=limited) as mount,
     ):
         read_often(mount.device() / "bar0", 1000)
-        wait_until(lambda: "ends: File too large" in mount.log.read_text(), "the log")
+        wait_until(
+            lambda: "ends: a file would become too large" in mount.log.read_text(), "the log"
+        )
     assert file.read_text().endswith("\n")
     assert file.stat().st_size <= 40 * 512
 

@@ -15,7 +15,7 @@ from barfs import engine
 from barfs.backend import Signal, SignalKind
 from barfs.device import Device, Options
 from barfs.fuse.gate import Gate
-from barfs.fuse.mounted_devices import Bus
+from barfs.fuse.mounted_devices import MountedDevices
 from barfs.fuse.tree import INFO_NAME, Text, Tree
 from barfs.pci import Bdf
 
@@ -61,7 +61,7 @@ class StubGate:
 
 
 class Scene:
-    """A bus with two devices, and what the kernel was told to forget."""
+    """A mount of two devices, and what the kernel was told to forget."""
 
     def __init__(self, events: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> None:
         kinds: tuple[SignalKind, ...] = ("requested", "error", "lost")
@@ -75,8 +75,8 @@ class Scene:
             pyfuse3, "invalidate_entry_async", lambda *entry, **_: self.forgotten.append(entry)
         )
         monkeypatch.setattr(pyfuse3, "invalidate_inode", self.forgotten.append)
-        self.bus = Bus(self.tree, cast(Gate, self.gate))
-        self.bus.add([cast(Device, self.first), cast(Device, self.second)])
+        self.mounted = MountedDevices(self.tree, cast(Gate, self.gate))
+        self.mounted.add([cast(Device, self.first), cast(Device, self.second)])
 
     def listed(self) -> list[bytes]:
         return list(self.tree.bus.children)
@@ -87,11 +87,11 @@ class Scene:
         return node
 
     def watch(self, then: Callable[[], None], until: Callable[[], bool]) -> None:
-        """Let the bus watch, do `then`, and end when `until` holds."""
+        """Let it watch, do `then`, and end when `until` holds."""
 
         async def run() -> None:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.bus.watch)
+                nursery.start_soon(self.mounted.watch)
                 then()
                 with trio.fail_after(10):
                     while not until():

@@ -13,8 +13,7 @@ from barfs.emulated.demo import demo_device
 from barfs.emulated.device import SoftwareDevice
 from barfs.pci import Bdf
 from barfs.vfio_user.client import VfioUserClient
-
-from .raw import RawClient, connection, running
+from tests.support.raw import RawClient, connection, running
 
 
 def open_files() -> set[str]:
@@ -33,13 +32,8 @@ def _no_descriptor_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def log() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def device(log: list[str]) -> Iterator[SoftwareDevice]:
-    with contextlib.closing(demo_device(log.append)) as made:
+def device() -> Iterator[SoftwareDevice]:
+    with contextlib.closing(demo_device()) as made:
         yield made
 
 

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""The nodes of a mount by name and by inode number."""
+
+import barfs
+from barfs.device import Device
+from barfs.fuse.tree import Directory, Tree
+
+
+def directory_of(tree: Tree, device: Device) -> Directory:
+    node = tree.lookup(tree.bus, str(device.bdf).encode())
+    assert isinstance(node, Directory)
+    return node
+
+
+def test_names_in_a_directory() -> None:
+    with barfs.open("demo") as device:
+        tree = Tree()
+        files = {file.region.layout.region: file for file in tree.add(device)}
+        directory = directory_of(tree, device)
+        assert tree.lookup(directory, b"bar0") is files["bar0"]
+    assert tree.lookup(directory, b".") is directory
+    assert tree.lookup(directory, b"..") is tree.bus
+    assert tree.lookup(tree.root, b"..") is tree.root
+    assert tree.lookup(directory, b"nothing") is None
+
+
+def test_removing_a_device_forgets_all_below_it() -> None:
+    with barfs.open("demo") as device:
+        tree = Tree()
+        before = dict(tree.nodes)
+        tree.add(device)
+        folder = tree._directory(directory_of(tree, device), b"folder")
+        tree._text(folder, "text", "of a directory in a directory")
+        tree.remove(device)
+    assert tree.nodes == before
+    assert not tree.bus.children
+
+
+def test_a_device_that_comes_back_gets_new_inode_numbers() -> None:
+    with barfs.open("demo") as device:
+        tree = Tree()
+        first = {file.inode for file in tree.add(device)}
+        tree.remove(device)
+        assert min(file.inode for file in tree.add(device)) > max(first)
