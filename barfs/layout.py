@@ -301,7 +301,7 @@ def _parse_text(text: str) -> Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class PlanOptions:
     """What the user chose for all regions of a device.
 
     `width` is the file's width in bytes (1, 2, 4, 8); `mapping` False leaves everything to pread.
@@ -328,7 +328,7 @@ def plan(
     info: RegionInfo,
     *,
     device: str,
-    choices: Choices,
+    options: PlanOptions,
     page_size: int,
     gap_width: int,
     port: bool = False,
@@ -345,17 +345,17 @@ def plan(
     narrow = port or info.index in (ROM_INDEX, CONFIG_INDEX)
     widest = NARROW_WIDTH if narrow else WINDOW_WIDTH
     readable = info.readable
-    writable = info.writable and not choices.read_only and info.index != ROM_INDEX
+    writable = info.writable and not options.read_only and info.index != ROM_INDEX
     perm = ("r" if readable else "-") + ("w" if writable else "-")
     pieces = _partition(info, page_size)
     table = msix.table if msix is not None else None
-    if table is not None and (choices.msix == "carve" or not info.msix_mappable):
+    if table is not None and (options.msix == "carve" or not info.msix_mappable):
         pieces = _carve(pieces, table, page_size)
     segments: list[Segment] = []
     for piece in pieces:
         access: Access = "none" if perm == "--" else "pread"
         width, reason = min(gap_width, widest), piece.reason
-        if piece.reason == REASON_NONE and not choices.mapping:
+        if piece.reason == REASON_NONE and not options.mapping:
             reason = REASON_MAPPING_OFF
         elif piece.reason == REASON_NONE and access == "pread":
             access, width = "mmap", widest
@@ -365,7 +365,7 @@ def plan(
         region=region_name(info.index),
         size=info.size,
         flags=info.flag_names,
-        width=choices.width,
+        width=options.width,
         msix=msix,
         segments=tuple(segments),
     )

@@ -10,7 +10,7 @@ Rule 2: a class that says more about a range extends `Range`. The functions here
 import bisect
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from barfs.errors import UsageError
@@ -66,7 +66,7 @@ def merge(ranges: Iterable[R]) -> list[R]:
     merged: list[R] = []
     for one in ranges:
         last = merged[-1] if merged else None
-        if last and last.end == one.start and replace(last, start=one.start, end=one.end) == one:
+        if last and last.end == one.start and _label(last) == _label(one):
             merged[-1] = replace(last, end=one.end)
         else:
             merged.append(one)
@@ -102,7 +102,8 @@ def clip(ranges: Sequence[R], bounds: Range) -> Iterator[R]:
     last = bisect.bisect_left(ranges, bounds.end, key=_start)
     for one in ranges[first:last]:
         inside = one.overlap(bounds)
-        yield replace(one, start=inside.start, end=inside.end)
+        if inside.size:
+            yield replace(one, start=inside.start, end=inside.end)
 
 
 def check_cover(ranges: Iterable[Range], size: int) -> None:
@@ -125,6 +126,11 @@ def first_overlap(ranges: Iterable[Range]) -> tuple[Range, Range] | None:
         if one.overlap(following).size:
             return one, following
     return None
+
+
+def _label(one: Range) -> tuple[object, ...]:
+    """What a range says besides where it is."""
+    return type(one), *(getattr(one, field.name) for field in fields(one)[2:])
 
 
 def _start(one: Range) -> int:

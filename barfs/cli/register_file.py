@@ -30,7 +30,9 @@ from barfs.text.system_errors import reason
 
 if TYPE_CHECKING:
     from barfs.attach import DeviceName
-    from barfs.device import Device, Region
+    from barfs.device import Device
+    from barfs.engine import Table
+    from barfs.region import Region
 
 WIDTHS = {"b": 1, "w": 2, "l": 4, "q": 8}
 """The options for the width of a register, and their widths in bytes."""
@@ -92,6 +94,7 @@ class _File:
 @dataclass(frozen=True, slots=True)
 class _Region:
     region: "Region"
+    table: "Table"
 
     @property
     def size(self) -> int:
@@ -102,10 +105,10 @@ class _Region:
         return self.region.layout.segments
 
     def read(self, offset: int, width: int) -> int:
-        return self.region.table.load(offset, width)
+        return self.table.load(offset, width)
 
     def write(self, offset: int, width: int, value: int) -> None:
-        self.region.table.store(offset, width, value)
+        self.table.store(offset, width, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +151,11 @@ class Place:
         Raises UsageError, DeviceError, RegisterError.
         """
         if self.device is not None:
+            from barfs.region import table_of
+
             with _opened(self.device) as device:
-                yield _Region(device[self.region])
+                region = device[self.region]
+                yield _Region(region, table_of(region))
             return
         assert self.path is not None
         try:

@@ -26,6 +26,7 @@ from barfs.errors import AccessError, BarfsError
 from barfs.fuse.mounts import find_device, layouts_in
 from barfs.layout import REASON_POLICY, Layout, Segment
 from barfs.ranges import Range, align_down, align_up, clip, merge, overlay
+from barfs.region import backing_of
 
 _CHUNK = 1 << 16
 _STEP = 1 << 12
@@ -113,7 +114,7 @@ class _Opened:
     def _memory_of(self, region: str) -> tuple[int, int] | None:
         """The file that a region's windows are mapped from, with a position of its own: that of the
         device's descriptor is the device's."""
-        backing = self._device[region].backing
+        backing = backing_of(self._device[region])
         if backing is None or not stat.S_ISREG(os.fstat(backing[0]).st_mode):
             return None
         try:

@@ -45,6 +45,7 @@ from barfs.layout import Layout, LayoutError
 from barfs.pci import region_index
 from barfs.process.output import Output, OutputError, saving
 from barfs.ranges import Range, align_down, merge
+from barfs.text.system_errors import reason
 
 FORMAT = "barfs dump v2"
 _FORMAT_1 = "barfs dump v1"
@@ -151,7 +152,7 @@ class DumpWriter:
         try:
             yield
         except OSError as error:
-            raise OutputError(f"{self._path}: {error.strerror or error}") from error
+            raise OutputError(f"{self._path}: {reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -232,7 +233,7 @@ class Dump:
             try:
                 file = stack.enter_context(_Bounded(path))
             except OSError as error:
-                raise DumpError(f"{path}: {error.strerror}") from error
+                raise DumpError(f"{path}: {reason(error)}") from error
             try:
                 self._zip = stack.enter_context(zipfile.ZipFile(file))
             except _DAMAGED:
@@ -349,7 +350,6 @@ def _holes_from(items: Any, size: int) -> list[Hole]:
     """Raises ValueError, TypeError, KeyError."""
     ranges = _ranges_from([[item["start"], item["end"]] for item in items], size, 2)
     reasons = [item["reason"] for item in items]
-    for reason in reasons:
-        if not _REASON.fullmatch(reason):
-            raise ValueError("a hole has no reason")
+    if not all(_REASON.fullmatch(why) for why in reasons):
+        raise ValueError("a hole has no reason")
     return [Hole(start, end, why) for (start, end), why in zip(ranges, reasons, strict=True)]

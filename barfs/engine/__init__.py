@@ -11,9 +11,9 @@ of taking things down is `occupancy.drain()`, `mapping.close()`, `reservation.cl
 from barfs.engine.inflight import Control, Occupancy, Turns
 from barfs.engine.mapping import PAGE_SIZE, Mapping, Reservation
 from barfs.engine.ownership import Owner, keep_from_children
-from barfs.engine.segment import Call, Descriptor, Memory, Refused, Segment, Target
 from barfs.engine.sigbus import arm_guard
 from barfs.engine.table import Readable, Table, Writable
+from barfs.engine.table_entry import Call, Descriptor, Memory, Refused, TableEntry, Target
 from barfs.engine.trace import Trace
 
 __all__ = [
@@ -28,8 +28,8 @@ __all__ = [
     "Readable",
     "Refused",
     "Reservation",
-    "Segment",
     "Table",
+    "TableEntry",
     "Target",
     "Trace",
     "Turns",

@@ -18,11 +18,12 @@ import pyfuse3
 import trio
 
 from barfs.backend import Signal
-from barfs.device import Device
+from barfs.device import Device, occupancy_of
 from barfs.fuse.gate import DeviceGate, Gate
 from barfs.fuse.mounts import MountInfo
 from barfs.fuse.tree import Tree
 from barfs.pci import Bdf
+from barfs.region import table_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class MountedDevices:
             self._gates[device] = self._gate.add_device(
                 str(device.bdf),
                 {
-                    file.inode: (file.region.table, file.region.readable, file.region.writable)
+                    file.inode: (table_of(file.region), file.region.readable, file.region.writable)
                     for file in files
                 },
             )
@@ -95,7 +96,7 @@ class MountedDevices:
         for other in device.signals:
             self._epoll.unregister(other.fd)
             del self._signals[other.fd]
-        device.occupancy.close()
+        occupancy_of(device).close()
         if signal.kind == "lost":
             log.error("%s is lost", device.source)
         else:

@@ -19,6 +19,7 @@ from barfs.host.mountinfo import mounts
 from barfs.layout import Layout
 from barfs.pci import Bdf, region_index
 from barfs.text import dump_json, unicode
+from barfs.text.system_errors import reason
 
 FSTYPE = "fuse.barfs"
 
@@ -129,7 +130,7 @@ def layouts_in(directory: Path) -> dict[str, Layout]:
         files = sorted(directory.glob("*.layout"), key=lambda file: region_index(file.stem))
         return {file.stem: Layout.from_text(os.fsdecode(file.read_bytes())) for file in files}
     except OSError as error:
-        raise MountError(f"{directory} is mounted but cannot be read: {error.strerror}") from error
+        raise MountError(f"{directory} is mounted but cannot be read: {reason(error)}") from error
 
 
 def find_device(name: str) -> Path | None:

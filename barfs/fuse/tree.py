@@ -13,7 +13,8 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from barfs.device import Device, Region
+from barfs.device import Device
+from barfs.region import Region
 
 ROOT_INODE = 1
 INFO_NAME = b".barfs"

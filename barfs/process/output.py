@@ -22,6 +22,7 @@ from typing import BinaryIO, Protocol
 from barfs.engine import Owner, keep_from_children
 from barfs.errors import BarfsError, UsageError
 from barfs.process.signals import Held
+from barfs.text.system_errors import reason
 
 _DESCRIPTORS = re.compile(r"/proc/([0-9]+)(?:/task/[0-9]+)?/fd")
 _MOST_LINKS = 40
@@ -54,7 +55,7 @@ def saving(path: Path, mode: int = 0o600) -> Iterator[Output]:
             stream = _into_existing(path, place)
             new = None if stream else stack.enter_context(_NewFile.made(place, mode))
         except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from error
+            raise UsageError(f"{path}: {reason(error)}") from error
         output: Output | None = new.file if new else stream
         assert output is not None
         owner = Owner()
@@ -67,7 +68,7 @@ def saving(path: Path, mode: int = 0o600) -> Iterator[Output]:
                 if new is not None:
                     new.take_its_name()
             except OSError as error:
-                raise OutputError(f"{path}: {error.strerror}") from error
+                raise OutputError(f"{path}: {reason(error)}") from error
         finally:
             with contextlib.suppress(OSError):  # reported already, or nothing is lost
                 output.close()
@@ -79,7 +80,7 @@ def save(path: Path, data: bytes, mode: int = 0o600) -> None:
         try:
             output.write(data)
         except OSError as error:
-            raise OutputError(f"{path}: {error.strerror}") from error
+            raise OutputError(f"{path}: {reason(error)}") from error
 
 
 def _resolved(path: Path) -> Path:

@@ -90,6 +90,9 @@ class VfioUserClient:
     has_ports = False
     """An I/O region is like any other: libvfio-user flags regions as I/O by default."""
 
+    access_fd = None
+    """Accesses go through `accessor`."""
+
     def __init__(
         self, endpoint: str | socket.socket, *, bdf: Bdf, source: str, timeout: float = 5.0
     ) -> None:
@@ -137,6 +140,7 @@ class VfioUserClient:
         """The memory of the region's windows, or why there is none to use."""
         return self._region(index)[1]
 
+    @property
     def accessor(self) -> Self:
         """The client itself: accesses are messages."""
         return self

@@ -23,6 +23,7 @@ ROOMS = (
     "layout",
     "vfio",
     "vfio_user",
+    "region",
     "device",
     "attach",
     "__init__",
