@@ -4,7 +4,8 @@
 Rule 1: pure; no FUSE, no errno. `barfs.fuse.filesystem` serves what is described here.
 Rule 2: an inode number is never used again; a device that comes back gets new ones.
 Rule 3: the number of a region's layout is the next one after the region's.
-Rule 4: in `bus/` stand only names that parse as `dddd:bb:dd.f`, or pciutils gives up.
+Rule 4: `bus/` has only names that parse as `dddd:bb:dd.f`, or pciutils gives up; `flat/` has the
+        same devices under names without colons.
 """
 
 import itertools
@@ -78,6 +79,7 @@ class Tree:
         self.root = self._directory(None, b"")
         self.bus = self._directory(self.root, b"bus")
         self._link(self.root, b"devices", b"bus")
+        self.flat = self._directory(self.root, b"flat")
 
     def add(self, device: Device) -> list[RegionFile]:
         """Give a device its directory in `bus/`; returns the files of its regions."""
@@ -102,11 +104,13 @@ class Tree:
             self._kernel_directory(target)
             place = f"../../{KERNEL_NAME.decode()}/{target}"
             self._link(directory, name.encode(), os.fsencode(place))
+        self._link(self.flat, device.bdf.flat.encode(), f"../bus/{device.bdf}".encode())
         return files
 
     def remove(self, device: Device) -> None:
-        """Take a device's directory and files out of the tree."""
+        """Take a device's directory, its files and its link out of the tree."""
         self._forget(self.bus.children.pop(str(device.bdf).encode()))
+        self._forget(self.flat.children.pop(device.bdf.flat.encode()))
 
     def set_info(self, text: str) -> int:
         """Set the content of the hidden `.barfs`; returns its inode number."""
