@@ -8,7 +8,11 @@ from barfs.errors import BarfsError, UsageError
 
 
 class DescriptionError(UsageError):
-    """A description that cannot be used; each line is `FILE:LINE: reason`."""
+    """A description that cannot be used; each of `lines` is `FILE:LINE: reason`."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = tuple(lines)
+        super().__init__("\n".join(lines))
 
 
 class NoSuchName(UsageError):

@@ -67,7 +67,7 @@ def accesses(register: Register, mask: int | None = None) -> tuple[Access, ...]:
     """
     width, found = register.access_width, []
     for offset in range(0, register.width, width):
-        low = 8 * (register.width - width - offset if register.big_endian else offset)
+        low = 8 * (register.width - width - offset if register.high_first else offset)
         access = Access(offset, width, low)
         if mask is None or access.mask & mask:
             found.append(access)

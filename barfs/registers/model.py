@@ -37,7 +37,7 @@ OnWrite = Literal["woset", "woclr", "wot", "wzs", "wzc", "wzt", "wclr", "wset", 
 
 WIDEST_REGISTER = 512
 """In bytes."""
-_END = 1 << 64
+_END = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,9 @@ class Field:
 class Register:
     """A register, or an array of them where `dims` is not empty.
 
-    `access_width` is the width of one access, in bytes: a wider register is made of several, of
-    which the first is at the lowest address. It holds the low bits, or, in a `big_endian`
-    register, the high ones; there the bytes of one access are the highest first as well.
+    `access_width` is the width of one access, in bytes: a wider register is made of several words,
+    the first at the lowest address. It holds the low bits, or the high ones where `high_first`.
+    In a `big_endian` register the bytes of a word are swapped; such a one is `high_first`, too.
     """
 
     name: str
@@ -115,20 +115,21 @@ class Register:
     description: str = ""
     external: bool = False
     big_endian: bool = False
+    high_first: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        if not 1 <= self.width <= WIDEST_REGISTER or self.width & self.width - 1:
+        if not 1 <= self.width <= WIDEST_REGISTER:
             raise ModelError(
-                f"register {self.name} must have 8, 16, 32 ... {8 * WIDEST_REGISTER} bits, "
+                f"register {self.name} must have 8 to {8 * WIDEST_REGISTER} bits, "
                 f"not {8 * self.width}"
             )
         if not self.access_width:
             object.__setattr__(self, "access_width", min(self.width, 8))
-        if self.access_width not in (1, 2, 4, 8) or self.access_width > self.width:
+        if self.access_width not in (1, 2, 4, 8) or self.width % self.access_width:
             raise ModelError(
-                f"register {self.name} must be accessed in 8, 16, 32 or 64 bits that fit in its "
-                f"{8 * self.width}, not {8 * self.access_width}"
+                f"register {self.name} of {8 * self.width} bits must be accessed in 8, 16, 32 or "
+                f"64 bits that divide them, not in {8 * self.access_width}"
             )
         if self.offset % self.access_width or (self.dims and self.stride % self.access_width):
             raise ModelError(
@@ -288,7 +289,7 @@ def _check_array(name: str, offset: int, dims: Index, stride: int, size: int) ->
         )
     span = (math.prod(dims) - 1) * stride + size if dims else size
     if offset < 0 or offset + span > _END:
-        raise ModelError(f"{name} at {offset:#x} must lie in 64 bits of address")
+        raise ModelError(f"{name} at {offset:#x} must lie below {_END:#x}")
 
 
 def _check_parts(register: Register) -> None:

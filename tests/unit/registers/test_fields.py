@@ -122,6 +122,7 @@ def registers(draw: st.DrawFn) -> Register:
     return Register(
         "r", 0, width, tuple(parts) or (Field("f0", 0, 1),), access_width,
         big_endian=draw(st.booleans()),
+        high_first=draw(st.booleans()),
     )  # fmt: skip
 
 
@@ -264,7 +265,7 @@ def test_a_wide_register_is_written_where_the_field_lies() -> None:
 
 
 def test_the_words_of_a_big_endian_register() -> None:
-    register = Register("r", 0, 8, (Field("f", 0, 8),), 4, big_endian=True)
+    register = Register("r", 0, 8, (Field("f", 0, 8),), 4, big_endian=True, high_first=True)
     words = to_words(register, accesses(register), 0x0102030405060708)
     assert words == [0x04030201, 0x08070605]  # bytes 01 02 03 ... in the order of addresses
     assert to_value(register, accesses(register), words) == 0x0102030405060708

@@ -230,7 +230,7 @@ def test_any_names_can_be_made_unique(names: list[str]) -> None:
         lambda: register("r", 0, dims=(0,), stride=4),
         lambda: register("r", 0, dims=(2,), stride=2),
         lambda: register("r", -4),
-        lambda: register("r", (1 << 64) - 4, dims=(2,), stride=4),
+        lambda: register("r", (1 << 63) - 4, dims=(2,), stride=4),
         lambda: Field("f", 0, 0),
     ],
 )
