@@ -75,12 +75,7 @@ def _read(entry: Path, path: Path) -> Compiled | None:
         return None
     with open(fd, "rb") as file:
         status = os.fstat(fd)
-        if (
-            not stat.S_ISREG(status.st_mode)
-            or status.st_uid != os.geteuid()
-            or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-            or status.st_size > _LARGEST
-        ):
+        if not _is_own(status) or status.st_size > _LARGEST:
             return None
         try:
             data = file.read()
@@ -106,7 +101,20 @@ def _write(entry: Path, path: Path, compiled: Compiled, data: bytes) -> None:
     body = _MAGIC + marshal.dumps(record)
     with contextlib.suppress(OSError, BarfsError):
         entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # `save` writes into a FIFO and through a link, and keeps the owner and the mode of a file.
+        with contextlib.suppress(FileNotFoundError):
+            if not _is_own(os.lstat(entry)):
+                os.unlink(entry)
         save(entry, body + hashlib.sha256(body).digest())
+
+
+def _is_own(status: os.stat_result) -> bool:
+    """Whether it is a file of this user that no other can write."""
+    return (
+        stat.S_ISREG(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    )
 
 
 def _hash(path: Path) -> bytes | None:

@@ -43,6 +43,7 @@ _ON_WRITE: dict[str, OnWrite | None] = {
 }
 _NUMBER = re.compile(r"\+?(0x[0-9a-f]+|#[01]+|0b[01]+|[0-9]+)([kmgt]?)", re.I | re.ASCII)
 _BIT_RANGE = re.compile(r"\[([0-9]{1,5}):([0-9]{1,5})\]", re.ASCII)
+_PLACES = ("bitRange", "lsb", "bitOffset")
 _INDEX_RANGE = re.compile(r"([0-9]{1,6})-([0-9]{1,6})|([A-Z])-([A-Z])", re.ASCII)
 
 
@@ -102,19 +103,20 @@ def parse_number(element: Element, tag: str, text: str) -> int:
 
 def bits_of(element: Element, chain: list[Element]) -> tuple[int, int]:
     """The lowest bit and the count of a field, in any of the three ways to write them."""
-    text = first_text(chain, "bitRange")
-    if text is not None:
+    nearest = next((each for each in chain if any(text_of(each, tag) for tag in _PLACES)), None)
+    if nearest is None:
+        raise BadElement(element, "must have <bitRange>, <bitOffset> or <lsb>")
+    if (text := text_of(nearest, "bitRange")) is not None:
         found = _BIT_RANGE.fullmatch(text)
         if found is None:
             raise BadElement(element, f"<bitRange> must be like [7:4], not {text[:40]!r}")
         high, low = int(found[1]), int(found[2])
-    elif first_text(chain, "lsb") is not None:
-        low, high = number_of(chain, "lsb", 0), number_of(chain, "msb", 0)
-    elif first_text(chain, "bitOffset") is not None:
+    elif text_of(nearest, "lsb") is not None:
+        low = number_of(chain, "lsb", 0)
+        high = number_of(chain, "msb", low)
+    else:
         low = number_of(chain, "bitOffset", 0)
         high = low + number_of(chain, "bitWidth", 1) - 1
-    else:
-        raise BadElement(element, "must have <bitRange>, <bitOffset> or <lsb>")
     if high < low:
         raise BadElement(
             element, f"must end at a bit not below its first, not at {high} below {low}"
