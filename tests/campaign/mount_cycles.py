@@ -27,7 +27,7 @@ def use(mountpoint: Path) -> None:
     assert os.pread(fd, 4, 0x1000) == b"barf"
     assert len(os.pread(fd, 0x3000, 0)) == 0x3000
     os.close(fd)
-    unmount(mountpoint, lazy=True)  # whoever looks into every mount may be in it
+    unmount(mountpoint, lazy=True)  # a process that looks into every mount may use it
 
 
 def cycle(mountpoint: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tree: what stands where, with which size, mode and owner."""
+"""The tree: names, sizes, modes and owners."""
 
 import errno
 import json
@@ -40,12 +40,12 @@ def layout_of(region: Path) -> Layout:
     return Layout.from_text(region.with_name(f"{region.name}.layout").read_text())
 
 
-def test_only_bus_and_devices_stand_in_the_root(subject: Subject) -> None:
+def test_the_root_has_only_bus_and_devices(subject: Subject) -> None:
     assert sorted(os.listdir(subject.mount.path)) == ["bus", "devices"]
     assert os.readlink(subject.mount.path / "devices") == "bus"
 
 
-def test_only_addresses_stand_in_bus(subject: Subject) -> None:
+def test_bus_has_only_addresses(subject: Subject) -> None:
     names = os.listdir(subject.mount.path / "bus")
     assert names
     assert [str(Bdf.parse(name)) for name in names] == names
