@@ -4,25 +4,30 @@
 A device is named by its address (`0000:01:00.0`, `01:00.0`; for a virtual function with a token
 `0000:01:00.0,vf_token=UUID`), by the socket of its vfio-user server
 (`vfio-user:SOCKET[,bdf=BDF]`), or as `demo`, the built-in software device.
+
+Rule 1: what opens a device is imported when one is opened: a command that finds its device in a
+        mount only reads the name.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
-from uuid import UUID
+from typing import TYPE_CHECKING, Literal
 
-from barfs.backend import Backend
-from barfs.device import Device, Options
-from barfs.emulated.demo import demo_device
 from barfs.errors import DeviceError, UsageError
 from barfs.pci import Bdf
 from barfs.text.system_errors import reason
-from barfs.vfio import KernelDevice
-from barfs.vfio_user.client import VfioUserClient
-from barfs.vfio_user.server import serve_in_thread
+
+if TYPE_CHECKING:
+    import socket
+    from uuid import UUID
+
+    from barfs.backend import Backend
+    from barfs.device import Device, Options
 
 _VFIO_USER = "vfio-user:"
 _SOFTWARE_DOMAIN = 0xFFFF
@@ -53,7 +58,7 @@ class DeviceName:
         return "" if self.kind == "demo" else f"opened {self.source}{reset}"
 
     @classmethod
-    def parse(cls, text: str) -> "DeviceName":
+    def parse(cls, text: str) -> DeviceName:
         """Raises UsageError if the text does not name a device."""
         if text == "demo":
             return cls("demo", text, text, None)
@@ -67,7 +72,7 @@ class DeviceName:
         return cls("vfio-user", source, source + comma + choice, bdf, path)
 
     @classmethod
-    def _parse_address(cls, text: str) -> "DeviceName":
+    def _parse_address(cls, text: str) -> DeviceName:
         address, comma, token = text.partition(",vf_token=")
         try:
             # Run in /sys/bus/pci/devices, mount(8) makes a path of an address: it is a file there.
@@ -88,6 +93,8 @@ def _absolute(path: str) -> str:
 
 
 def _token(text: str) -> UUID:
+    from uuid import UUID
+
     try:
         return UUID(text)
     except ValueError:
@@ -110,6 +117,8 @@ def attach(names: Sequence[DeviceName], options: Options) -> list[Device]:
 
     Raises UsageError when two have the same address, DeviceError when one cannot be opened.
     """
+    from barfs.device import Device
+
     named = [name.bdf for name in names if name.bdf is not None]
     for bdf in named:
         if named.count(bdf) > 1:
@@ -129,9 +138,20 @@ def attach(names: Sequence[DeviceName], options: Options) -> list[Device]:
 
 def _open(name: DeviceName, bdf: Bdf, options: Options) -> Backend:
     if name.kind == "pci":
+        from barfs.vfio import KernelDevice
+
         return KernelDevice(bdf, path=options.vfio, token=name.token)
-    endpoint = serve_in_thread(demo_device()) if name.kind == "demo" else name.socket
+    from barfs.vfio_user.client import VfioUserClient
+
+    endpoint = _serve_demo() if name.kind == "demo" else name.socket
     return VfioUserClient(endpoint, bdf=bdf, source=name.source, timeout=options.timeout)
+
+
+def _serve_demo() -> socket.socket:
+    from barfs.emulated.demo import demo_device
+    from barfs.vfio_user.server import serve_in_thread
+
+    return serve_in_thread(demo_device())
 
 
 def open_device(name: DeviceName, options: Options) -> Device:
@@ -142,6 +162,8 @@ def open_device(name: DeviceName, options: Options) -> Device:
 
 def open_implicitly(name: DeviceName, tell: Callable[[str], object]) -> Device:
     """Open a device for a command that needs it open; `tell` gets a notice for the user, if any."""
+    from barfs.device import Options
+
     device = open_device(name, Options())
     if name.opening_notice:
         tell(name.opening_notice)

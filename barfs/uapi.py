@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 
 from barfs.errors import CapabilityError
+from barfs.ranges import Range
 
 DEVICE_FLAG_RESET = 1
 DEVICE_FLAG_PCI = 2
@@ -20,6 +21,12 @@ REGION_FLAG_READ = 1
 REGION_FLAG_WRITE = 2
 REGION_FLAG_MMAP = 4
 REGION_FLAG_CAPS = 8
+_FLAG_NAMES = (
+    (REGION_FLAG_READ, "read"),
+    (REGION_FLAG_WRITE, "write"),
+    (REGION_FLAG_MMAP, "mmap"),
+    (REGION_FLAG_CAPS, "caps"),
+)
 
 CAPABILITY_SPARSE_MMAP = 1
 CAPABILITY_TYPE = 2
@@ -100,6 +107,10 @@ class SparseArea:
     offset: int
     size: int
 
+    @property
+    def range(self) -> Range:
+        return Range(self.offset, self.offset + self.size)
+
 
 @dataclass(frozen=True, slots=True)
 class RegionInfo:
@@ -118,6 +129,10 @@ class RegionInfo:
     msix_mappable: bool = False
     type: tuple[int, int] | None = None
     chain_error: CapabilityError | None = None
+
+    @property
+    def flag_names(self) -> tuple[str, ...]:
+        return tuple(name for flag, name in _FLAG_NAMES if self.flags & flag)
 
     @property
     def readable(self) -> bool:

@@ -8,12 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define REQUIRE(condition)                                                                          \
-    do {                                                                                            \
-        if (!(condition)) {                                                                         \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #condition);                                 \
-            abort();                                                                                \
-        }                                                                                           \
+#define REQUIRE(condition)                                          \
+    do {                                                            \
+        if (!(condition)) {                                         \
+            fprintf(stderr, "line %d: %s\n", __LINE__, #condition); \
+            abort();                                                \
+        }                                                           \
     } while (0)
 
 #endif

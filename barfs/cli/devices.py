@@ -7,19 +7,19 @@ import os
 import sys
 from collections.abc import Iterable
 
+from barfs.cli.accounts import find_group, find_user
+from barfs.cli.edge import tell
+from barfs.cli.exit_codes import EXIT_FAILED
 from barfs.cli.help import explain
-from barfs.cli.mount_options import group_id, user_id
-from barfs.daemon.logs import tell
-from barfs.errors import UsageError
 from barfs.fuse.mounts import mountpoints_by_device
 from barfs.host import inventory
-from barfs.host.binding import VFIO_PCI, Binder, Hands, Owner, Step
+from barfs.host.binding import VFIO_PCI, Binder
 from barfs.host.doctor import Doctor
+from barfs.host.executor import Executor
+from barfs.host.steps import Owner, Step
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text import printable
-
-EXIT_FAILED = 1
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
@@ -79,15 +79,15 @@ def add_unbind(parser: argparse.ArgumentParser) -> None:
 
 def _bind(choice: argparse.Namespace) -> int:
     machine, bdfs = Machine(), _addresses(choice.bdfs)
-    owner = Owner(_user(choice.user), find_group(choice.group))
-    binder = Binder(machine, Hands())
-    with contextlib.nullcontext() if choice.dry_run else binder.alone():
+    owner = Owner(find_user(choice.user), find_group(choice.group))
+    binder = Binder(machine, Executor())
+    with contextlib.nullcontext() if choice.dry_run else binder.exclusive():
         binder.check_bind(bdfs, choice.driver, force=choice.force)
         if choice.dry_run:
             return _print_steps(binder.rehearse_bind(bdfs, choice.driver, owner))
         binder.bind(bdfs, choice.driver, owner)
     for bdf in bdfs:
-        nodes = " ".join(map(str, machine.vfio_nodes(bdf)))
+        nodes = " ".join(map(str, machine.device_nodes(bdf)))
         print(f"{bdf} is bound to {choice.driver}: {nodes}")
     for note in binder.notes(bdfs, owner):
         tell(f"barfs: note: {note}")
@@ -96,15 +96,14 @@ def _bind(choice: argparse.Namespace) -> int:
 
 def _unbind(choice: argparse.Namespace) -> int:
     machine, bdfs = Machine(), _addresses(choice.bdfs)
-    binder = Binder(machine, Hands())
-    with contextlib.nullcontext() if choice.dry_run else binder.alone():
+    binder = Binder(machine, Executor())
+    with contextlib.nullcontext() if choice.dry_run else binder.exclusive():
         binder.check_unbind(bdfs)
         if choice.dry_run:
             return _print_steps(binder.rehearse_unbind(bdfs))
         binder.unbind(bdfs)
     for bdf in bdfs:
-        driver = machine.driver(bdf)
-        print(printable(f"{bdf} is bound to {driver}" if driver else f"{bdf} has no driver"))
+        print(printable(f"{bdf} {machine.driver_state(bdf)}"))
     return 0
 
 
@@ -116,20 +115,6 @@ def _print_steps(steps: Iterable[Step]) -> int:
 
 def _addresses(texts: Iterable[str]) -> list[Bdf]:
     return list(dict.fromkeys(map(Bdf.parse, texts)))
-
-
-def _user(text: str | None) -> int | None:
-    try:
-        return None if text is None else user_id(text)
-    except KeyError:
-        raise UsageError(f"there is no user {text!r}; getent passwd lists them") from None
-
-
-def find_group(text: str | None) -> int | None:
-    try:
-        return None if text is None else group_id(text)
-    except KeyError:
-        raise UsageError(f"there is no group {text!r}; getent group lists them") from None
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from barfs.attach import DeviceName
+from barfs.cli.edge import tell
+from barfs.cli.exit_codes import EXIT_DIFFERENT
 from barfs.cli.help import explain
-from barfs.daemon.logs import tell
+from barfs.daemon.logs import log_to_stderr
 from barfs.dump.capture import Piece, RegionReader, Skip, Source, source_of
 from barfs.dump.comparison import changes
 from barfs.dump.file import Dump, new_dump
@@ -17,8 +19,6 @@ from barfs.errors import UsageError
 from barfs.pci import region_index
 from barfs.ranges import parse_range
 from barfs.text import printable
-
-EXIT_DIFFERENT = 1
 
 _BAR_LENGTH = 30
 
@@ -50,6 +50,7 @@ def add_dump(parser: argparse.ArgumentParser) -> None:
 
 
 def _dump(choice: argparse.Namespace) -> int:
+    log_to_stderr()
     name = DeviceName.parse(choice.device)
     skips = [_skip(text) for text in choice.skip]
     with (
@@ -81,7 +82,7 @@ def _check(skips: list[Skip], source: Source) -> None:
                 f"{source.name} has no {skip.region}; it has {', '.join(source.layouts)}"
             )
         size = source.layouts[skip.region].size
-        if skip.span and skip.span[1] > size:
+        if skip.span and skip.span.end > size:
             raise UsageError(f"--skip: {skip.region} has {size:#x} bytes")
 
 

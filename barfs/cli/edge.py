@@ -4,33 +4,29 @@
 Rule 1: descriptors 0, 1 and 2 are in use from the start. Where one was closed, no file, socket or
         device gets its number, and reading or writing it fails as before.
 Rule 2: whatever ends a command is one line on standard error and an exit code, never a traceback.
-Rule 3: output that is lost is an error. What cannot be said on standard error changes nothing.
+Rule 3: what tells an error is loaded before: there may be no memory or descriptor left for it then.
+        The log, which most commands never write to, is loaded when it is needed.
+Rule 4: output that is lost is an error. What cannot be said on standard error changes nothing.
 """
 
 import contextlib
 import io
-import locale
-import logging
 import os
 import select
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from barfs.daemon.logs import tell_error
+from barfs.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from barfs.errors import BarfsError, UsageError
+from barfs.text import printable
 from barfs.text.system_errors import is_expected, line
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+if TYPE_CHECKING:
+    from logging import Logger
 
 _OUTPUT = "standard output"
-_PACKAGE = Path(__file__).parent
-
-log = logging.getLogger(__name__)
 
 
 class _Stream(io.RawIOBase):
@@ -82,7 +78,6 @@ def take_streams() -> None:
             os.set_inheritable(_opened(mode), True)
     sys.stdout = _text(_Output(1), sys.stdout, line_buffering=os.isatty(1))
     sys.stderr = _text(_Errors(2), sys.stderr, line_buffering=True)
-    logging.raiseExceptions = False
     threading.excepthook = _tell_of_thread
     sys.unraisablehook = _tell_of_unraisable
 
@@ -106,10 +101,16 @@ def _opened(mode: int) -> int:
 def _text(raw: _Stream, before: TextIO | None, *, line_buffering: bool) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
-        encoding=before.encoding if before is not None else locale.getencoding(),
+        encoding=before.encoding if before is not None else _encoding(),
         errors="backslashreplace",
         line_buffering=line_buffering or getattr(before, "write_through", False),
     )
+
+
+def _encoding() -> str:
+    import locale
+
+    return locale.getencoding()
 
 
 def guarded(run: Callable[[], int]) -> int:
@@ -138,7 +139,31 @@ def announce(message: str) -> None:
         print(message, flush=True)
     except OSError as error:
         abandon_output()
-        log.warning("%s", line(error))
+        _log().warning("%s", line(error))
+
+
+def tell(message: object) -> None:
+    """Say something in one line on standard error."""
+    print(printable(message), file=sys.stderr)
+
+
+def _log() -> "Logger":
+    import logging
+
+    from barfs.daemon.logs import log_to_stderr
+
+    if not logging.root.handlers:
+        log_to_stderr()
+    return logging.getLogger(__name__)
+
+
+def _tell_error(message: str, mistake: BaseException | None = None) -> None:
+    try:
+        from barfs.daemon.logs import tell_error
+    except (ImportError, OSError, MemoryError):
+        tell(f"barfs: {message}")
+    else:
+        tell_error(message, mistake)
 
 
 def abandon_output() -> None:
@@ -168,22 +193,25 @@ def _told(error: BaseException) -> int:
             return EXIT_FAILED
     with contextlib.suppress(Exception):
         if isinstance(error, BarfsError):
-            tell_error(error)
+            _tell_error(str(error))
         elif is_expected(error):
-            tell_error(line(error))
+            _tell_error(line(error))
         else:
-            tell_error(_mistake(error), error)
+            _tell_error(_mistake(error), error)
     return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
 
 
 def _mistake(error: BaseException) -> str:
     """An error that no surroundings explain, and where in the program it came up."""
+    from pathlib import Path
+
+    package = Path(__file__).parents[1]
     place = ""
     traceback = error.__traceback__
     while traceback is not None:
         file = Path(traceback.tb_frame.f_code.co_filename)
-        if file.is_relative_to(_PACKAGE):
-            place = f" in {file.relative_to(_PACKAGE)}, line {traceback.tb_lineno}"
+        if file.is_relative_to(package):
+            place = f" in {file.relative_to(package)}, line {traceback.tb_lineno}"
         traceback = traceback.tb_next
     text = " ".join(str(error).split())
     return f"{type(error).__name__}{place}: {text}; this is a mistake in barfs, please report it"
@@ -193,11 +221,13 @@ def _tell_of_thread(arguments: threading.ExceptHookArgs) -> None:
     error = arguments.exc_value
     if error is not None and not isinstance(error, SystemExit):
         name = arguments.thread.name if arguments.thread is not None else "a thread"
-        log.error("%s ended: %s", name, line(error) if is_expected(error) else _mistake(error))
+        with contextlib.suppress(Exception):
+            text = line(error) if is_expected(error) else _mistake(error)
+            _log().error("%s ended: %s", name, text)
 
 
 def _tell_of_unraisable(arguments: Any) -> None:
     error = arguments.exc_value
     with contextlib.suppress(Exception):
         if error is not None:
-            log.warning("%s", line(error) if is_expected(error) else _mistake(error))
+            _log().warning("%s", line(error) if is_expected(error) else _mistake(error))

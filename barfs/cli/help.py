@@ -8,8 +8,6 @@ Rule 1: the description is whole sentences, the epilog is examples, one command 
 import argparse
 import textwrap
 
-from barfs.cli.mount_options import OPTIONS
-
 EXAMPLES = "examples:"
 _WIDTH = 78
 
@@ -23,6 +21,8 @@ def explain(parser: argparse.ArgumentParser, *examples: str, details: str = "") 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `-o`, and the table of its words."""
+    from barfs.cli.mount_options import OPTIONS
+
     parser.add_argument(
         "-o",
         dest="options",

@@ -6,13 +6,12 @@ Rule 2: words that mount(8) and fstab hand to every file system, and those that 
         a mount, are accepted and mean nothing here.
 """
 
-import grp
 import os
-import pwd
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from barfs.cli.accounts import group_id, user_id
 from barfs.device import LEAST_TRACE, Options
 from barfs.errors import UsageError
 from barfs.fuse.fusermount import MountOptions
@@ -36,16 +35,6 @@ _FROM_KERNEL = frozenset({"default_permissions", "seclabel"})
 _WITH_VALUE_FROM_KERNEL = frozenset(
     {"user_id", "group_id", "fd", "rootmode", "max_read", "blksize"}
 )
-
-
-def user_id(text: str) -> int:
-    """A user by name or number. Raises KeyError."""
-    return int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
-
-
-def group_id(text: str) -> int:
-    """A group by name or number. Raises KeyError."""
-    return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
 
 
 def _seconds(text: str) -> float:

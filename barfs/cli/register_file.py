@@ -14,13 +14,12 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from barfs.attach import DeviceName, open_implicitly
-from barfs.device import Region
+from barfs.cli.edge import tell
 from barfs.errors import BarfsError, UsageError
 from barfs.fuse.mounts import FSTYPE, find_device
 from barfs.host.mountinfo import mounts
@@ -28,6 +27,10 @@ from barfs.layout import NARROW_WIDTH, Layout, Segment
 from barfs.pci import region_index
 from barfs.ranges import parse_number
 from barfs.text.system_errors import reason
+
+if TYPE_CHECKING:
+    from barfs.attach import DeviceName
+    from barfs.device import Device, Region
 
 WIDTHS = {"b": 1, "w": 2, "l": 4, "q": 8}
 """The options that choose the width of a register, in bytes."""
@@ -88,7 +91,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    region: Region
+    region: "Region"
 
     @property
     def size(self) -> int:
@@ -111,7 +114,7 @@ class Place:
 
     text: str
     path: Path | None
-    device: DeviceName | None = None
+    device: "DeviceName | None" = None
     region: str = ""
 
     @classmethod
@@ -119,6 +122,8 @@ class Place:
         """Raises UsageError for a text that is neither."""
         if os.path.exists(text):
             return cls(text, Path(text))
+        from barfs.attach import DeviceName
+
         name, colon, region = text.rpartition(":")
         try:
             if not colon:
@@ -137,14 +142,13 @@ class Place:
         return cls(text, directory / region)
 
     @contextlib.contextmanager
-    def open(self, flags: int, tell: Callable[[str], object]) -> Iterator[Registers]:
+    def open(self, flags: int) -> Iterator[Registers]:
         """Open it with `os.O_RDONLY`, `os.O_WRONLY` or `os.O_RDWR`.
 
-        `tell` is told in a line when a device had to be opened for it. Raises UsageError,
-        DeviceError, RegisterError.
+        Raises UsageError, DeviceError, RegisterError.
         """
         if self.device is not None:
-            with open_implicitly(self.device, tell) as device:
+            with _opened(self.device) as device:
                 yield _Region(device[self.region])
             return
         assert self.path is not None
@@ -156,6 +160,14 @@ class Place:
             yield _File(str(self.path), fd, _size(self.path, fd), places_of(self.path))
         finally:
             os.close(fd)
+
+
+def _opened(name: "DeviceName") -> "Device":
+    from barfs.attach import open_implicitly
+    from barfs.daemon.logs import log_to_stderr
+
+    log_to_stderr()
+    return open_implicitly(name, tell)
 
 
 def _size(path: Path, fd: int) -> int:

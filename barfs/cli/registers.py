@@ -23,12 +23,9 @@ from barfs.cli.register_file import (
     places_of,
     split_bits,
 )
-from barfs.daemon.logs import tell
 from barfs.errors import UsageError
 from barfs.ranges import parse_number, parse_range
 from barfs.text import dump_json, printable, with_hex
-
-EXIT_FAILED = 1
 
 _EACH = (
     "Each value is one access of its width, or is refused where that is wider than the place takes "
@@ -87,7 +84,7 @@ class _Target:
 
     @contextlib.contextmanager
     def open(self, flags: int) -> Iterator[Registers]:
-        with self.place.open(flags, tell) as registers:
+        with self.place.open(flags) as registers:
             check_range(self.start, self.end, self.width, registers.size)
             check_widths(self.start, self.end, self.width, registers.places)
             yield registers
@@ -127,7 +124,8 @@ def add_md(parser: argparse.ArgumentParser) -> None:
 def _md(choice: argparse.Namespace) -> int:
     width = choice.width
     text, bits = split_bits(choice.range, width)
-    start, end = parse_range(text, default_size=width)
+    span = parse_range(text, default_size=width)
+    start, end = span.start, span.end
     if bits and end - start != width:
         raise UsageError(f"{choice.range}: bits are of one register")
     target = _Target.find(choice, start, end)

@@ -14,7 +14,7 @@ from pathlib import Path
 from barfs.cli.help import explain
 from barfs.errors import UsageError
 from barfs.fuse.mounts import MountError, MountInfo, barfs_mounts
-from barfs.ranges import parse_range
+from barfs.ranges import Range, parse_range
 from barfs.text import printable
 from barfs.text.system_errors import reason
 
@@ -42,12 +42,11 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """Which lines to show: None of a field lets all through; `end` is exclusive."""
+    """Which lines to show: None of a field lets all through."""
 
     device: str | None
     region: str | None
-    start: int = 0
-    end: int | None = None
+    span: Range | None = None
 
     def shows(self, line: str) -> bool:
         match = _LINE.match(line)
@@ -56,13 +55,12 @@ class _Filter:
         return (
             self.device in (None, match["device"])
             and self.region in (None, match["region"])
-            and self.start <= int(match["offset"], 16)
-            and (self.end is None or int(match["offset"], 16) < self.end)
+            and (self.span is None or self.span.start <= int(match["offset"], 16) < self.span.end)
         )
 
 
 def _trace(choice: argparse.Namespace) -> int:
-    span = (0, None) if choice.range is None else parse_range(choice.range, default_size=1)
+    span = None if choice.range is None else parse_range(choice.range, default_size=1)
     mountpoint, words = _split(choice.place)
     device, region = (*words, None, None)[:2]
     info = MountInfo.read(mountpoint)
@@ -72,7 +70,7 @@ def _trace(choice: argparse.Namespace) -> int:
         raise UsageError(f"{mountpoint} is mounted without -o trace=FILE")
     if device is not None and device not in info.devices:
         raise UsageError(f"{choice.place}: there is no such device in {mountpoint}")
-    wanted = _Filter(device, region, *span)
+    wanted = _Filter(device, region, span)
     try:
         with contextlib.closing(_Follower(Path(info.trace))) as follower:
             for line in follower.lines(lambda: mountpoint in barfs_mounts()):

@@ -45,21 +45,16 @@ def tell_error(message: object, mistake: BaseException | None = None) -> None:
     Only the log gets the traceback of a `mistake` in the program.
     """
     root = logging.getLogger()
-    streams = [getattr(handler, "stream", None) for handler in root.handlers]
-    if streams and sys.stderr not in streams:
+    if any(isinstance(handler, (_Syslog, _File, _NewFile)) for handler in root.handlers):
         root.error("%s", message, exc_info=mistake)
         return
     prefix = _priority("ERROR") if _stderr_is_journal() else ""
-    tell(f"{prefix}barfs: {message}")
-
-
-def tell(line: object) -> None:
-    """Print one line on standard error."""
-    print(printable(line), file=sys.stderr)
+    print(printable(f"{prefix}barfs: {message}"), file=sys.stderr)
 
 
 def install(handler: logging.Handler, level: int) -> None:
-    """Make `handler` the only log handler."""
+    """Make `handler` the only log handler. Lines that it cannot write are dropped in silence."""
+    logging.raiseExceptions = False
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The configuration space of a software device: a type 0 header, PCI Express and MSI-X.
 
-Rule 1: a byte has a value and a mask of the bits that a write changes. BAR sizing follows by
-        itself: the low bits of a BAR are read-only, so all-ones read back as the size's complement.
-        Nothing else happens, but for the bits that start a reset of the function.
-Rule 2: decode bits and addresses are kept, and have no effect: this device is not reached through
-        addresses.
-Rule 3: the capabilities that can be written are those of the list as it is, also where contents of
-        the description (of a real device, say) have gone over what was made.
+Rule 1: each byte has a value and a mask of the bits that a write changes. BAR sizing needs no more:
+        the low bits of a BAR are read-only, so all-ones read back as the size's complement. The
+        only write with a side effect is to a bit that resets the function.
+Rule 2: decode bits and addresses are stored and have no effect: accesses do not reach this device
+        by address.
+Rule 3: the writable capabilities are those in the final list, after the description's contents (of
+        a real device, say) have overwritten the generated ones.
 
 Layout: PCI Local Bus Specification 3.0, chapter 6; PCI Express Base Specification 3.0, section 7.8;
 Conventional PCI Advanced Capabilities ECN.
@@ -16,13 +16,12 @@ Conventional PCI Advanced Capabilities ECN.
 import struct
 from collections.abc import Iterator
 
-from barfs.emulated.spec import DeviceFacts, RegionFacts
+from barfs.emulated.spec import DeviceSpec, RegionSpec
 from barfs.pci import CONFIG_INDEX, CONFIG_SIZE, ROM_INDEX, ConfigSpace
 
 _COMMAND = 0x04
 _STATUS = 0x06
-_CACHE_LINE_SIZE = 0x0C
-_LATENCY_TIMER = 0x0D
+_CACHE_LINE_SIZE_AND_LATENCY_TIMER = 0x0C
 _BAR0 = 0x10
 _SUBSYSTEM = 0x2C
 _ROM_BAR = 0x30
@@ -45,12 +44,12 @@ _EXPRESS_VERSION_2_INTEGRATED_ENDPOINT = 0x0092
 _DEVICE_CAPABILITIES_RESET = 1 << 28
 _DEVICE_CONTROL_WRITABLE = 0x7FFF
 _DEVICE_CONTROL_RESET = 0x80
-"""Of its second byte."""
+"""In the register's second byte."""
 _FEATURES_RESET = 0x02
 _FEATURES_CONTROL_RESET = 0x01
 _MSIX_CONTROL_WRITABLE = 0xC000
 _LONGEST_CONTROL = 10
-"""Bytes of a capability up to the end of what is looked at here."""
+"""No register that is used here ends further into its capability, in bytes."""
 _LARGEST_MSI = 5
 """As a power of two: 32 vectors."""
 
@@ -61,23 +60,23 @@ _PAGE_SIZE = 0x1000
 
 
 class ConfigRegisters:
-    """Reads and writes of configuration space, byte by byte, of any length inside it."""
+    """Configuration space: reads and writes of any length within it, byte by byte."""
 
-    def __init__(self, facts: DeviceFacts) -> None:
-        region = facts.by_index[CONFIG_INDEX]
+    def __init__(self, spec: DeviceSpec) -> None:
+        region = spec.by_index[CONFIG_INDEX]
         self.size = region.size
         self._initial = bytearray(self.size)
         self._writable = bytearray(self.size)
-        self._header(facts)
-        self._bars(facts)
-        self._capabilities(facts)
+        self._header(spec)
+        self._bars(spec)
+        self._capabilities(spec)
         for content in region.contents:
             self._initial[content.offset : content.end] = content.data
         self.has_pin = self._initial[_INTERRUPT_PIN] != 0
         self.msi_vectors = 0
         self._resets: dict[int, int] = {}
         for identifier, offset in ConfigSpace(bytes(self._initial)).capabilities():
-            # What reaches into the extended space or past the end is none.
+            # One that reaches into the extended space or past the end is no capability.
             if offset + _LONGEST_CONTROL <= CONFIG_SIZE:
                 self._control(identifier, offset)
         self._values = bytearray(self._initial)
@@ -86,7 +85,7 @@ class ConfigRegisters:
         return bytes(self._values[offset : offset + count])
 
     def write(self, offset: int, data: bytes) -> bool:
-        """Returns whether it starts a reset of the function."""
+        """Returns whether the write resets the function."""
         reset = False
         for position, byte in enumerate(data, offset):
             mask = self._writable[position]
@@ -95,7 +94,7 @@ class ConfigRegisters:
         return reset
 
     def reset(self) -> None:
-        """Back to the state at the start."""
+        """Restore the initial state."""
         self._values[:] = self._initial
 
     def _set(self, offset: int, layout: str, *values: int) -> None:
@@ -104,21 +103,21 @@ class ConfigRegisters:
     def _allow(self, offset: int, layout: str, *masks: int) -> None:
         struct.pack_into(layout, self._writable, offset, *masks)
 
-    def _header(self, facts: DeviceFacts) -> None:
-        regions = facts.by_index.values()
+    def _header(self, spec: DeviceSpec) -> None:
+        regions = spec.by_index.values()
         command = _COMMAND_IO if any(region.is_io for region in regions) else 0
         if any(region.is_bar and not region.is_io for region in regions):
             command |= _COMMAND_MEMORY
-        self._set(0, "<HHHH", facts.vendor, facts.device, command, 0)
-        self._set(8, "<I", facts.class_code << 8 | facts.revision)
-        self._set(_SUBSYSTEM, "<HH", facts.subsystem_vendor, facts.subsystem_device)
+        self._set(0, "<HHHH", spec.vendor, spec.device, command, 0)
+        self._set(8, "<I", spec.class_code << 8 | spec.revision)
+        self._set(_SUBSYSTEM, "<HH", spec.subsystem_vendor, spec.subsystem_device)
         self._allow(_COMMAND, "<H", _COMMAND_WRITABLE)
-        self._allow(_CACHE_LINE_SIZE, "<BB", 0xFF, 0xFF)
+        self._allow(_CACHE_LINE_SIZE_AND_LATENCY_TIMER, "<BB", 0xFF, 0xFF)
         self._allow(_INTERRUPT_LINE, "<B", 0xFF)
 
-    def _bars(self, facts: DeviceFacts) -> None:
-        addresses = dict(_addresses(facts))
-        for region in facts.by_index.values():
+    def _bars(self, spec: DeviceSpec) -> None:
+        addresses = dict(_addresses(spec))
+        for region in spec.by_index.values():
             address = addresses.get(region.index, 0)
             if region.index == ROM_INDEX:
                 self._set(_ROM_BAR, "<I", address)
@@ -127,25 +126,25 @@ class ConfigRegisters:
                 layout = "<Q" if region.is_64bit else "<I"
                 bits = 64 if region.is_64bit else 32
                 self._set(_BAR0 + 4 * region.index, layout, address | _bar_flags(region))
-                # Bit 1 of an I/O BAR is reserved, bits 0-3 of a memory BAR say its kind.
+                # Bit 1 of an I/O BAR is reserved; bits 0-3 of a memory BAR are its type.
                 fixed = 0x3 if region.is_io else 0xF
                 mask = -region.size & ((1 << bits) - 1) & ~fixed
                 self._allow(_BAR0 + 4 * region.index, layout, mask)
 
-    def _capabilities(self, facts: DeviceFacts) -> None:
-        msix = _MSIX if facts.msix is not None else 0
+    def _capabilities(self, spec: DeviceSpec) -> None:
+        msix = _MSIX if spec.msix is not None else 0
         self._set(_STATUS, "<H", _STATUS_CAPABILITY_LIST)
         self._set(_CAPABILITY_POINTER, "<B", _EXPRESS)
         self._set(_EXPRESS, "<BBH", _ID_EXPRESS, msix, _EXPRESS_VERSION_2_INTEGRATED_ENDPOINT)
         self._set(_EXPRESS + 4, "<I", _DEVICE_CAPABILITIES_RESET)
-        if facts.msix is not None:
-            control = facts.msix.vectors - 1
-            table = facts.msix.table_offset | facts.msix.table_bar
-            pba = facts.msix.pba_offset | facts.msix.pba_bar
+        if spec.msix is not None:
+            control = spec.msix.vectors - 1
+            table = spec.msix.table_offset | spec.msix.table_bar
+            pba = spec.msix.pba_offset | spec.msix.pba_bar
             self._set(_MSIX, "<BBHII", _ID_MSIX, 0, control, table, pba)
 
     def _control(self, identifier: int, offset: int) -> None:
-        """What can be written in a capability, what that starts, and what it says of MSI."""
+        """Set up a capability: its writable bits, its reset bit, its number of MSI vectors."""
         found = self._initial
         if identifier == _ID_EXPRESS:
             self._allow(offset + 8, "<H", _DEVICE_CONTROL_WRITABLE)
@@ -159,20 +158,20 @@ class ConfigRegisters:
             self.msi_vectors = 1 << min(found[offset + 2] >> 1 & 0x7, _LARGEST_MSI)
 
 
-def _bar_flags(region: RegionFacts) -> int:
+def _bar_flags(region: RegionSpec) -> int:
     if region.is_io:
         return 0x1
     return (0x4 if region.is_64bit else 0) | (0x8 if region.prefetchable else 0)
 
 
-def _addresses(facts: DeviceFacts) -> Iterator[tuple[int, int]]:
-    """Regions and addresses as firmware would give them; 0 for what does not fit below 4 GiB."""
+def _addresses(spec: DeviceSpec) -> Iterator[tuple[int, int]]:
+    """Regions and their addresses, as firmware would assign them; 0 if there is no room left."""
     free = {
         "io": (_FIRST_IO_ADDRESS, 1 << 16),
         "mem32": (_FIRST_MEM32_ADDRESS, 1 << 32),
         "mem64": (_FIRST_MEM64_ADDRESS, 1 << 64),
     }
-    for index, region in facts.by_index.items():
+    for index, region in spec.by_index.items():
         if not region.is_bar and index != ROM_INDEX:
             continue
         kind = "io" if region.is_io else "mem64" if region.is_64bit else "mem32"

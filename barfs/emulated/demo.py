@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The built-in demo device: `demo.toml`, and what its registers do.
+"""The built-in demo device: `demo.toml`, and the behaviour of its registers.
 
-bar0, 64 KiB. Registers have 32 bits; a narrower access takes part in the register that holds it,
-an 8-byte access in both, the lower first. Page 0 is a gap: every access is one message.
+bar0, 64 KiB. Registers have 32 bits; a narrower access reads or writes part of its register, an
+8-byte access both of its registers, the lower first. Page 0 is a gap: each access is one message.
 
     0x00  ID        r   0x66726162, in bytes "barf"
     0x04  SCRATCH   rw  keeps what is written
@@ -11,11 +11,11 @@ an 8-byte access in both, the lower first. Page 0 is a gap: every access is one 
     0x10  INVERT    rw  reads as the complement of what was written
     0x14  ONES      r   0xffffffff, always
     0x18  FIFO      rw  a write appends a value, a read TAKES the oldest; 0 when empty
-    0x1c  LEVEL     r   number of values in the FIFO (16 fit, more are lost); a write empties it
+    0x1c  LEVEL     r   the number of values in the FIFO (16 fit, more are lost); a write empties it
     0x20  WIDTH     r   the width, in bytes, of the access that reads it
-    0x24  READS     r   how often this register was read before; a write makes it 0
-    0x28  FAULT     rw  refuses to be read (EIO) while it holds anything but 0
-    0x2c  DELAY     rw  a read answers after as many milliseconds as were written, with that number
+    0x24  READS     r   the number of earlier reads of this register; a write clears it
+    0x28  FAULT     rw  refuses reads (EIO) while it is not 0
+    0x2c  DELAY     rw  a read answers, with the value, after that many milliseconds
     ...             r   0; writes have no effect
 
     0x1000..0x2000  window: memory that begins with "barf"
@@ -33,8 +33,8 @@ bar4, 64 I/O ports:
     0x0c  ONES      r   0xffffffff, always
     ...             r   0; writes have no effect
 
-bar5, 16 KiB: memory. 0x800..0x2800 is reported as mappable, but only 0x1000..0x2000 are whole
-pages. (It is alone in its BAR: QEMU 11 maps none of a region that has such an area.)
+bar5, 16 KiB: memory. 0x800..0x2800 is reported as mappable, but only 0x1000..0x2000 is a whole
+page. (It has a BAR to itself: QEMU 11 maps nothing of a region with such an area.)
 
 rom, 4 KiB: an image without code. config, 4096 bytes: PCI Express and MSI-X.
 """
@@ -64,10 +64,10 @@ Write = Callable[[int], object]
 
 
 class _Registers:
-    """32-bit registers by offset: what a read gives (told the width), what a write does.
+    """32-bit registers by offset: `reads` are called with the width, `writes` with the value.
 
-    `kept` are those that keep what is written; a narrow write changes a part of them. Elsewhere
-    the bytes that a narrow write leaves out are 0.
+    The registers in `kept` store what is written; a narrow write changes a part of them. In any
+    other register the bytes that a narrow write leaves out are 0.
     """
 
     def __init__(self, kept: set[int], reads: dict[int, Read], writes: dict[int, Write]) -> None:
@@ -179,7 +179,7 @@ class _Bar4(_Registers):
 
 
 def demo_device(record: Recorder | None = None, *, sealed: bool = True) -> SoftwareDevice:
-    """The demo device. `record` and `sealed` are those of `SoftwareDevice`."""
+    """The demo device; `record` and `sealed` are as in `SoftwareDevice`."""
     text = (importlib.resources.files(__package__) / _DESCRIPTION).read_text("utf-8")
     device = SoftwareDevice(parse(text, name=_DESCRIPTION, folder=Path()), record, sealed=sealed)
     device.attach(0, 0, _REGISTERS_END, _Bar0(device.stopping))

@@ -10,21 +10,21 @@
 
     [msix]                        # optional: the MSI-X capability
     vectors = 4
-    table = { bar = 0, offset = 0x2000 }     # 16 bytes for each vector
-    pba = { bar = 0, offset = 0x2800 }       # one bit for each, in whole 8 bytes
+    table = { bar = 0, offset = 0x2000 }     # 16 bytes per vector
+    pba = { bar = 0, offset = 0x2800 }       # one bit per vector, in units of 8 bytes
     mappable = false              # optional: whether the table may be mapped (MSIX_MAPPABLE)
 
-    [[region]]                    # one for each region; BARs, rom, config, region9 ... region63
+    [[region]]                    # one per region: BARs, rom, config, region9 ... region63
     name = "bar0"
     size = 0x10000                # bytes; a power of two for BARs and rom
     flags = ["read", "write", "mmap"]        # optional; default read and write, rom: read
-    areas = [                     # optional: sparse areas. With "mmap" and without areas, all of
-        { offset = 0x1000, size = 0x1000 },  # the region can be mapped; with `areas = []` nothing
+    areas = [                     # optional: sparse areas, with "mmap" only; without the key the
+        { offset = 0x1000, size = 0x1000 },  # whole region is mappable, with `[]` none of it
     ]
     prefetchable = true           # optional: false
-    bits = 64                     # optional: 32; a 64-bit BAR takes the next number, too
-    io = true                     # optional: false; whether the BAR says that it is I/O
-    initial = [                   # optional: contents at the start; everything else is 0
+    bits = 64                     # optional: 32; a 64-bit BAR also takes the next number
+    io = true                     # optional: false; the BAR's register says I/O
+    initial = [                   # optional: contents at the start; all other bytes are 0
         { offset = 0x00, u32 = 0x010000ed }, # u8, u16, u32, u64: a number, little-endian
         { offset = 0x10, hex = "de ad be ef" },
         { offset = 0x20, text = "hello" },
@@ -32,15 +32,15 @@
         { offset = 0x1000, file = "rom.bin" },            # relative to this file
     ]
 
-`offset` is 0 where it is left out. Later initial contents go over earlier ones. The ids, the
-registers of BARs and the capabilities in configuration space are made from the rest of the
-description; a region `config` is needed only for 256 instead of 4096 bytes, or for `initial`
-contents, which go over what was made (an interrupt pin at 0x3d gives the device INTx). Addresses
-are given to BARs as firmware would. A function level reset (PCI Express or Advanced Features) puts
-everything back to the start, as a reset by message does.
+`offset` defaults to 0. Later initial contents overwrite earlier ones. The device builds the ids,
+BAR registers and capabilities of its configuration space from the rest of the description; describe
+`config` only to make it 256 bytes instead of 4096, or to overwrite parts of it with `initial` (an
+interrupt pin at 0x3d gives the device INTx). BARs get addresses as firmware would assign them. A
+function level reset (PCI Express or Advanced Features) restores the initial state, as a reset by
+message does.
 
-Rule 1: a key that is not in this text is an error, not ignored.
-Rule 2: every error is one line that names the file, the place in it and the key.
+Rule 1: an unknown key is an error.
+Rule 2: each error is one line that names the file, the place in it and the key.
 """
 
 import os
@@ -54,8 +54,8 @@ from barfs.emulated.spec import (
     LARGEST_REGION,
     Content,
     DescriptionError,
-    DeviceFacts,
-    RegionFacts,
+    DeviceSpec,
+    RegionSpec,
 )
 from barfs.errors import UsageError
 from barfs.pci import ROM_INDEX, MsixCapability, region_index
@@ -78,7 +78,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A TOML table and where it stands; gives out its keys, and complains by name."""
+    """A TOML table and its place in the file, which its errors name."""
 
     place: str
     values: dict[str, Any]
@@ -86,7 +86,7 @@ class _Table:
     def check_keys(self, known: Iterable[str]) -> None:
         for key in self.values:
             if key not in known:
-                raise self.error(key, f"is not a key here; there are {', '.join(known)}")
+                raise self.error(key, f"is not a key; the keys here are {', '.join(known)}")
 
     def error(self, key: str, problem: str) -> DescriptionError:
         return DescriptionError(f"{self.place}: {key}: {problem}")
@@ -106,7 +106,7 @@ class _Table:
         return value
 
     def tables(self, key: str) -> "list[_Table]":
-        """The tables in the list `key`, none if it is missing."""
+        """The tables in the list `key`; empty without it."""
         found = []
         for position, value in enumerate(self.get(key, list, [])):
             if type(value) is not dict:
@@ -118,14 +118,14 @@ class _Table:
         return _Table(f"{self.place}: {key}", self.get(key, dict))
 
     def build(self, make: Callable[..., T], **values: Any) -> T:
-        """Make facts; what they complain about gets this place in front."""
+        """Make a spec; its errors get this place as a prefix."""
         try:
             return make(**values)
         except DescriptionError as error:
             raise DescriptionError(f"{self.place}: {error}") from None
 
 
-def load(path: str) -> DeviceFacts:
+def load(path: str) -> DeviceSpec:
     """Read the description in the file `path`. Raises DescriptionError."""
     try:
         text = Path(path).read_bytes().decode()
@@ -136,8 +136,8 @@ def load(path: str) -> DeviceFacts:
     return parse(text, name=path, folder=Path(path).parent)
 
 
-def parse(text: str, *, name: str, folder: Path) -> DeviceFacts:
-    """Read a description. `name` stands in errors, `folder` is where `file` contents are.
+def parse(text: str, *, name: str, folder: Path) -> DeviceSpec:
+    """Read a description. Errors begin with `name`; `folder` is where `file` contents are.
 
     Raises DescriptionError.
     """
@@ -159,7 +159,7 @@ def parse(text: str, *, name: str, folder: Path) -> DeviceFacts:
     )
     msix = root.table("msix") if "msix" in root.values else None
     return root.build(
-        DeviceFacts,
+        DeviceSpec,
         vendor=root.number("vendor"),
         device=root.number("device"),
         class_code=root.number("class"),
@@ -186,7 +186,7 @@ def _msix(table: _Table) -> MsixCapability:
     )
 
 
-def _region(table: _Table, folder: Path) -> RegionFacts:
+def _region(table: _Table, folder: Path) -> RegionSpec:
     table.check_keys(("name", "size", "flags", "areas", "prefetchable", "bits", "io", "initial"))
     name = table.get("name", str)
     try:
@@ -196,19 +196,19 @@ def _region(table: _Table, folder: Path) -> RegionFacts:
     table = _Table(f"{table.place} ({name})", table.values)
     size = table.number("size")
     if size > LARGEST_REGION:
-        raise table.error("size", f"{size:#x} is more than {LARGEST_REGION:#x}")
+        raise table.error("size", f"must be at most {LARGEST_REGION:#x}, not {size:#x}")
     flags = table.get("flags", list, ["read"] if index == ROM_INDEX else ["read", "write"])
     for flag in flags:
         if flag not in _FLAGS:
-            raise table.error("flags", f"{flag!r} is none of {', '.join(_FLAGS)}")
+            raise table.error("flags", f"must be read, write or mmap, not {flag!r}")
     bits = table.number("bits", 32)
     if bits not in (32, 64):
-        raise table.error("bits", f"{bits} is neither 32 nor 64")
+        raise table.error("bits", f"must be 32 or 64, not {bits}")
     areas = None
     if "areas" in table.values:
         areas = tuple(_area(area) for area in table.tables("areas"))
     return table.build(
-        RegionFacts,
+        RegionSpec,
         index=index,
         size=size,
         readable="read" in flags,
@@ -236,14 +236,14 @@ def _content(table: _Table, region_size: int, folder: Path) -> Content:
         raise table.error("initial", f"must have exactly one of {', '.join(kinds)}")
     kind = found[0]
     if "size" in table.values and kind != "fill":
-        raise table.error("size", "goes with fill only")
+        raise table.error("size", "applies to fill only")
     offset = table.number("offset", 0)
     if kind in _NUMBERS:
         data = _little_endian(table, kind, _NUMBERS[kind])
     elif kind == "fill":
         size = table.number("size", max(region_size - offset, 0))
         if size > _LARGEST_CONTENTS:
-            raise table.error("size", f"at most {_LARGEST_CONTENTS:#x} bytes can be filled")
+            raise table.error("size", f"must be at most {_LARGEST_CONTENTS:#x}, not {size:#x}")
         data = _little_endian(table, "fill", 1) * size
     elif kind == "hex":
         try:
@@ -260,7 +260,7 @@ def _content(table: _Table, region_size: int, folder: Path) -> Content:
 def _little_endian(table: _Table, key: str, width: int) -> bytes:
     value = table.number(key)
     if value >= 1 << 8 * width:
-        raise table.error(key, f"{value:#x} does not fit into {8 * width} bits")
+        raise table.error(key, f"{value:#x} does not fit in {8 * width} bits")
     return value.to_bytes(width, "little")
 
 
@@ -268,7 +268,7 @@ def _file_content(table: _Table, region_size: int, folder: Path) -> bytes:
     path = folder / os.fsdecode(table.get("file", str).encode())
     try:
         with path.open("rb") as file:
-            # One byte more than fits, so that a file that is too long is noticed, not read.
+            # One byte more than fits: enough to notice that the file is too long.
             return file.read(min(region_size, _LARGEST_CONTENTS) + 1)
     except (OSError, ValueError) as error:
         raise table.error("file", f"{path} cannot be read: {reason(error)}") from None

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""A software device: what its regions hold and do, without any protocol.
+"""A software device: the contents and behaviour of its regions, without any protocol.
 
-Rule 1: mappable regions lie in one memfd, region after region, so that a window and a message see
-        the same bytes. It is sealed against shrinking, and against more seals: no client can take
-        the pages from under another, or keep a later one from writing. Everything else is in a
-        second memfd, which is not given away.
-Rule 2: a `Behaviour` takes over a range of a region. There, an access has 1, 2, 4 or 8 bytes and
-        is aligned, and reaches the behaviour once, as it is. The rest of a region is memory.
-Rule 3: every access that comes in is recorded, also the refused ones.
-Rule 4: one thread at a time uses a device; only windows are used beside it.
+Rule 1: one memfd holds all mappable regions, so that windows and messages see the same bytes. It is
+        sealed against shrinking and against further seals: no client can take pages away from
+        another, or keep a later one from writing. A second memfd, which clients never get, holds
+        everything else.
+Rule 2: a `Behaviour` replaces the memory of a range of a region. An access there must be aligned
+        and 1, 2, 4 or 8 bytes wide; it reaches the behaviour once, unchanged.
+Rule 3: every access is recorded, refused ones included.
+Rule 4: one thread at a time uses a device; clients access windows at the same time.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from barfs.emulated.config_space import ConfigRegisters
-from barfs.emulated.spec import DescriptionError, DeviceFacts, RegionFacts
+from barfs.emulated.spec import DescriptionError, DeviceSpec, RegionSpec
 from barfs.errors import AccessError, DeviceError, InvalidAccess
 from barfs.pci import CONFIG_INDEX, FIRST_DEVICE_SPECIFIC_INDEX, region_name
 from barfs.text.system_errors import reason
@@ -37,12 +37,12 @@ from barfs.uapi import (
 )
 
 Recorder = Callable[[str], object]
-"""Takes one line, without its end, for each access that reaches the device by message:
-`r|w REGION OFFSET WIDTH VALUE`, as in `r bar0 0x1000 4 0x010000ed`. VALUE is `-` where there is
-none: an access that was refused, or one of more than 8 bytes."""
+"""Called with one line, without its newline, for each access by message: `r|w REGION OFFSET WIDTH
+VALUE`, as in `r bar0 0x1000 4 0x010000ed`. VALUE is `-` for a refused read and for an access of
+more than 8 bytes."""
 
 IRQ_INTX, IRQ_MSI, IRQ_MSIX, IRQ_ERR, IRQ_REQ = range(5)
-"""VFIO's indexes of interrupts."""
+"""Interrupt indexes of VFIO for PCI devices."""
 
 _WIDTHS = (1, 2, 4, 8)
 _PAGE = mmap.PAGESIZE
@@ -52,16 +52,16 @@ _MSIX_VECTOR_CONTROL = 12
 
 
 class Behaviour(Protocol):
-    """What a range of a region does instead of being memory. Offsets are in the region."""
+    """Answers the accesses of a range in place of memory. Offsets are in the region."""
 
     def read(self, offset: int, width: int) -> int:
-        """One access: the value, unsigned and of `width` bytes. Raises AccessError to refuse."""
+        """One access: returns an unsigned value of `width` bytes. Raises AccessError to refuse."""
 
     def write(self, offset: int, width: int, value: int) -> None:
         """One access. Raises AccessError to refuse."""
 
     def reset(self) -> None:
-        """Back to the state at the start."""
+        """Restore the initial state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class _Range:
 
 
 class _Memory:
-    """The memory of one region; aligned accesses of 1, 2, 4 and 8 bytes are one load or store."""
+    """The memory of one region; an aligned access of 1, 2, 4 or 8 bytes is one load or store."""
 
-    def __init__(self, buffer: mmap.mmap, region: RegionFacts) -> None:
+    def __init__(self, buffer: mmap.mmap, region: RegionSpec) -> None:
         self._buffer = buffer
         self._contents = region.contents
         view = memoryview(buffer)[: region.size]
@@ -113,31 +113,31 @@ class _Memory:
 
 
 def _whole(view: memoryview, width: int) -> memoryview:
-    """As much of a view as is made of whole items, for its cast."""
+    """The part of a view that consists of whole items, so that it can be cast."""
     return view[: len(view) // width * width]
 
 
 class SoftwareDevice:
-    """A device made from facts, with behaviours attached; `read` and `write` are its accesses.
+    """A device made from its spec, with behaviours attached; `read` and `write` are its accesses.
 
-    `record` may be set at any time, None records nothing. `stopping` is set by who serves the
-    device when it has to end: a behaviour that waits, waits for that, too.
+    `record` may be set at any time; None records nothing. The server sets `stopping` when it ends,
+    and a behaviour that waits must then return.
     """
 
     def __init__(
-        self, facts: DeviceFacts, record: Recorder | None = None, *, sealed: bool = True
+        self, spec: DeviceSpec, record: Recorder | None = None, *, sealed: bool = True
     ) -> None:
         """Raises DeviceError when there is no memory for the regions.
 
-        `sealed=False` leaves the memory of windows truncatable, for tests of what follows.
+        `sealed=False` is for tests: they truncate the memory of windows.
         """
-        self.facts = facts
+        self.spec = spec
         self.record = record
         self.stopping = threading.Event()
-        self._config = ConfigRegisters(facts)
+        self._config = ConfigRegisters(spec)
         self._ranges: list[_Range] = []
         self._memory: dict[int, _Memory] = {}
-        regions = [r for r in facts.by_index.values() if r.index != CONFIG_INDEX]
+        regions = [r for r in spec.by_index.values() if r.index != CONFIG_INDEX]
         shared = [region for region in regions if region.mappable]
         self._offsets = dict(zip((r.index for r in shared), _offsets(shared), strict=True))
         self._fd = self._allocate(shared)
@@ -146,8 +146,8 @@ class SoftwareDevice:
         os.close(self._allocate([region for region in regions if not region.mappable]))
         self.reset()
 
-    def _allocate(self, regions: list[RegionFacts]) -> int:
-        """Map new memory for `regions`, one after the other; returns its descriptor."""
+    def _allocate(self, regions: list[RegionSpec]) -> int:
+        """Map new memory for `regions`, one after another; returns its descriptor."""
         offsets = _offsets(regions)
         fd = -1
         try:
@@ -166,35 +166,37 @@ class SoftwareDevice:
     def attach(self, region: int, start: int, end: int, behaviour: Behaviour) -> None:
         """Let `behaviour` answer all accesses to `start..end` of `region`.
 
-        Raises DescriptionError when that is not inside the region, or is taken already.
+        Raises DescriptionError when the range leaves the region or overlaps another behaviour.
         """
-        facts = self.facts.by_index.get(region)
-        if facts is None or region == CONFIG_INDEX or not 0 <= start < end <= facts.size:
-            raise DescriptionError(f"no place for a behaviour at {start:#x}..{end:#x}")
+        found = self.spec.by_index.get(region)
+        if found is None or region == CONFIG_INDEX or not 0 <= start < end <= found.size:
+            raise DescriptionError(
+                f"a behaviour must lie in a region other than config, not at {start:#x}..{end:#x}"
+            )
         if any(r.region == region and start < r.end and r.start < end for r in self._ranges):
-            raise DescriptionError(f"{start:#x}..{end:#x} of {facts.name} has a behaviour already")
+            raise DescriptionError(f"{start:#x}..{end:#x} of {found.name} already has a behaviour")
         self._ranges.append(_Range(region, start, end, behaviour))
 
     def info(self) -> DeviceInfo:
-        """The device info: the number of regions is that of the highest index, plus one."""
-        count = max(FIRST_DEVICE_SPECIFIC_INDEX, *(index + 1 for index in self.facts.by_index))
+        """The device info; it counts regions up to the highest index."""
+        count = max(FIRST_DEVICE_SPECIFIC_INDEX, *(index + 1 for index in self.spec.by_index))
         return DeviceInfo(DEVICE_FLAG_RESET | DEVICE_FLAG_PCI, count, _IRQ_COUNT)
 
     def region_info(self, index: int) -> RegionInfo:
-        """The region info; a region that is not there has size 0."""
-        region = self.facts.by_index.get(index)
+        """The region info; an absent region has size 0."""
+        region = self.spec.by_index.get(index)
         if region is None:
             return RegionInfo(index, 0, 0, 0)
         flags = REGION_FLAG_READ * region.readable | REGION_FLAG_WRITE * region.writable
         flags |= REGION_FLAG_MMAP * region.mappable
-        msix = self.facts.msix
+        msix = self.spec.msix
         return RegionInfo(
             index,
             flags,
             region.size,
             self._offsets.get(index, 0),
             areas=region.areas,
-            msix_mappable=self.facts.msix_mappable and msix is not None and msix.table_bar == index,
+            msix_mappable=self.spec.msix_mappable and msix is not None and msix.table_bar == index,
         )
 
     def region_fd(self, index: int) -> int | None:
@@ -202,18 +204,18 @@ class SoftwareDevice:
         return self._fd if index in self._offsets else None
 
     def irq_count(self, index: int) -> int:
-        """How many vectors the VFIO interrupt `index` has: what configuration space says of INTx
-        and of MSI (it may be a real device's), MSI-X, and one for ERR and for REQ."""
+        """The number of vectors of VFIO's interrupt `index`. Configuration space, which may be a
+        real device's, decides on INTx and MSI; ERR and REQ have one each."""
         if index == IRQ_INTX:
             return int(self._config.has_pin)
         if index == IRQ_MSI:
             return self._config.msi_vectors
         if index == IRQ_MSIX:
-            return self.facts.msix.vectors if self.facts.msix is not None else 0
+            return self.spec.msix.vectors if self.spec.msix is not None else 0
         return int(index in (IRQ_ERR, IRQ_REQ))
 
     def read(self, region: int, offset: int, count: int) -> bytes:
-        """An access of `count` bytes. Raises AccessError, InvalidAccess for one that cannot be."""
+        """An access of `count` bytes. Raises AccessError, InvalidAccess if it is impossible."""
         try:
             data = self._read(region, offset, count)
         except AccessError:
@@ -254,14 +256,17 @@ class SoftwareDevice:
         else:
             behaviour.write(offset, len(data), int.from_bytes(data, "little"))
 
-    def _check(self, index: int, offset: int, count: int) -> RegionFacts:
-        region = self.facts.by_index.get(index)
+    def _check(self, index: int, offset: int, count: int) -> RegionSpec:
+        region = self.spec.by_index.get(index)
         if region is None or offset + count > region.size:
             raise _refusal(index, offset, count)
         return region
 
     def _behaviour(self, index: int, offset: int, count: int) -> Behaviour | None:
-        """Who answers an access. Raises InvalidAccess for one that no single register can take."""
+        """The behaviour that answers an access, None for memory.
+
+        Raises InvalidAccess for an access that no single register can take.
+        """
         for found in self._ranges:
             if found.region == index and offset < found.end and found.start < offset + count:
                 inside = found.start <= offset and offset + count <= found.end
@@ -279,7 +284,7 @@ class SoftwareDevice:
         self.record(f"{what} {region_name(region)} {offset:#x} {count} {value}")
 
     def reset(self) -> None:
-        """Everything as at the start: configuration space, memory, behaviours."""
+        """Restore the initial state of configuration space, memory and behaviours."""
         self._config.reset()
         for memory in self._memory.values():
             memory.reset()
@@ -289,14 +294,14 @@ class SoftwareDevice:
 
     def _mask_vectors(self) -> None:
         """Vectors start masked: PCI Local Bus Specification 3.0, section 6.8.2.9."""
-        msix = self.facts.msix
+        msix = self.spec.msix
         if msix is not None:
             for vector in range(msix.vectors):
                 offset = msix.table_offset + vector * _MSIX_ENTRY + _MSIX_VECTOR_CONTROL
                 self._memory[msix.table_bar].write(offset, b"\1\0\0\0")
 
     def close(self) -> None:
-        """Give the memory back; those who have mapped windows keep theirs."""
+        """Free the memory, except for windows that a client still maps."""
         self.stopping.set()
         for memory in self._memory.values():
             memory.close()
@@ -307,8 +312,8 @@ def _round_up(size: int) -> int:
     return -(-size // _PAGE) * _PAGE
 
 
-def _offsets(regions: list[RegionFacts]) -> list[int]:
-    """Where each region begins when they lie one after the other."""
+def _offsets(regions: list[RegionSpec]) -> list[int]:
+    """The start of each region when they lie one after another."""
     return list(itertools.accumulate((_round_up(r.size) for r in regions[:-1]), initial=0))[
         : len(regions)
     ]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What a software device is: frozen facts, checked when they are made.
+"""The spec of a software device: frozen, and checked when it is made.
 
-Rule 1: what cannot be built cannot be described. Every class checks itself, with one line that
-        begins with the key at fault; `description` puts the file and the place in front.
+Rule 1: a spec that cannot be built cannot be made. Each class checks itself; its error is one line
+        that begins with the key at fault, and `description` prefixes the file and the place.
 Rule 2: sizes and offsets are bytes; areas and initial contents are relative to their region.
 
-The limits of BARs are those of the PCI Local Bus Specification 3.0, section 6.2.5, but for I/O: on
-vfio-user there are no ports, and an I/O BAR may be as large as another, and mapped. (Regions of
-libvfio-user are I/O unless they are flagged as memory.)
+BARs have the limits of the PCI Local Bus Specification 3.0, section 6.2.5, except for I/O BARs:
+vfio-user has no ports, so an I/O BAR may be as large as any other, and mapped. (A region of
+libvfio-user is I/O unless it is flagged as memory.)
 """
 
 from collections.abc import Iterable
@@ -24,6 +24,7 @@ from barfs.pci import (
     MsixCapability,
     region_name,
 )
+from barfs.ranges import first_overlap
 from barfs.uapi import SparseArea
 
 LARGEST_REGION = 1 << 40
@@ -37,12 +38,12 @@ _LARGEST_MSIX = 2048
 
 
 class DescriptionError(DeviceError):
-    """A description of a device that cannot be built."""
+    """The description is of a device that cannot be built."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Bytes that stand at `offset` of a region when the device starts and after a reset."""
+    """Bytes at `offset` of a region when the device starts, and again after a reset."""
 
     offset: int
     data: bytes
@@ -53,10 +54,10 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class RegionFacts:
-    """One region. `areas` are its mappable parts; None with `mappable`: all of it.
+class RegionSpec:
+    """One region. `areas` are its mappable parts; None with `mappable` means all of it.
 
-    `is_io`, `is_64bit` and `prefetchable` are about BARs: what their register says.
+    `is_io`, `is_64bit` and `prefetchable` apply to BARs, and show in their register.
     """
 
     index: int
@@ -72,18 +73,21 @@ class RegionFacts:
 
     def __post_init__(self) -> None:
         if not 0 <= self.index <= LARGEST_INDEX or self.index == VGA_INDEX:
-            raise DescriptionError(f"name: there is no region {self.index} in a software device")
+            raise DescriptionError(
+                "name: must be bar0 to bar5, rom, config or region9 to region63, "
+                f"not {region_name(self.index)}"
+            )
         _check_size(self)
         _check_flags(self)
         if self.areas is not None:
             if not self.mappable:
-                raise DescriptionError('areas: only a region with the flag "mmap" has areas')
+                raise DescriptionError('areas: need the flag "mmap"')
             _check_areas(self.areas, self.size)
         for content in self.contents:
             if content.end > self.size:
                 raise DescriptionError(
-                    f"initial: {len(content.data):#x} bytes at {content.offset:#x} leave the "
-                    f"region, which ends at {self.size:#x}"
+                    f"initial: {len(content.data):#x} bytes at {content.offset:#x} reach past the "
+                    f"region's end, {self.size:#x}"
                 )
 
     @property
@@ -95,12 +99,13 @@ class RegionFacts:
         return self.index < BAR_COUNT
 
 
-def _check_size(region: RegionFacts) -> None:
+def _check_size(region: RegionSpec) -> None:
     least, most = 1, LARGEST_REGION
     if region.index == CONFIG_INDEX:
         if region.size not in (CONFIG_SIZE, CONFIG_SIZE_EXPRESS):
             raise DescriptionError(
-                f"size: configuration space has {CONFIG_SIZE} or {CONFIG_SIZE_EXPRESS} bytes"
+                f"size: must be {CONFIG_SIZE} or {CONFIG_SIZE_EXPRESS} for configuration space, "
+                f"not {region.size}"
             )
         return
     if region.index == ROM_INDEX:
@@ -109,16 +114,14 @@ def _check_size(region: RegionFacts) -> None:
         least = _SMALLEST_IO_BAR if region.is_io else _SMALLEST_MEMORY_BAR
         most = LARGEST_REGION if region.is_64bit else _LARGEST_MEM32
     if not least <= region.size <= most:
-        raise DescriptionError(
-            f"size: {region.size:#x} is not possible here; {least:#x} to {most:#x} bytes are"
-        )
+        raise DescriptionError(f"size: must be {least:#x} to {most:#x}, not {region.size:#x}")
     if (region.is_bar or region.index == ROM_INDEX) and region.size & (region.size - 1):
-        raise DescriptionError(f"size: {region.size:#x} is not a power of two, as PCI wants it")
+        raise DescriptionError(f"size: must be a power of two, not {region.size:#x}")
 
 
-def _check_flags(region: RegionFacts) -> None:
+def _check_flags(region: RegionSpec) -> None:
     if not region.is_bar and (region.is_io or region.is_64bit or region.prefetchable):
-        raise DescriptionError("io, bits and prefetchable: only a BAR has them")
+        raise DescriptionError("io, bits and prefetchable: apply to BARs only")
     if region.is_io and (region.is_64bit or region.prefetchable):
         raise DescriptionError("io: an I/O BAR has 32 bits and is not prefetchable")
     if region.mappable and region.index in (ROM_INDEX, CONFIG_INDEX):
@@ -128,33 +131,25 @@ def _check_flags(region: RegionFacts) -> None:
     if region.index == CONFIG_INDEX and not (region.readable and region.writable):
         raise DescriptionError("flags: config is always readable and writable")
     if region.is_64bit and region.index == BAR_COUNT - 1:
-        raise DescriptionError(f"bits: {region.name} has no BAR behind it for the upper half")
+        raise DescriptionError(f"bits: must be 32 for {region.name}, which no BAR follows")
 
 
 def _check_areas(areas: Iterable[SparseArea], size: int) -> None:
-    before = SparseArea(0, 0)
-    for area in sorted(areas, key=lambda area: area.offset):
-        end = area.offset + area.size
+    for area in areas:
         if area.size < 1:
             raise DescriptionError(f"areas: the area at {area.offset:#x} is empty")
-        if end > size:
-            raise DescriptionError(
-                f"areas: {area.offset:#x}..{end:#x} leaves the region, which ends at {size:#x}"
-            )
-        if area.offset < before.offset + before.size:
-            raise DescriptionError(
-                f"areas: {area.offset:#x}..{end:#x} overlaps "
-                f"{before.offset:#x}..{before.offset + before.size:#x}"
-            )
-        before = area
+        if area.range.end > size:
+            raise DescriptionError(f"areas: {area.range} reaches past the region's end, {size:#x}")
+    if overlap := first_overlap(area.range for area in areas):
+        raise DescriptionError(f"areas: {overlap[1]} overlaps {overlap[0]}")
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceFacts:
+class DeviceSpec:
     """A PCI function: its ids, its regions by ascending index, its MSI-X capability.
 
-    `msix_mappable` says that the MSI-X table may be mapped (the capability MSIX_MAPPABLE).
-    Without a region `config` the device has 4096 bytes of configuration space.
+    `msix_mappable`: the MSI-X table may be mapped (the capability MSIX_MAPPABLE). A device without
+    a region `config` has 4096 bytes of configuration space.
     """
 
     vendor: int
@@ -163,10 +158,10 @@ class DeviceFacts:
     revision: int = 0
     subsystem_vendor: int = 0
     subsystem_device: int = 0
-    regions: tuple[RegionFacts, ...] = ()
+    regions: tuple[RegionSpec, ...] = ()
     msix: MsixCapability | None = None
     msix_mappable: bool = False
-    by_index: dict[int, RegionFacts] = field(init=False, repr=False, compare=False)
+    by_index: dict[int, RegionSpec] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, bits in (
@@ -180,26 +175,26 @@ class DeviceFacts:
             value = getattr(self, name)
             if not 0 <= value < 1 << bits:
                 key = name.removesuffix("_code")
-                raise DescriptionError(f"{key}: {value:#x} does not fit into {bits} bits")
-        by_index: dict[int, RegionFacts] = {}
+                raise DescriptionError(f"{key}: {value:#x} does not fit in {bits} bits")
+        by_index: dict[int, RegionSpec] = {}
         for region in sorted(self.regions, key=lambda region: region.index):
             if region.index in by_index:
-                raise DescriptionError(f"region {region.name}: described twice")
+                raise DescriptionError(f"region {region.name}: is described twice")
             lower = by_index.get(region.index - 1)
             if region.is_bar and lower is not None and lower.is_64bit:
                 raise DescriptionError(
                     f"region {region.name}: is the upper half of {lower.name}, which has 64 bits"
                 )
             by_index[region.index] = region
-        by_index.setdefault(CONFIG_INDEX, RegionFacts(CONFIG_INDEX, CONFIG_SIZE_EXPRESS))
+        by_index.setdefault(CONFIG_INDEX, RegionSpec(CONFIG_INDEX, CONFIG_SIZE_EXPRESS))
         object.__setattr__(self, "by_index", by_index)
         if self.msix is not None:
             _check_msix(self.msix, by_index)
 
 
-def _check_msix(msix: MsixCapability, regions: dict[int, RegionFacts]) -> None:
+def _check_msix(msix: MsixCapability, regions: dict[int, RegionSpec]) -> None:
     if not 1 <= msix.vectors <= _LARGEST_MSIX:
-        raise DescriptionError(f"msix: vectors: {msix.vectors} is not in 1..{_LARGEST_MSIX}")
+        raise DescriptionError(f"msix: vectors: must be 1 to {_LARGEST_MSIX}, not {msix.vectors}")
     places = (
         ("table", msix.table_bar, msix.table_offset, msix.table_size),
         ("pba", msix.pba_bar, msix.pba_offset, msix.pba_size),
@@ -207,13 +202,15 @@ def _check_msix(msix: MsixCapability, regions: dict[int, RegionFacts]) -> None:
     for key, index, offset, size in places:
         region = regions.get(index)
         if region is None or not region.is_bar or region.is_io:
-            raise DescriptionError(f"msix: {key}: {region_name(index)} is not a memory BAR here")
+            raise DescriptionError(
+                f"msix: {key}: bar must be a memory BAR, not {region_name(index)}"
+            )
         if offset % 8:
-            raise DescriptionError(f"msix: {key}: offset {offset:#x} is not a multiple of 8")
+            raise DescriptionError(f"msix: {key}: offset must be a multiple of 8, not {offset:#x}")
         if offset + size > region.size:
             raise DescriptionError(
-                f"msix: {key}: {offset:#x}..{offset + size:#x} leaves {region.name}, which ends "
-                f"at {region.size:#x}"
+                f"msix: {key}: {offset:#x}..{offset + size:#x} reaches past the end of "
+                f"{region.name}, {region.size:#x}"
             )
     (_, table_bar, table, table_size), (_, pba_bar, pba, pba_size) = places
     if table_bar == pba_bar and table < pba + pba_size and pba < table + table_size:

@@ -8,7 +8,6 @@ Rule 2: nothing outside accesses a mapping except through a `Table`.
 of taking things down is `occupancy.drain()`, `mapping.close()`, `reservation.close()`.
 """
 
-from barfs.engine.errnos import errno_of, error_from
 from barfs.engine.inflight import Control, Occupancy, Turns
 from barfs.engine.mapping import PAGE_SIZE, Mapping, Reservation
 from barfs.engine.ownership import Owner, keep_from_children
@@ -36,7 +35,5 @@ __all__ = [
     "Turns",
     "Writable",
     "arm_guard",
-    "errno_of",
-    "error_from",
     "keep_from_children",
 ]

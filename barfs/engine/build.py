@@ -8,6 +8,7 @@ Rule 1: setuptools loads this file by its path while the package is not importab
 Rule 2: what is declared here is what Python may touch; the compiler checks it against the headers.
 """
 
+import os
 import shlex
 import sysconfig
 from collections.abc import Sequence
@@ -29,11 +30,11 @@ enum barfs_permission { BARFS_MAY_READ = 1, BARFS_MAY_WRITE = 2 };
 enum barfs_kind { BARFS_REFUSED, BARFS_MEMORY, BARFS_FD, BARFS_CALL };
 enum barfs_table_flags { BARFS_PORT = 1, BARFS_GUARD_READS = 2, BARFS_GUARD_WRITES = 4 };
 
-typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width, int direction,
-                          void *data);
-struct barfs_segment {
+typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width,
+                          enum barfs_direction direction, void *data);
+struct barfs_table_entry {
     uint64_t start, end;
-    int kind;
+    enum barfs_kind kind;
     uint32_t permission, max_width;
     int fd;
     uint64_t fd_offset;
@@ -43,7 +44,7 @@ struct barfs_segment {
     struct barfs_turns *turns;
 };
 struct barfs_turns { ...; };
-struct barfs_occupancy { unsigned forks; ...; };
+struct barfs_inflight { unsigned forks; ...; };
 #define BARFS_MOST_TRACE_NAME ...
 struct barfs_trace_file {
     int fd, told;
@@ -58,44 +59,44 @@ uint64_t barfs_trace_missed(struct barfs_trace_file *);
 struct barfs_range { uint64_t start, end; };
 struct barfs_ranges { uint64_t count; const struct barfs_range *ranges; };
 struct barfs_table {
-    struct barfs_occupancy *occupancy;
+    struct barfs_inflight *inflight;
     uint64_t size;
     uint32_t width, flags;
     int64_t timeout_ns;
-    uint64_t segment_count;
-    const struct barfs_segment *segments;
+    uint64_t entry_count;
+    const struct barfs_table_entry *entries;
     struct barfs_ranges denied[2];
     struct barfs_trace *trace;
 };
 struct barfs_control { int64_t timeout_ns; ...; };
 
 int64_t barfs_transfer(const struct barfs_table *, uint64_t offset, void *buffer, uint64_t count,
-                       int direction, struct barfs_control *);
+                       enum barfs_direction direction, struct barfs_control *);
 int64_t barfs_load(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t *value);
 int64_t barfs_load_narrow(const struct barfs_table *, uint64_t offset, uint32_t width);
 int64_t barfs_store(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t value);
 uint32_t barfs_widest_access(const struct barfs_table *, uint64_t offset);
-uint32_t barfs_occupancy_inside(struct barfs_occupancy *);
-void barfs_occupancy_close(struct barfs_occupancy *);
-bool barfs_occupancy_drain(struct barfs_occupancy *, int64_t timeout_ns);
+uint32_t barfs_inflight_inside(struct barfs_inflight *);
+void barfs_inflight_close(struct barfs_inflight *);
+bool barfs_inflight_drain(struct barfs_inflight *, int64_t timeout_ns);
 void barfs_control_stop(struct barfs_control *);
 int64_t barfs_now_ns(void);
-int barfs_guard_install(void);
+int barfs_sigbus_install(void);
 extern unsigned barfs_forks;
 
-struct barfs_refusal {
+enum barfs_operation { BARFS_LOG_READ, BARFS_LOG_WRITE, BARFS_LOG_OPEN };
+struct barfs_logged_error {
     const struct barfs_table *table;
-    int what, error;
+    enum barfs_operation operation;
+    int error;
     uint64_t offset, count, more;
 };
-#define BARFS_OPEN ...
 struct barfs_gate;
 struct barfs_lane;
 struct barfs_lanes;
 struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd);
 void barfs_gate_free(struct barfs_gate *);
 struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *);
-void barfs_gate_remove_device(struct barfs_gate *, struct barfs_lanes *);
 int barfs_gate_add_region(struct barfs_gate *, uint64_t node_id, const struct barfs_table *,
                           uint32_t permission, struct barfs_lanes *);
 void barfs_gate_remove_region(struct barfs_gate *, uint64_t node_id);
@@ -104,14 +105,15 @@ int barfs_gate_reply_loop(struct barfs_gate *);
 void barfs_gate_notify_loop(struct barfs_gate *);
 void barfs_gate_watch_loop(struct barfs_gate *);
 struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *);
-bool barfs_gate_next_refusal(struct barfs_gate *, struct barfs_refusal *);
+bool barfs_gate_next_error(struct barfs_gate *, struct barfs_logged_error *);
+void barfs_lanes_stop(struct barfs_lanes *);
 void barfs_lane_run(struct barfs_lane *);
 void barfs_lane_fail(struct barfs_lane *);
 bool barfs_gate_stop(struct barfs_gate *, int64_t timeout_ns);
 void barfs_gate_abandon(struct barfs_gate *);
 
-extern "Python" int barfs_call(void *context, uint64_t offset, uint32_t width, int direction,
-                               void *data);
+extern "Python" int barfs_call(void *context, uint64_t offset, uint32_t width,
+                               enum barfs_direction direction, void *data);
 
 #define PROT_NONE ...
 #define PROT_READ ...
@@ -135,8 +137,11 @@ ffibuilder.set_source(
     + "".join(
         f'#include "{name}.h"\n'
         for name in (
+            "engine/common",
             "engine/forks",
+            "engine/inflight",
             "engine/sigbus",
+            "engine/trace",
             "engine/transfer",
             "engine/validate",
             "fuse/gate",
@@ -152,7 +157,9 @@ class BuildEngine(build_ext):
         binding = Path(self.build_temp) / "_engine.c"
         binding.parent.mkdir(parents=True, exist_ok=True)
         ffibuilder.emit_c_code(str(binding))
-        ext.sources = [*ext.sources, str(binding)]
+        ours = [os.path.relpath(path) for path in sorted(HERE.parent.glob("*/*.[ch]"))]
+        ext.sources = [*(path for path in ours if path.endswith(".c")), str(binding)]
+        ext.depends = [*(path for path in ours if path.endswith(".h")), __file__]
         ext.include_dirs = [*ext.include_dirs, str(HERE.parent)]
         ext.extra_compile_args = [*ext.extra_compile_args, *COMPILE_FLAGS]
         # A Python with a shared library links with a RUNPATH to itself (pyenv's does). The engine
@@ -165,12 +172,12 @@ class BuildEngine(build_ext):
 
 
 class CompleteSource(sdist):
-    """sdist that has the tests and scripts with it, which setuptools leaves out by itself."""
+    """sdist with the C, the tests and the scripts, which setuptools leaves out by itself."""
 
     def make_distribution(self) -> None:
-        for folder in (".ci", "scripts", "tests"):
+        for folder in (".ci", "barfs", "scripts", "tests"):
             self.filelist.graft(folder)
-        self.filelist.extend(["CHANGELOG.md", ".gitignore"])
+        self.filelist.extend(["CHANGELOG.md", ".clang-format", ".gitignore"])
         for made in ("*.py[co]", "*.so", "*.o"):
             self.filelist.global_exclude(made)
         self.owner = self.group = "root"

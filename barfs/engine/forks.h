@@ -9,10 +9,12 @@
 #ifndef BARFS_FORKS_H
 #define BARFS_FORKS_H
 
-#include "engine/sigbus.h"
+#pragma GCC visibility push(hidden)
 
 /* How many forks there are between the process that loaded barfs and this one.  Changes in a child
  * only, before its fork() returns. */
-extern BARFS_HIDDEN unsigned barfs_forks;
+extern unsigned barfs_forks;
+
+#pragma GCC visibility pop
 
 #endif

@@ -11,13 +11,13 @@ class Occupancy:
     """
 
     def __init__(self) -> None:
-        self._occupancy = ffi.new("struct barfs_occupancy *", {"forks": lib.barfs_forks})
+        self._occupancy = ffi.new("struct barfs_inflight *", {"forks": lib.barfs_forks})
         self._closed = False
 
     @property
     def inside(self) -> int:
         """How many transfers are under way now."""
-        return lib.barfs_occupancy_inside(self._occupancy)
+        return lib.barfs_inflight_inside(self._occupancy)
 
     @property
     def closed(self) -> bool:
@@ -31,7 +31,7 @@ class Occupancy:
 
     def close(self) -> None:
         """Refuse every access from now on with `DeviceGone`. Idempotent."""
-        lib.barfs_occupancy_close(self._occupancy)
+        lib.barfs_inflight_close(self._occupancy)
         self._closed = True
 
     def drain(self, timeout: float) -> bool:
@@ -40,7 +40,7 @@ class Occupancy:
         Not to be called by a `Call` segment's function, which is itself inside.
         """
         self.close()
-        return lib.barfs_occupancy_drain(self._occupancy, int(timeout * 1e9))
+        return lib.barfs_inflight_drain(self._occupancy, int(timeout * 1e9))
 
 
 class Turns:

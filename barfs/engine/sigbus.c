@@ -8,9 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-BARFS_THREAD_LOCAL struct barfs_guard *volatile barfs_guard_current;
-BARFS_THREAD_LOCAL bool barfs_guard_ready;
-uintptr_t barfs_guard_page_mask;
+BARFS_THREAD_LOCAL struct barfs_sigbus_frame *volatile barfs_sigbus_current;
+BARFS_THREAD_LOCAL bool barfs_sigbus_unblocked;
+uintptr_t barfs_sigbus_page_mask;
 
 /* Whoever handled SIGBUS before us.  Two slots, so that a handler that runs while install() goes on
  * in another thread never sees half of one. */
@@ -70,16 +70,16 @@ static void pass_on(int signum, siginfo_t *info, void *context)
 static void on_sigbus(int signum, siginfo_t *info, void *context)
 {
     int saved_errno = errno;
-    struct barfs_guard *guard = barfs_guard_current;
+    struct barfs_sigbus_frame *frame = barfs_sigbus_current;
     uintptr_t address = (uintptr_t)info->si_addr;
 
-    if (guard != NULL) {
+    if (frame != NULL) {
         if (info->si_code <= 0)
             return; /* raised by a handler above ours: the access faults again, into this one */
-        if (info->si_code != BUS_MCEERR_AO && address >= guard->start && address < guard->end) {
-            barfs_guard_current = NULL;
-            guard->fault = address;
-            siglongjmp(guard->env, 1);
+        if (info->si_code != BUS_MCEERR_AO && address >= frame->start && address < frame->end) {
+            barfs_sigbus_current = NULL;
+            frame->fault = address;
+            siglongjmp(frame->env, 1);
         }
     }
     pass_on(signum, info, context);
@@ -97,7 +97,7 @@ __attribute__((constructor)) static void watch_forks(void)
     pthread_atfork(NULL, NULL, renew_lock);
 }
 
-int barfs_guard_install(void)
+int barfs_sigbus_install(void)
 {
     /* SA_NODEFER and an empty mask: the handler leaves by siglongjmp() with no mask to restore. */
     struct sigaction ours = {
@@ -108,7 +108,7 @@ int barfs_guard_install(void)
     int result = 0;
 
     pthread_mutex_lock(&install_lock);
-    barfs_guard_page_mask = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
+    barfs_sigbus_page_mask = (uintptr_t)sysconf(_SC_PAGESIZE) - 1;
     if (sigaction(SIGBUS, NULL, &found) != 0) {
         result = -errno;
     } else if (!(found.sa_flags & SA_SIGINFO) || found.sa_sigaction != on_sigbus) {
@@ -123,12 +123,12 @@ int barfs_guard_install(void)
     return result;
 }
 
-void barfs_guard_unblock(void)
+void barfs_sigbus_unblock(void)
 {
     sigset_t set;
 
     sigemptyset(&set);
     sigaddset(&set, SIGBUS);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-    barfs_guard_ready = true;
+    barfs_sigbus_unblocked = true;
 }

@@ -8,33 +8,33 @@
  *         whoever handled it before, or kills the process as if barfs were not there.
  * Rule 2: armed code does nothing but volatile accesses and plain copies: no call, no lock, no
  *         allocation.  siglongjmp() over any of those would leave it half done.
- * Rule 3: the caller owns the frame, so guards nest (a Python segment that reads another table).
+ * Rule 3: the caller owns the frame, so guards nest (a Python entry that reads another table).
  *
  * How to use it (the whole pattern, once per transfer):
  *
- *     struct barfs_guard guard;
- *     barfs_guard_thread();
+ *     struct barfs_sigbus_frame guard;
+ *     barfs_sigbus_prepare_thread();
  *     if (sigsetjmp(guard.env, 0) == 0) {
- *         barfs_guard_arm(&guard, base, size);
+ *         barfs_sigbus_arm(&guard, base, size);
  *         ... volatile accesses in ascending order, in a noinline function ...
- *         barfs_guard_disarm();
+ *         barfs_sigbus_disarm();
  *     } else {
- *         ... barfs_guard_done(&guard) bytes were done before the one that faulted; disarmed ...
+ *         ... barfs_sigbus_done(&guard) bytes were done before the one that faulted; disarmed ...
  *     }
  *
- * What is guaranteed.  barfs_guard_install() puts the handler in force.  It stays in force unless
+ * What is guaranteed.  barfs_sigbus_install() puts the handler in force.  It stays in force unless
  * other code in the process installs a SIGBUS handler later, which nothing can forbid:
  *   - a handler that, like faulthandler.enable(), reports, puts ours back and raises the signal
  *     again: the fault is survived, at the price of its report, and ours is in force again;
- *   - faulthandler.disable(), when enabled before barfs_guard_install(), removes ours without a
- *     trace, and any other sigaction() may: the next fault is fatal unless barfs_guard_install() is
+ *   - faulthandler.disable(), when enabled before barfs_sigbus_install(), removes ours without a
+ *     trace, and any other sigaction() may: the next fault is fatal unless barfs_sigbus_install() is
  *     called again.  The Python face does so before the next access when faulthandler's state has
  *     changed; other code that touches SIGBUS calls it itself.
  * SIGBUS is unblocked once per thread, at its first transfer; a thread that blocks it later and
  * faults is killed by the kernel.
  */
-#ifndef BARFS_GUARD_H
-#define BARFS_GUARD_H
+#ifndef BARFS_SIGBUS_H
+#define BARFS_SIGBUS_H
 
 #include <setjmp.h>
 #include <stdatomic.h>
@@ -42,9 +42,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BARFS_HIDDEN __attribute__((visibility("hidden")))
+#pragma GCC visibility push(hidden)
 
-struct barfs_guard {
+struct barfs_sigbus_frame {
     sigjmp_buf env;
     uintptr_t base;       /* of the accesses */
     uintptr_t start, end; /* the pages they lie in */
@@ -54,48 +54,51 @@ struct barfs_guard {
 /* The handler may only touch thread-local storage that needs no allocation: initial-exec. */
 #define BARFS_THREAD_LOCAL _Thread_local __attribute__((tls_model("initial-exec")))
 
-extern BARFS_HIDDEN BARFS_THREAD_LOCAL struct barfs_guard *volatile barfs_guard_current;
-extern BARFS_HIDDEN BARFS_THREAD_LOCAL bool barfs_guard_ready;
-extern BARFS_HIDDEN uintptr_t barfs_guard_page_mask; /* page size - 1; set by install */
+extern BARFS_THREAD_LOCAL struct barfs_sigbus_frame *volatile barfs_sigbus_current;
+extern BARFS_THREAD_LOCAL bool barfs_sigbus_unblocked;
+extern uintptr_t barfs_sigbus_page_mask; /* page size - 1; set by install */
 
 /* Put the handler in force, on top of whatever is there now.  Idempotent and thread-safe; one
  * system call when there is nothing to do.  Returns 0, or -errno. */
-BARFS_HIDDEN int barfs_guard_install(void);
+int barfs_sigbus_install(void);
 
 /* Unblock SIGBUS in the calling thread. */
-BARFS_HIDDEN void barfs_guard_unblock(void);
+void barfs_sigbus_unblock(void);
 
 /* Make the calling thread ready for guarded accesses; free after the first call. */
-static inline void barfs_guard_thread(void)
+static inline void barfs_sigbus_prepare_thread(void)
 {
-    if (!barfs_guard_ready)
-        barfs_guard_unblock();
+    if (!barfs_sigbus_unblocked)
+        barfs_sigbus_unblock();
 }
 
 /* Take faults in [base, base + size), rounded out to pages, until disarmed.  guard->env is set. */
-static inline void barfs_guard_arm(struct barfs_guard *guard, const volatile void *base, size_t size)
+static inline void barfs_sigbus_arm(struct barfs_sigbus_frame *frame, const volatile void *base,
+                                    size_t size)
 {
-    guard->base = (uintptr_t)base;
-    guard->start = (uintptr_t)base & ~barfs_guard_page_mask;
-    guard->end = ((uintptr_t)base + size + barfs_guard_page_mask) & ~barfs_guard_page_mask;
+    frame->base = (uintptr_t)base;
+    frame->start = (uintptr_t)base & ~barfs_sigbus_page_mask;
+    frame->end = ((uintptr_t)base + size + barfs_sigbus_page_mask) & ~barfs_sigbus_page_mask;
     atomic_signal_fence(memory_order_seq_cst);
-    barfs_guard_current = guard;
+    barfs_sigbus_current = frame;
     atomic_signal_fence(memory_order_seq_cst);
 }
 
-static inline void barfs_guard_disarm(void)
+static inline void barfs_sigbus_disarm(void)
 {
     atomic_signal_fence(memory_order_seq_cst);
-    barfs_guard_current = NULL;
+    barfs_sigbus_current = NULL;
     atomic_signal_fence(memory_order_seq_cst);
 }
 
 /* After a fault: how far from `base` it was.  A counter kept up to date by a store beside each access
  * says the same and halves the speed of RAM.  The kernel gives the address of the access; only for a
  * memory error (BUS_MCEERR_AR) may it give that of the page, which says too little, never too much. */
-static inline uint64_t barfs_guard_done(const struct barfs_guard *guard)
+static inline uint64_t barfs_sigbus_done(const struct barfs_sigbus_frame *frame)
 {
-    return guard->fault > guard->base ? guard->fault - guard->base : 0;
+    return frame->fault > frame->base ? frame->fault - frame->base : 0;
 }
+
+#pragma GCC visibility pop
 
 #endif

@@ -18,6 +18,6 @@ def arm_guard() -> None:
     """
     global seen_faulthandler
     state = faulthandler.is_enabled()
-    if error := lib.barfs_guard_install():
+    if error := lib.barfs_sigbus_install():
         raise OSError(-error, os.strerror(-error))
     seen_faulthandler = state

@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from barfs.engine import sigbus
-from barfs.engine.errnos import errno_of, error_from
 from barfs.engine.extension import ffi, lib
 from barfs.engine.inflight import Control, Occupancy
 from barfs.engine.segment import WIDTHS, Call, Descriptor, Memory, Segment, check_cover
 from barfs.engine.trace import Trace
-from barfs.errors import AccessError, BarfsError
+from barfs.errors import AccessError, BarfsError, access_error
 
 log = logging.getLogger(__name__)
 
@@ -89,19 +88,19 @@ class Table:
         self._calls = any(isinstance(segment.target, Call) for segment in segments)
         self._kept: list[Any] = []  # what the C structures point to
         traced = ffi.NULL if trace is None else trace.of_region(name)
-        rows = ffi.new("struct barfs_segment[]", [self._row(segment) for segment in segments])
+        rows = ffi.new("struct barfs_table_entry[]", [self._row(segment) for segment in segments])
         self._table = ffi.new(
             "struct barfs_table *",
             {
-                "occupancy": occupancy._occupancy,
+                "inflight": occupancy._occupancy,
                 "size": size,
                 "width": width,
                 "flags": (lib.BARFS_PORT if port else 0)
                 | (lib.BARFS_GUARD_READS if guard_reads else 0)
                 | (lib.BARFS_GUARD_WRITES if guard_writes else 0),
                 "timeout_ns": 0 if timeout is None else max(1, int(timeout * 1e9)),
-                "segment_count": len(self.segments),
-                "segments": rows,
+                "entry_count": len(self.segments),
+                "entries": rows,
                 "trace": traced,
             },
         )
@@ -226,7 +225,7 @@ class Table:
             if error is not None:
                 return error
         problem = self._width_problem(offset, width) if result == -errno.EINVAL else ""
-        return error_from(-result, self.name, offset, width, problem)
+        return access_error(-result, problem, region=self.name, offset=offset, width=width)
 
     def _width_problem(self, offset: int, width: int) -> str:
         if width not in WIDTHS or offset % width or not 0 <= offset < self.size:
@@ -261,7 +260,7 @@ def _barfs_call(context: Any, offset: int, width: int, direction: int, data: Any
         ffi.buffer(data, width)[:] = answer
     except AccessError as error:
         _raised.error = error
-        return -errno_of(error)
+        return -error.errno
     except BarfsError as error:  # of the device as a whole; nothing is wrong here
         log.error("access of %d bytes at %#x: %s", width, offset, error)
         return -errno.EIO

@@ -14,8 +14,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/transfer.h"
-
 enum { LINE = 256, WORD = 24 };
 
 /* What an access can fail with (transfer.h). */
@@ -181,8 +179,8 @@ void barfs_trace_access(struct barfs_trace *trace, const struct barfs_traced *ac
     format_value(value, access);
     length = snprintf(line, sizeof line, "%lld.%06ld %s %s %c 0x%08" PRIx64 " %" PRIu32 " %s %s\n",
                       (long long)now.tv_sec, now.tv_nsec / 1000, pid, trace->name,
-                      access->direction == BARFS_READ ? 'r' : 'w', access->offset, access->width, value,
-                      access->kind == BARFS_MEMORY ? "mmap" : "pread");
+                      access->direction == BARFS_READ ? 'r' : 'w', access->offset, access->width,
+                      value, access->kind == BARFS_MEMORY ? "mmap" : "pread");
     error = put(file->fd, line, (size_t)length);
     if (error) {
         atomic_fetch_add(&file->missed, 1);

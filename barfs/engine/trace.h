@@ -22,7 +22,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/sigbus.h"
+#include "engine/transfer.h"
+
+#pragma GCC visibility push(hidden)
 
 enum { BARFS_MOST_TRACE_NAME = 64, BARFS_PID_UNKNOWN = -1 };
 
@@ -49,19 +51,22 @@ struct barfs_traced {
     const void *data; /* `width` bytes */
     uint32_t width;
     int32_t pid; /* 0: this process's own access */
-    int direction, kind;
+    enum barfs_direction direction;
+    enum barfs_kind kind;
     int error; /* 0, or -errno */
 };
 
 /* Why the trace has ended, an errno; 0: it has not. */
-BARFS_HIDDEN int barfs_trace_error(struct barfs_trace_file *file);
+int barfs_trace_error(struct barfs_trace_file *file);
 
 /* Whether it has because the file could not be moved. */
-BARFS_HIDDEN bool barfs_trace_unmoved(struct barfs_trace_file *file);
+bool barfs_trace_unmoved(struct barfs_trace_file *file);
 
 /* How many accesses are not in it. */
-BARFS_HIDDEN uint64_t barfs_trace_missed(struct barfs_trace_file *file);
+uint64_t barfs_trace_missed(struct barfs_trace_file *file);
 
-BARFS_HIDDEN void barfs_trace_access(struct barfs_trace *trace, const struct barfs_traced *access);
+void barfs_trace_access(struct barfs_trace *trace, const struct barfs_traced *access);
+
+#pragma GCC visibility pop
 
 #endif

@@ -1,22 +1,20 @@
 /* SPDX-License-Identifier: MIT
  *
  * From the outside in: barfs_transfer() and barfs_load()/barfs_store() admit a request (validate.h)
- * and enter; guarded() sets the one sigsetjmp(); walk() goes from segment to segment; one function per
- * kind does the accesses of a segment.
+ * and enter; guarded() sets the one sigsetjmp(); walk() goes from entry to entry; one function per
+ * kind does the accesses of an entry.
  */
 #define _GNU_SOURCE
 #include "engine/transfer.h"
+#include "engine/common.h"
+#include "engine/sigbus.h"
+#include "engine/trace.h"
 #include "engine/validate.h"
-#include "engine/forks.h"
 
 #include <endian.h>
 #include <errno.h>
-#include <limits.h>
-#include <linux/futex.h>
 #include <stddef.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #define NOINLINE __attribute__((noinline))
@@ -27,7 +25,8 @@
 
 static const uint64_t MOST_BETWEEN_LOOKS = 4096; /* accesses between two looks at the clock */
 static const uint64_t BATCH_WITHOUT_CLOCK = 256;
-static const int64_t LONG_ACCESSES_NS = 20000;  /* a batch this slow is followed by one of one access */
+/* A batch this slow is followed by one of one access. */
+static const int64_t LONG_ACCESSES_NS = 20000;
 
 /* A request on its way.  It lives in the frame of its entry point: what walk() leaves here is still
  * good after the guard has jumped over walk(). */
@@ -38,100 +37,33 @@ struct request {
     uint64_t offset, count;
     volatile uint64_t done;
     uint64_t limit; /* of the width of an access */
-    int direction;
+    enum barfs_direction direction;
     bool late; /* the last access took longer than is allowed */
-    struct barfs_guard guard;
+    struct barfs_sigbus_frame frame;
     volatile uint32_t guarded_width; /* of the accesses that are under the guard now */
 };
 
 /* An access at `position` was tried, with `error` (0: it was done). */
-static void trace(const struct request *request, uint64_t position, uint32_t width, int kind, int error)
+static void trace(const struct request *request, uint64_t position, uint32_t width,
+                  enum barfs_kind kind, int error)
 {
     if (request->table->trace == NULL || error == -EINTR)
         return;
-    barfs_trace_access(request->table->trace,
-                       &(struct barfs_traced){.offset = position,
-                                              .data = request->buffer + (position - request->offset),
-                                              .width = width,
-                                              .pid = request->control->pid,
-                                              .direction = request->direction,
-                                              .kind = kind,
-                                              .error = error});
+    barfs_trace_access(
+        request->table->trace,
+        &(struct barfs_traced){.offset = position,
+                               .data = request->buffer + (position - request->offset),
+                               .width = width,
+                               .pid = request->control->pid,
+                               .direction = request->direction,
+                               .kind = kind,
+                               .error = error});
     /* The time of a slow disk is not the device's. */
     if (request->control->timeout_ns != 0 && error != -ETIMEDOUT)
         atomic_store_explicit(&request->control->since_ns, barfs_now_ns(), memory_order_relaxed);
 }
 
-/* ---- Occupancy ---------------------------------------------------------------------------------- */
-
-static const unsigned CLOSED = 1u << 31;
-
-bool barfs_occupancy_enter(struct barfs_occupancy *occupancy)
-{
-    if (occupancy->forks != barfs_forks)
-        return false;
-    if (atomic_fetch_add(&occupancy->state, 1) & CLOSED) {
-        barfs_occupancy_leave(occupancy);
-        return false;
-    }
-    return true;
-}
-
-int barfs_occupancy_refusal(const struct barfs_occupancy *occupancy)
-{
-    return occupancy->forks != barfs_forks ? -ECHILD : -ENODEV;
-}
-
-void barfs_occupancy_leave(struct barfs_occupancy *occupancy)
-{
-    /* The last one wakes the drainer, who may free the occupancy as soon as the count is down: from
-     * there on the address is only a name for the kernel. */
-    if (atomic_fetch_sub(&occupancy->state, 1) == (CLOSED | 1))
-        syscall(SYS_futex, &occupancy->state, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-}
-
-uint32_t barfs_occupancy_inside(struct barfs_occupancy *occupancy)
-{
-    return atomic_load(&occupancy->state) & ~CLOSED;
-}
-
-bool barfs_occupancy_closed(struct barfs_occupancy *occupancy)
-{
-    return atomic_load(&occupancy->state) & CLOSED;
-}
-
-void barfs_occupancy_close(struct barfs_occupancy *occupancy)
-{
-    atomic_fetch_or(&occupancy->state, CLOSED);
-}
-
-bool barfs_occupancy_drain(struct barfs_occupancy *occupancy, int64_t timeout_ns)
-{
-    int64_t deadline = barfs_now_ns() + timeout_ns;
-
-    barfs_occupancy_close(occupancy);
-    for (;;) {
-        unsigned state = atomic_load(&occupancy->state);
-        int64_t left = deadline - barfs_now_ns();
-        struct timespec wait = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
-
-        if (state == CLOSED)
-            return true;
-        if (left <= 0)
-            return false;
-        syscall(SYS_futex, &occupancy->state, FUTEX_WAIT_PRIVATE, state, &wait, NULL, 0);
-    }
-}
-
-/* ---- Early ends --------------------------------------------------------------------------------- */
-
-int64_t barfs_now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
+/* ---- Early ends ------------------------------------------------------------------------------ */
 
 void barfs_control_stop(struct barfs_control *control)
 {
@@ -150,7 +82,7 @@ static int look(const struct request *request)
         return -EINTR;
     if (request->late)
         return -ETIMEDOUT;
-    return barfs_occupancy_closed(request->table->occupancy) ? -ENODEV : 0;
+    return barfs_inflight_closed(request->table->inflight) ? -ENODEV : 0;
 }
 
 /* The device has answered.  Returns how long it took for that; where accesses take turns, an answer
@@ -176,34 +108,33 @@ static bool is_late(const struct request *request, int64_t took)
     return request->control->timeout_ns != 0 && took >= request->control->timeout_ns;
 }
 
-/* ---- Memory: the only accesses that fault ------------------------------------------------------- */
+/* ---- Memory: the only accesses that fault ---------------------------------------------------- */
 
 /* `accesses` loads (or stores) of one width between the device and the buffer, which need not be
  * aligned.  Each function is its own so that `volatile` is all that decides what it emits: exactly one
  * mov of the width for each access, in order. */
-#define DEFINE_ACCESSES(bits)                                                                       \
-    static TIGHT void load##bits(const volatile uint8_t *base, uint8_t *buffer,                  \
-                                    uint64_t accesses)                                              \
-    {                                                                                               \
-        const volatile uint##bits##_t *device = (const volatile void *)base;                        \
-                                                                                                    \
-        for (uint64_t i = 0; i < accesses; i++) {                                                   \
-            uint##bits##_t value = device[i];                                                       \
-                                                                                                    \
-            memcpy(buffer + i * sizeof(value), &value, sizeof(value));                              \
-        }                                                                                           \
-    }                                                                                               \
-    static TIGHT void store##bits(volatile uint8_t *base, const uint8_t *buffer,                 \
-                                     uint64_t accesses)                                             \
-    {                                                                                               \
-        volatile uint##bits##_t *device = (volatile void *)base;                                    \
-                                                                                                    \
-        for (uint64_t i = 0; i < accesses; i++) {                                                   \
-            uint##bits##_t value;                                                                   \
-                                                                                                    \
-            memcpy(&value, buffer + i * sizeof(value), sizeof(value));                              \
-            device[i] = value;                                                                      \
-        }                                                                                           \
+#define DEFINE_ACCESSES(bits)                                                                      \
+    static TIGHT void load##bits(const volatile uint8_t *base, uint8_t *buffer, uint64_t accesses) \
+    {                                                                                              \
+        const volatile uint##bits##_t *device = (const volatile void *)base;                       \
+                                                                                                   \
+        for (uint64_t i = 0; i < accesses; i++) {                                                  \
+            uint##bits##_t value = device[i];                                                      \
+                                                                                                   \
+            memcpy(buffer + i * sizeof(value), &value, sizeof(value));                             \
+        }                                                                                          \
+    }                                                                                              \
+    static TIGHT void store##bits(volatile uint8_t *base, const uint8_t *buffer,                   \
+                                  uint64_t accesses)                                               \
+    {                                                                                              \
+        volatile uint##bits##_t *device = (volatile void *)base;                                   \
+                                                                                                   \
+        for (uint64_t i = 0; i < accesses; i++) {                                                  \
+            uint##bits##_t value;                                                                  \
+                                                                                                   \
+            memcpy(&value, buffer + i * sizeof(value), sizeof(value));                             \
+            device[i] = value;                                                                     \
+        }                                                                                          \
     }
 
 DEFINE_ACCESSES(8)
@@ -211,29 +142,54 @@ DEFINE_ACCESSES(16)
 DEFINE_ACCESSES(32)
 DEFINE_ACCESSES(64)
 
+static void load(const volatile uint8_t *base, uint8_t *buffer, uint32_t width, uint64_t accesses)
+{
+    switch (width) {
+    case 1:
+        load8(base, buffer, accesses);
+        break;
+    case 2:
+        load16(base, buffer, accesses);
+        break;
+    case 4:
+        load32(base, buffer, accesses);
+        break;
+    default:
+        load64(base, buffer, accesses);
+        break;
+    }
+}
+
+static void store(volatile uint8_t *base, const uint8_t *buffer, uint32_t width, uint64_t accesses)
+{
+    switch (width) {
+    case 1:
+        store8(base, buffer, accesses);
+        break;
+    case 2:
+        store16(base, buffer, accesses);
+        break;
+    case 4:
+        store32(base, buffer, accesses);
+        break;
+    default:
+        store64(base, buffer, accesses);
+        break;
+    }
+}
+
 static void access_memory(struct request *request, volatile uint8_t *base, uint32_t width,
                           uint64_t accesses)
 {
-    bool read = request->direction == BARFS_READ;
     uint8_t *buffer = request->buffer + request->done;
 
     request->guarded_width = width;
-    barfs_guard_arm(&request->guard, base, width * accesses);
-    switch (width) {
-    case 1:
-        read ? load8(base, buffer, accesses) : store8(base, buffer, accesses);
-        break;
-    case 2:
-        read ? load16(base, buffer, accesses) : store16(base, buffer, accesses);
-        break;
-    case 4:
-        read ? load32(base, buffer, accesses) : store32(base, buffer, accesses);
-        break;
-    default:
-        read ? load64(base, buffer, accesses) : store64(base, buffer, accesses);
-        break;
-    }
-    barfs_guard_disarm();
+    barfs_sigbus_arm(&request->frame, base, width * accesses);
+    if (request->direction == BARFS_READ)
+        load(base, buffer, width, accesses);
+    else
+        store(base, buffer, width, accesses);
+    barfs_sigbus_disarm();
     request->done += width * accesses;
 }
 
@@ -241,12 +197,12 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
  * RAM and nothing beside one register: where it is looked at, batches grow while they are quick, and
  * shrink to one access as soon as one was not.  Only of a single access is it known that it took too
  * long. */
-static int walk_memory(struct request *request, const struct barfs_segment *segment, uint64_t end)
+static int walk_memory(struct request *request, const struct barfs_table_entry *entry, uint64_t end)
 {
-    uint64_t cap = barfs_smaller(request->limit, segment->max_width);
+    uint64_t cap = barfs_min(request->limit, entry->max_width);
     uint64_t most = request->table->trace == NULL ? MOST_BETWEEN_LOOKS : 1;
     bool timed = request->control->timeout_ns != 0;
-    uint64_t batch = timed ? 1 : barfs_smaller(BATCH_WITHOUT_CLOCK, most);
+    uint64_t batch = timed ? 1 : barfs_min(BATCH_WITHOUT_CLOCK, most);
 
     for (;;) {
         uint64_t position = request->offset + request->done;
@@ -260,30 +216,30 @@ static int walk_memory(struct request *request, const struct barfs_segment *segm
         if (error != 0)
             return error;
         width = barfs_widest(position, end, cap);
-        accesses = width == cap ? barfs_smaller(batch, (end - position) / width) : 1;
-        access_memory(request, segment->base + (position - segment->start), width, accesses);
+        accesses = width == cap ? barfs_min(batch, (end - position) / width) : 1;
+        access_memory(request, entry->base + (position - entry->start), width, accesses);
         if (timed) {
             int64_t took = answered(request, NULL);
 
             request->late = accesses == 1 && is_late(request, took);
-            batch = took < LONG_ACCESSES_NS ? barfs_smaller(batch * 2, most) : 1;
+            batch = took < LONG_ACCESSES_NS ? barfs_min(batch * 2, most) : 1;
         }
         trace(request, position, width, BARFS_MEMORY, 0);
     }
 }
 
-/* ---- One access by fd or by call ---------------------------------------------------------------- */
+/* ---- One access by fd or by call ------------------------------------------------------------- */
 
-static int access_fd(struct request *request, const struct barfs_segment *segment, uint64_t position,
-                     uint32_t width)
+static int access_fd(struct request *request, const struct barfs_table_entry *entry,
+                     uint64_t position, uint32_t width)
 {
     uint8_t *data = request->buffer + request->done;
-    off_t place = (off_t)(segment->fd_offset + (position - segment->start));
+    off_t place = (off_t)(entry->fd_offset + (position - entry->start));
     ssize_t count;
 
     for (;;) {
-        count = request->direction == BARFS_READ ? pread(segment->fd, data, width, place)
-                                                 : pwrite(segment->fd, data, width, place);
+        count = request->direction == BARFS_READ ? pread(entry->fd, data, width, place)
+                                                 : pwrite(entry->fd, data, width, place);
         if (count == (ssize_t)width)
             return 0;
         if (count >= 0)
@@ -303,20 +259,21 @@ static int access_fd(struct request *request, const struct barfs_segment *segmen
     }
 }
 
-static int access_call(struct request *request, const struct barfs_segment *segment, uint64_t position,
-                       uint32_t width)
+static int access_call(struct request *request, const struct barfs_table_entry *entry,
+                       uint64_t position, uint32_t width)
 {
-    return segment->call(segment->context, position, width, request->direction,
-                         request->buffer + request->done);
+    return entry->call(entry->context, position, width, request->direction,
+                       request->buffer + request->done);
 }
 
-typedef int access_fn(struct request *, const struct barfs_segment *, uint64_t position, uint32_t width);
+typedef int access_fn(struct request *, const struct barfs_table_entry *, uint64_t position,
+                      uint32_t width);
 
-static int walk_singly(struct request *request, const struct barfs_segment *segment, uint64_t end,
+static int walk_singly(struct request *request, const struct barfs_table_entry *entry, uint64_t end,
                        access_fn *access)
 {
-    uint64_t cap = barfs_smaller(request->limit, segment->max_width);
-    bool timed = request->control->timeout_ns != 0 || segment->turns != NULL;
+    uint64_t cap = barfs_min(request->limit, entry->max_width);
+    bool timed = request->control->timeout_ns != 0 || entry->turns != NULL;
 
     for (;;) {
         uint64_t position = request->offset + request->done;
@@ -329,33 +286,34 @@ static int walk_singly(struct request *request, const struct barfs_segment *segm
         if (error != 0)
             return error;
         width = barfs_widest(position, end, cap);
-        error = access(request, segment, position, width);
+        error = access(request, entry, position, width);
         if (timed && error != -ETIMEDOUT && error != -EINTR)
-            request->late = is_late(request, answered(request, segment->turns));
-        trace(request, position, width, segment->kind, error);
+            request->late = is_late(request, answered(request, entry->turns));
+        trace(request, position, width, entry->kind, error);
         if (error != 0)
             return error < 0 ? error : -EIO;
         request->done += width;
     }
 }
 
-/* ---- A request ---------------------------------------------------------------------------------- */
+/* ---- A request ------------------------------------------------------------------------------- */
 
-struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset, uint64_t count)
+struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset,
+                                      uint64_t count)
 {
     struct barfs_cost cost = {0};
-    const struct barfs_segment *segment;
+    const struct barfs_table_entry *entry;
     uint64_t end;
 
     if (offset >= table->size)
         return cost;
-    end = offset + barfs_smaller(count, table->size - offset);
-    for (segment = barfs_segment_at(table, offset); offset < end; segment++) {
-        uint64_t part_end = barfs_smaller(segment->end, end);
+    end = offset + barfs_min(count, table->size - offset);
+    for (entry = barfs_entry_at(table, offset); offset < end; entry++) {
+        uint64_t part_end = barfs_min(entry->end, end);
 
-        if (segment->kind == BARFS_FD)
+        if (entry->kind == BARFS_FD)
             cost.fd_bytes += part_end - offset;
-        else if (segment->kind == BARFS_CALL)
+        else if (entry->kind == BARFS_CALL)
             cost.calls = true;
         offset = part_end;
     }
@@ -365,28 +323,28 @@ struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t 
 /* 0 when all is done, else why not. */
 static NOINLINE int walk(struct request *request)
 {
-    const struct barfs_segment *segment = barfs_segment_at(request->table, request->offset);
+    const struct barfs_table_entry *entry = barfs_entry_at(request->table, request->offset);
     uint64_t request_end = request->offset + request->count;
 
-    for (; request->done < request->count; segment++) {
-        uint64_t end = barfs_smaller(segment->end, request_end);
-        int error;
+    for (; request->done < request->count; entry++) {
+        uint64_t end = barfs_min(entry->end, request_end);
+        int error = -EACCES;
 
-        if (!(segment->permission & 1u << request->direction))
+        if (!(entry->permission & 1u << request->direction))
             return -EACCES;
-        atomic_store_explicit(&request->control->turns, segment->turns, memory_order_relaxed);
-        switch (segment->kind) {
+        atomic_store_explicit(&request->control->turns, entry->turns, memory_order_relaxed);
+        switch (entry->kind) {
         case BARFS_MEMORY:
-            error = walk_memory(request, segment, end);
+            error = walk_memory(request, entry, end);
             break;
         case BARFS_FD:
-            error = walk_singly(request, segment, end, access_fd);
+            error = walk_singly(request, entry, end, access_fd);
             break;
         case BARFS_CALL:
-            error = walk_singly(request, segment, end, access_call);
+            error = walk_singly(request, entry, end, access_call);
             break;
-        default:
-            error = -EACCES;
+        case BARFS_REFUSED:
+            break;
         }
         if (error != 0)
             return error;
@@ -397,18 +355,19 @@ static NOINLINE int walk(struct request *request)
 /* Nothing is kept in a local here: those are indeterminate after the jump. */
 static NOINLINE int guarded(struct request *request)
 {
-    barfs_guard_thread();
-    if (sigsetjmp(request->guard.env, 0) == 0)
+    barfs_sigbus_prepare_thread();
+    if (sigsetjmp(request->frame.env, 0) == 0)
         return walk(request);
-    request->done += barfs_guard_done(&request->guard) & ~(uint64_t)(request->guarded_width - 1);
+    request->done += barfs_sigbus_done(&request->frame) & ~(uint64_t)(request->guarded_width - 1);
     if (request->control->timeout_ns != 0)
         answered(request, NULL);
     trace(request, request->offset + request->done, request->guarded_width, BARFS_MEMORY, -EIO);
     return -EIO;
 }
 
-static int64_t perform(const struct barfs_table *table, uint64_t offset, void *buffer, uint64_t count,
-                       uint64_t limit, int direction, struct barfs_control *control)
+static int64_t perform(const struct barfs_table *table, uint64_t offset, void *buffer,
+                       uint64_t count, uint64_t limit, enum barfs_direction direction,
+                       struct barfs_control *control)
 {
     struct request request;
     int error;
@@ -426,50 +385,52 @@ static int64_t perform(const struct barfs_table *table, uint64_t offset, void *b
     return request.done > 0 ? (int64_t)request.done : error;
 }
 
-int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer, uint64_t count,
-                       int direction, struct barfs_control *control)
+int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *buffer,
+                       uint64_t count, enum barfs_direction direction,
+                       struct barfs_control *control)
 {
     struct barfs_control own = {.timeout_ns = table->timeout_ns};
-    struct barfs_admission admitted = barfs_admit(table, offset, count, direction);
-    int64_t result = admitted.refused;
+    struct barfs_validated valid = barfs_validate(table, offset, count, direction);
+    int64_t result = valid.result;
 
     if (control == NULL) {
         control = &own;
         if (own.timeout_ns != 0)
             atomic_init(&own.since_ns, barfs_now_ns());
     }
-    if (!barfs_occupancy_enter(table->occupancy))
-        return barfs_occupancy_refusal(table->occupancy);
-    if (admitted.count != 0)
-        result = perform(table, offset, buffer, admitted.count, admitted.limit, direction, control);
-    barfs_occupancy_leave(table->occupancy);
+    if (!barfs_inflight_enter(table->inflight))
+        return barfs_inflight_error(table->inflight);
+    if (valid.count != 0)
+        result = perform(table, offset, buffer, valid.count, valid.limit, direction, control);
+    barfs_inflight_leave(table->inflight);
     return result;
 }
 
-/* ---- Single accesses ---------------------------------------------------------------------------- */
+/* ---- Single accesses ------------------------------------------------------------------------- */
 
 /* 0, or -errno. */
-static int64_t single(const struct barfs_table *table, uint64_t offset, void *buffer, uint32_t width,
-                      int direction)
+static int64_t single(const struct barfs_table *table, uint64_t offset, void *buffer,
+                      uint32_t width, enum barfs_direction direction)
 {
     struct barfs_control unlimited = {.timeout_ns = 0};
     int64_t result = -EINVAL;
 
     if (!barfs_is_natural(offset, width) || offset >= table->size || width > table->size - offset)
         return -EINVAL;
-    if (!barfs_occupancy_enter(table->occupancy))
-        return barfs_occupancy_refusal(table->occupancy);
-    if (!(barfs_segment_at(table, offset)->permission & 1u << direction))
+    if (!barfs_inflight_enter(table->inflight))
+        return barfs_inflight_error(table->inflight);
+    if (!(barfs_entry_at(table, offset)->permission & 1u << direction))
         result = -EACCES;
-    else if (barfs_denied(table, offset, width, direction))
+    else if (barfs_is_denied(table, offset, width, direction))
         result = -EPERM;
     else if (barfs_is_one_access(table, offset, width))
         result = perform(table, offset, buffer, width, width, direction, &unlimited);
-    barfs_occupancy_leave(table->occupancy);
+    barfs_inflight_leave(table->inflight);
     return result < 0 ? result : 0;
 }
 
-int64_t barfs_load(const struct barfs_table *table, uint64_t offset, uint32_t width, uint64_t *value)
+int64_t barfs_load(const struct barfs_table *table, uint64_t offset, uint32_t width,
+                   uint64_t *value)
 {
     uint64_t little = 0;
     int64_t result = single(table, offset, &little, width, BARFS_READ);
@@ -479,7 +440,8 @@ int64_t barfs_load(const struct barfs_table *table, uint64_t offset, uint32_t wi
     return result;
 }
 
-int64_t barfs_store(const struct barfs_table *table, uint64_t offset, uint32_t width, uint64_t value)
+int64_t barfs_store(const struct barfs_table *table, uint64_t offset, uint32_t width,
+                    uint64_t value)
 {
     uint64_t little = htole64(value);
 

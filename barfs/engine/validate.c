@@ -1,24 +1,25 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/validate.h"
+#include "engine/common.h"
 
 #include <errno.h>
 #include <stddef.h>
 
 static const uint64_t MOST_OF_A_PORT = 4;
 
-const struct barfs_segment *barfs_segment_at(const struct barfs_table *table, uint64_t position)
+const struct barfs_table_entry *barfs_entry_at(const struct barfs_table *table, uint64_t position)
 {
-    uint64_t low = 0, high = table->segment_count - 1;
+    uint64_t low = 0, high = table->entry_count - 1;
 
     while (low < high) {
         uint64_t middle = low + (high - low) / 2;
 
-        if (position < table->segments[middle].end)
+        if (position < table->entries[middle].end)
             high = middle;
         else
             low = middle + 1;
     }
-    return &table->segments[low];
+    return &table->entries[low];
 }
 
 bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint64_t count)
@@ -28,17 +29,17 @@ bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint6
 
 uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset)
 {
-    const struct barfs_segment *segment = barfs_segment_at(table, offset);
-    uint64_t cap = segment->max_width;
+    const struct barfs_table_entry *entry = barfs_entry_at(table, offset);
+    uint64_t cap = entry->max_width;
 
     if (table->flags & BARFS_PORT)
-        cap = barfs_smaller(cap, MOST_OF_A_PORT);
-    return barfs_widest(offset, segment->end, cap);
+        cap = barfs_min(cap, MOST_OF_A_PORT);
+    return barfs_widest(offset, entry->end, cap);
 }
 
 /* The first denied range that ends behind `offset`; NULL where none does. */
 static const struct barfs_range *denied_from(const struct barfs_table *table, uint64_t offset,
-                                             int direction)
+                                             enum barfs_direction direction)
 {
     const struct barfs_ranges *denied = &table->denied[direction];
     uint64_t low = 0, high = denied->count;
@@ -54,7 +55,8 @@ static const struct barfs_range *denied_from(const struct barfs_table *table, ui
     return low < denied->count ? &denied->ranges[low] : NULL;
 }
 
-bool barfs_denied(const struct barfs_table *table, uint64_t offset, uint64_t count, int direction)
+bool barfs_is_denied(const struct barfs_table *table, uint64_t offset, uint64_t count,
+                     enum barfs_direction direction)
 {
     const struct barfs_range *range = denied_from(table, offset, direction);
 
@@ -63,7 +65,7 @@ bool barfs_denied(const struct barfs_table *table, uint64_t offset, uint64_t cou
 
 /* The bytes before the first access that touches a denied one, if `limit` is the widest. */
 static uint64_t permitted(const struct barfs_table *table, uint64_t offset, uint64_t count,
-                          uint64_t limit, int direction)
+                          uint64_t limit, enum barfs_direction direction)
 {
     const struct barfs_range *range = denied_from(table, offset, direction);
     uint64_t end;
@@ -74,29 +76,29 @@ static uint64_t permitted(const struct barfs_table *table, uint64_t offset, uint
     return end > offset ? end - offset : 0;
 }
 
-struct barfs_admission barfs_admit(const struct barfs_table *table, uint64_t offset, uint64_t count,
-                                   int direction)
+struct barfs_validated barfs_validate(const struct barfs_table *table, uint64_t offset,
+                                      uint64_t count, enum barfs_direction direction)
 {
-    struct barfs_admission admission = {.refused = -EINVAL};
+    struct barfs_validated valid = {.result = -EINVAL};
     bool beyond = offset >= table->size;
     bool guarded = table->flags & (unsigned)BARFS_GUARD_READS << direction;
 
     /* Before clipping: a port access that crosses the end is wrong, not short. */
     if (table->flags & BARFS_PORT && (beyond || !barfs_is_one_access(table, offset, count)))
-        return admission;
+        return valid;
     if (guarded && count != 0 && !barfs_is_natural(offset, count))
-        return admission;
+        return valid;
     if (count == 0 || beyond) {
-        admission.refused = count == 0 || direction == BARFS_READ ? 0 : -EFBIG;
-        return admission;
+        valid.result = count == 0 || direction == BARFS_READ ? 0 : -EFBIG;
+        return valid;
     }
-    count = barfs_smaller(count, table->size - offset);
+    count = barfs_min(count, table->size - offset);
     if (guarded && !barfs_is_one_access(table, offset, count))
-        return admission;
-    admission.refused = 0;
-    admission.limit = barfs_is_natural(offset, count) ? count : table->width;
-    admission.count = permitted(table, offset, count, admission.limit, direction);
-    if (admission.count == 0)
-        admission.refused = -EPERM;
-    return admission;
+        return valid;
+    valid.result = 0;
+    valid.limit = barfs_is_natural(offset, count) ? count : table->width;
+    valid.count = permitted(table, offset, count, valid.limit, direction);
+    if (valid.count == 0)
+        valid.result = -EPERM;
+    return valid;
 }

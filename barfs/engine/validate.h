@@ -7,45 +7,41 @@
  * Rule 2: denied ranges do not change how the rest is accessed: an access is as wide beside one as it
  *         would be without.
  */
-#ifndef BARFS_ADMISSION_H
-#define BARFS_ADMISSION_H
+#ifndef BARFS_VALIDATE_H
+#define BARFS_VALIDATE_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/transfer.h"
 
-struct barfs_admission {
-    uint64_t count;  /* bytes to transfer; 0: none, and `refused` is the answer */
-    uint64_t limit;  /* of the width of an access */
-    int64_t refused; /* 0, or -errno */
+#pragma GCC visibility push(hidden)
+
+struct barfs_validated {
+    uint64_t count; /* bytes to transfer; 0: none, and `refused` is the answer */
+    uint64_t limit; /* of the width of an access */
+    int64_t result; /* 0, or -errno */
 };
 
-BARFS_HIDDEN struct barfs_admission barfs_admit(const struct barfs_table *table, uint64_t offset,
-                                                uint64_t count, int direction);
+struct barfs_validated barfs_validate(const struct barfs_table *table, uint64_t offset,
+                                      uint64_t count, enum barfs_direction direction);
 
 /* Whether any byte of the range, which is inside the region, is denied. */
-BARFS_HIDDEN bool barfs_denied(const struct barfs_table *table, uint64_t offset, uint64_t count,
-                               int direction);
+bool barfs_is_denied(const struct barfs_table *table, uint64_t offset, uint64_t count,
+                     enum barfs_direction direction);
 
-/* The segment that `position`, which is inside the region, lies in. */
-BARFS_HIDDEN const struct barfs_segment *barfs_segment_at(const struct barfs_table *table,
-                                                          uint64_t position);
+/* The entry that `position`, which is inside the region, lies in. */
+const struct barfs_table_entry *barfs_entry_at(const struct barfs_table *table, uint64_t position);
 
 /* The widest single access that begins at `offset`, which is inside the region. */
-BARFS_HIDDEN uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset);
+uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset);
 
 /* Whether the place takes `count` bytes at `offset`, which is inside the region, as one access. */
-BARFS_HIDDEN bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint64_t count);
+bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint64_t count);
 
 static inline bool barfs_is_natural(uint64_t offset, uint64_t count)
 {
     return (count == 1 || count == 2 || count == 4 || count == 8) && offset % count == 0;
-}
-
-static inline uint64_t barfs_smaller(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
 }
 
 /* The widest access at `position` that is naturally aligned, ends by `end`, and is at most `cap`. */
@@ -57,5 +53,7 @@ static inline uint32_t barfs_widest(uint64_t position, uint64_t end, uint64_t ca
         width >>= 1;
     return (uint32_t)width;
 }
+
+#pragma GCC visibility pop
 
 #endif

@@ -1,44 +1,47 @@
 /* SPDX-License-Identifier: MIT */
 #include "fuse/error_log.h"
+#include "engine/common.h"
 
 #include <stddef.h>
 #include <string.h>
-#include <time.h>
 
-#include "fuse/workers.h"
+static const int64_t BETWEEN_NS = BARFS_NS_PER_S;
 
-static const int64_t BETWEEN_NS = 1000000000;
-
-int barfs_refusals_init(struct barfs_refusals *refusals)
+int barfs_error_log_init(struct barfs_error_log *log)
 {
     int error;
 
-    memset(refusals, 0, sizeof *refusals);
-    error = -pthread_mutex_init(&refusals->lock, NULL);
-    return error ? error : barfs_init_condition(&refusals->wake);
+    memset(log, 0, sizeof *log);
+    error = -pthread_mutex_init(&log->lock, NULL);
+    if (error)
+        return error;
+    error = barfs_cond_init(&log->wake);
+    if (error)
+        pthread_mutex_destroy(&log->lock);
+    return error;
 }
 
-void barfs_refusals_destroy(struct barfs_refusals *refusals)
+void barfs_error_log_destroy(struct barfs_error_log *log)
 {
-    pthread_cond_destroy(&refusals->wake);
-    pthread_mutex_destroy(&refusals->lock);
+    pthread_cond_destroy(&log->wake);
+    pthread_mutex_destroy(&log->lock);
 }
 
-static bool same_kind(const struct barfs_refusal *a, const struct barfs_refusal *b)
+static bool same_kind(const struct barfs_logged_error *a, const struct barfs_logged_error *b)
 {
-    return a->table == b->table && a->what == b->what && a->error == b->error;
+    return a->table == b->table && a->operation == b->operation && a->error == b->error;
 }
 
 /* The place of its kind, or one whose kind has nothing to tell; NULL where there is none. */
-static struct barfs_refusal_kind *place_for(struct barfs_refusals *refusals,
-                                            const struct barfs_refusal *refusal)
+static struct barfs_error_kind *place_for(struct barfs_error_log *log,
+                                          const struct barfs_logged_error *logged)
 {
-    struct barfs_refusal_kind *oldest = NULL;
+    struct barfs_error_kind *oldest = NULL;
 
-    for (size_t i = 0; i < BARFS_REFUSAL_KINDS; i++) {
-        struct barfs_refusal_kind *kind = &refusals->kinds[i];
+    for (size_t i = 0; i < BARFS_ERROR_KINDS; i++) {
+        struct barfs_error_kind *kind = &log->kinds[i];
 
-        if (same_kind(&kind->refusal, refusal))
+        if (same_kind(&kind->first, logged))
             return kind;
         if (kind->waiting == 0 && (oldest == NULL || kind->told_ns < oldest->told_ns))
             oldest = kind;
@@ -48,31 +51,31 @@ static struct barfs_refusal_kind *place_for(struct barfs_refusals *refusals,
     return oldest;
 }
 
-void barfs_refusals_push(struct barfs_refusals *refusals, const struct barfs_refusal *refusal)
+void barfs_error_log_push(struct barfs_error_log *log, const struct barfs_logged_error *logged)
 {
-    struct barfs_refusal_kind *kind;
+    struct barfs_error_kind *kind;
 
-    pthread_mutex_lock(&refusals->lock);
-    kind = place_for(refusals, refusal);
+    pthread_mutex_lock(&log->lock);
+    kind = place_for(log, logged);
     if (!kind)
-        refusals->missed++;
+        log->missed++;
     else if (kind->waiting++ == 0)
-        kind->refusal = *refusal;
-    pthread_cond_signal(&refusals->wake);
-    pthread_mutex_unlock(&refusals->lock);
+        kind->first = *logged;
+    pthread_cond_signal(&log->wake);
+    pthread_mutex_unlock(&log->lock);
 }
 
 /* Whose turn it is.  NULL: nobody's before *until_ns (INT64_MAX: until something is pushed). */
-static struct barfs_refusal_kind *due(struct barfs_refusals *refusals, int64_t now, int64_t *until_ns)
+static struct barfs_error_kind *due(struct barfs_error_log *log, int64_t now, int64_t *until_ns)
 {
     *until_ns = INT64_MAX;
-    for (size_t i = 0; i < BARFS_REFUSAL_KINDS; i++) {
-        struct barfs_refusal_kind *kind = &refusals->kinds[i];
+    for (size_t i = 0; i < BARFS_ERROR_KINDS; i++) {
+        struct barfs_error_kind *kind = &log->kinds[i];
         int64_t at = kind->told_ns == 0 ? 0 : kind->told_ns + BETWEEN_NS;
 
         if (kind->waiting == 0)
             continue;
-        if (at <= now || refusals->stopping)
+        if (at <= now || log->stopping)
             return kind;
         if (at < *until_ns)
             *until_ns = at;
@@ -80,52 +83,52 @@ static struct barfs_refusal_kind *due(struct barfs_refusals *refusals, int64_t n
     return NULL;
 }
 
-static void tell(struct barfs_refusal_kind *kind, int64_t now, struct barfs_refusal *refusal)
+static void tell(struct barfs_error_kind *kind, int64_t now, struct barfs_logged_error *logged)
 {
-    *refusal = kind->refusal;
-    refusal->more = kind->waiting - 1;
+    *logged = kind->first;
+    logged->more = kind->waiting - 1;
     kind->waiting = 0;
     kind->told_ns = now;
 }
 
-bool barfs_refusals_next(struct barfs_refusals *refusals, struct barfs_refusal *refusal)
+bool barfs_error_log_next(struct barfs_error_log *log, struct barfs_logged_error *logged)
 {
     bool found = true;
 
-    pthread_mutex_lock(&refusals->lock);
+    pthread_mutex_lock(&log->lock);
     for (;;) {
         int64_t now = barfs_now_ns(), until;
-        struct barfs_refusal_kind *kind = due(refusals, now, &until);
+        struct barfs_error_kind *kind = due(log, now, &until);
 
         if (kind) {
-            tell(kind, now, refusal);
+            tell(kind, now, logged);
             break;
         }
-        if (refusals->missed) {
-            *refusal = (struct barfs_refusal){.more = refusals->missed};
-            refusals->missed = 0;
+        if (log->missed) {
+            *logged = (struct barfs_logged_error){.more = log->missed};
+            log->missed = 0;
             break;
         }
-        if (refusals->stopping) {
+        if (log->stopping) {
             found = false;
             break;
         }
         if (until == INT64_MAX) {
-            pthread_cond_wait(&refusals->wake, &refusals->lock);
+            pthread_cond_wait(&log->wake, &log->lock);
         } else {
-            struct timespec at = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
+            struct timespec at = barfs_timespec(until);
 
-            pthread_cond_timedwait(&refusals->wake, &refusals->lock, &at);
+            pthread_cond_timedwait(&log->wake, &log->lock, &at);
         }
     }
-    pthread_mutex_unlock(&refusals->lock);
+    pthread_mutex_unlock(&log->lock);
     return found;
 }
 
-void barfs_refusals_stop(struct barfs_refusals *refusals)
+void barfs_error_log_stop(struct barfs_error_log *log)
 {
-    pthread_mutex_lock(&refusals->lock);
-    refusals->stopping = true;
-    pthread_cond_signal(&refusals->wake);
-    pthread_mutex_unlock(&refusals->lock);
+    pthread_mutex_lock(&log->lock);
+    log->stopping = true;
+    pthread_cond_signal(&log->wake);
+    pthread_mutex_unlock(&log->lock);
 }

@@ -7,8 +7,8 @@
  *         are counted, and told together once a second.  A client that polls a dead register fills no
  *         disk.
  */
-#ifndef BARFS_REFUSALS_H
-#define BARFS_REFUSALS_H
+#ifndef BARFS_ERROR_LOG_H
+#define BARFS_ERROR_LOG_H
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -16,42 +16,47 @@
 
 #include "engine/transfer.h"
 
-enum { BARFS_OPEN = 2, BARFS_REFUSAL_KINDS = 64 };
+#pragma GCC visibility push(hidden)
 
-struct barfs_refusal {
+enum { BARFS_ERROR_KINDS = 64 };
+
+enum barfs_operation { BARFS_LOG_READ, BARFS_LOG_WRITE, BARFS_LOG_OPEN };
+
+struct barfs_logged_error {
     const struct barfs_table *table; /* NULL: `more` of kinds for which there was no room */
-    int what;                        /* BARFS_READ, BARFS_WRITE, BARFS_OPEN */
-    int error;                       /* an errno */
-    uint64_t offset, count;          /* of the first request */
-    uint64_t more;                   /* of the same kind, after it */
+    enum barfs_operation operation;
+    int error;              /* an errno */
+    uint64_t offset, count; /* of the first request */
+    uint64_t more;          /* of the same kind, after it */
 };
 
-struct barfs_refusal_kind {
-    struct barfs_refusal refusal;
+struct barfs_error_kind {
+    struct barfs_logged_error first;
     uint64_t waiting; /* to be told */
     int64_t told_ns;  /* CLOCK_MONOTONIC; 0: never */
 };
 
-struct barfs_refusals {
+struct barfs_error_log {
     pthread_mutex_t lock; /* of all that follows */
     pthread_cond_t wake;
     bool stopping;
     uint64_t missed;
-    struct barfs_refusal_kind kinds[BARFS_REFUSAL_KINDS];
+    struct barfs_error_kind kinds[BARFS_ERROR_KINDS];
 };
 
 /* 0, or -errno. */
-BARFS_HIDDEN int barfs_refusals_init(struct barfs_refusals *refusals);
+int barfs_error_log_init(struct barfs_error_log *log);
 
 /* No thread is inside any function. */
-BARFS_HIDDEN void barfs_refusals_destroy(struct barfs_refusals *refusals);
+void barfs_error_log_destroy(struct barfs_error_log *log);
 
-BARFS_HIDDEN void barfs_refusals_push(struct barfs_refusals *refusals,
-                                      const struct barfs_refusal *refusal);
+void barfs_error_log_push(struct barfs_error_log *log, const struct barfs_logged_error *logged);
 
 /* Wait for the next to tell.  False once it is stopped and all is told. */
-BARFS_HIDDEN bool barfs_refusals_next(struct barfs_refusals *refusals, struct barfs_refusal *refusal);
+bool barfs_error_log_next(struct barfs_error_log *log, struct barfs_logged_error *logged);
 
-BARFS_HIDDEN void barfs_refusals_stop(struct barfs_refusals *refusals);
+void barfs_error_log_stop(struct barfs_error_log *log);
+
+#pragma GCC visibility pop
 
 #endif

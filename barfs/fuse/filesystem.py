@@ -2,7 +2,7 @@
 """The FUSE file system: serves names, attributes and texts from a `Tree` through pyfuse3.
 
 Rule 1: this is the only Python that turns errors into errnos, except those of accesses: the engine
-        reports an errno itself (`barfs.engine.errnos`).
+        reports an errno itself (`barfs.errors`).
 Rule 2: handlers raise nothing but FUSEError: any other exception makes pyfuse3 end the daemon. A
         bug fails one request with EIO and logs one traceback.
 Rule 3: the kernel checks permissions (`default_permissions`) but exempts root, so the handlers

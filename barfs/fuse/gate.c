@@ -1,120 +1,38 @@
 /* SPDX-License-Identifier: MIT */
 #define _GNU_SOURCE
 #include "fuse/gate.h"
-#include "engine/validate.h"
-#include "fuse/handshake.h"
+#include "engine/common.h"
+#include "engine/sigbus.h"
+#include "fuse/dispatch.h"
 #include "fuse/notify.h"
-#include "fuse/error_log.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/fuse.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
-
-/* Longer requests go to the slow lane.  An uncached load takes up to a microsecond on PCI Express: the
- * reader is never away for more than a millisecond or so. */
-static const uint64_t MOST_BYTES_HERE = 4096;
-static const uint64_t MOST_FD_BYTES_HERE = 256;
-static const uint64_t MOST_QUICK_BYTES = 256;
 
 /* Interrupts a read of /dev/fuse.  By default it is ignored, so it does no harm anywhere else. */
 static const int WAKE_SIGNAL = SIGURG;
 static const int64_t WAKE_EVERY_NS = 5000000;
 
-#ifndef FOPEN_PARALLEL_DIRECT_WRITES /* Linux 6.2; older kernels ignore it */
-#define FOPEN_PARALLEL_DIRECT_WRITES (1 << 6)
-#endif
-
 struct device {
-    struct device *next;
+    SLIST_ENTRY(device) next;
     struct barfs_lanes lanes;
 };
 
 struct barfs_gate {
-    int fuse_fd, forward_fd;
-    atomic_bool stopping, abandoned;
+    struct barfs_dispatch dispatch;
     atomic_bool reading; /* cleared with the lock held, so that the reader is there to be woken */
     pthread_t reader;
-    _Atomic uint64_t init_unique;
-    struct barfs_queue queue;
-    struct barfs_nodes nodes;
-    struct device *devices;
-    struct barfs_notices notices;
-    struct barfs_refusals refusals;
+    SLIST_HEAD(, device) devices;
+    struct barfs_notify notify;
     pthread_mutex_t lock; /* of `reading` */
 };
 
-static const uint32_t HEADER = sizeof(struct fuse_in_header);
-_Static_assert(BARFS_PAYLOAD == sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in),
-               "data of a WRITE stands behind both headers");
-
-/* ---- Answers ------------------------------------------------------------------------------------- */
-
-/* A reply that the kernel does not want any more (ENOENT: interrupted or aborted) is nobody's loss. */
-static void send_reply(int fd, const void *message, size_t size)
-{
-    while (write(fd, message, size) < 0 && errno == EINTR)
-        ;
-}
-
-static void reply(struct barfs_gate *gate, uint64_t unique, int64_t result, const void *body,
-                  size_t size)
-{
-    struct fuse_out_header header = {
-        .len = (uint32_t)(sizeof header + (result < 0 ? 0 : size)),
-        /* The kernel takes no others, and would wait for ever. (fuse_dev_do_write) */
-        .error = result < 0 ? (result > -512 ? (int32_t)result : -EIO) : 0,
-        .unique = unique,
-    };
-    struct iovec parts[] = {
-        {.iov_base = &header, .iov_len = sizeof header},
-        {.iov_base = (void *)(uintptr_t)body, .iov_len = result < 0 ? 0 : size},
-    };
-
-    while (writev(gate->fuse_fd, parts, size ? 2 : 1) < 0 && errno == EINTR)
-        ;
-}
-
-/* An interrupted request was not refused; nor was a read of the page cache, which comes again as a
- * plain one. */
-static void note(struct barfs_gate *gate, const struct barfs_refusal *refusal)
-{
-    if (refusal->error != EINTR && refusal->error != EOPNOTSUPP)
-        barfs_refusals_push(&gate->refusals, refusal);
-}
-
-/* A read's header is put right in front of its data, so that the reply is one piece. */
-static void answer(void *context, struct barfs_request *request, int64_t result)
-{
-    struct barfs_gate *gate = context;
-
-    if (result < 0)
-        note(gate, &(struct barfs_refusal){request->table, request->direction, (int)-result,
-                                           request->offset, request->count, 0});
-    if (request->direction == BARFS_READ && result >= 0) {
-        struct fuse_out_header header = {
-            .len = (uint32_t)(sizeof header + (size_t)result),
-            .unique = request->unique,
-        };
-        unsigned char *start = request->message + BARFS_PAYLOAD - sizeof header;
-
-        memcpy(start, &header, sizeof header);
-        send_reply(gate->fuse_fd, start, header.len);
-    } else {
-        struct fuse_write_out written = {.size = result < 0 ? 0 : (uint32_t)result};
-
-        reply(gate, request->unique, result, &written, sizeof written);
-    }
-}
-
-/* ---- Making, and what is registered ---------------------------------------------------------------- */
+/* ---- Making, and what is registered ---------------------------------------------------------- */
 
 struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
 {
@@ -123,35 +41,39 @@ struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
 
     if (!gate)
         return NULL;
-    gate->fuse_fd = fuse_fd;
-    gate->forward_fd = forward_fd;
-    error = barfs_guard_install();
-    if (!error)
-        error = barfs_queue_init(&gate->queue, answer, gate);
-    if (!error)
-        error = -pthread_mutex_init(&gate->lock, NULL);
-    if (!error)
-        error = barfs_notices_init(&gate->notices, fuse_fd);
-    if (!error)
-        error = barfs_refusals_init(&gate->refusals);
-    if (error) {
-        free(gate);
-        errno = -error;
-        return NULL;
-    }
+    SLIST_INIT(&gate->devices);
+    error = barfs_sigbus_install();
+    if (error)
+        goto free_gate;
+    error = barfs_dispatch_init(&gate->dispatch, fuse_fd, forward_fd);
+    if (error)
+        goto free_gate;
+    error = barfs_notify_init(&gate->notify, fuse_fd);
+    if (error)
+        goto destroy_dispatch;
+    error = -pthread_mutex_init(&gate->lock, NULL);
+    if (error)
+        goto destroy_notify;
     return gate;
+
+destroy_notify:
+    barfs_notify_destroy(&gate->notify);
+destroy_dispatch:
+    barfs_dispatch_destroy(&gate->dispatch);
+free_gate:
+    free(gate);
+    errno = -error;
+    return NULL;
 }
 
 void barfs_gate_free(struct barfs_gate *gate)
 {
-    barfs_queue_destroy(&gate->queue);
-    barfs_notices_destroy(&gate->notices);
-    barfs_refusals_destroy(&gate->refusals);
-    barfs_nodes_clear(&gate->nodes);
-    while (gate->devices) {
-        struct device *device = gate->devices;
+    struct device *device;
 
-        gate->devices = device->next;
+    barfs_dispatch_destroy(&gate->dispatch);
+    barfs_notify_destroy(&gate->notify);
+    while ((device = SLIST_FIRST(&gate->devices)) != NULL) {
+        SLIST_REMOVE_HEAD(&gate->devices, next);
         free(device);
     }
     pthread_mutex_destroy(&gate->lock);
@@ -165,214 +87,32 @@ struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *gate)
 
     if (!device)
         return NULL;
-    error = barfs_lanes_init(&device->lanes, &gate->queue);
+    error = barfs_lanes_init(&device->lanes, &gate->dispatch.workers);
     if (error) {
         free(device);
         errno = -error;
         return NULL;
     }
-    device->next = gate->devices;
-    gate->devices = device;
+    SLIST_INSERT_HEAD(&gate->devices, device, next);
     return &device->lanes;
 }
 
-void barfs_gate_remove_device(struct barfs_gate *gate, struct barfs_lanes *lanes)
+int barfs_gate_add_region(struct barfs_gate *gate, uint64_t node_id,
+                          const struct barfs_table *table, uint32_t permission,
+                          struct barfs_lanes *lanes)
 {
-    (void)gate;
-    barfs_lanes_stop(lanes);
-}
-
-int barfs_gate_add_region(struct barfs_gate *gate, uint64_t node_id, const struct barfs_table *table,
-                          uint32_t permission, struct barfs_lanes *lanes)
-{
-    return barfs_nodes_add(&gate->nodes, node_id, table, permission, lanes);
+    return barfs_inodes_add(&gate->dispatch.inodes, node_id, table, permission, lanes);
 }
 
 void barfs_gate_remove_region(struct barfs_gate *gate, uint64_t node_id)
 {
-    struct barfs_node *node = barfs_nodes_find(&gate->nodes, node_id);
+    struct barfs_inode *inode = barfs_inodes_find(&gate->dispatch.inodes, node_id);
 
-    if (node)
-        atomic_store(&node->removed, true);
+    if (inode)
+        atomic_store(&inode->removed, true);
 }
 
-/* ---- Requests ---------------------------------------------------------------------------------------- */
-
-static void open_region(struct barfs_gate *gate, const struct barfs_node *node,
-                        const struct barfs_request *request)
-{
-    const struct fuse_open_in *in = (const void *)(request->message + HEADER);
-    struct fuse_open_out out = {.open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES};
-    uint32_t mode = in->flags & O_ACCMODE;
-    uint32_t wanted = (mode == O_WRONLY ? 0 : BARFS_MAY_READ) | (mode == O_RDONLY ? 0 : BARFS_MAY_WRITE);
-    int result = 0;
-
-    if (atomic_load(&node->removed) || barfs_occupancy_closed(node->table->occupancy))
-        result = -ENXIO;
-    else if (wanted & ~node->permission)
-        result = -EACCES; /* root, whom the kernel does not stop */
-    if (result < 0)
-        note(gate, &(struct barfs_refusal){node->table, BARFS_OPEN, -result, 0, 0, 0});
-    reply(gate, request->unique, result, &out, sizeof out);
-}
-
-/* Where a transfer belongs: NULL, right here. */
-static struct barfs_lane *choose_lane(const struct barfs_node *node, const struct barfs_request *request)
-{
-    struct barfs_lanes *lanes = node->lanes;
-    struct barfs_cost cost;
-
-    cost = barfs_transfer_cost(request->table, request->offset, request->count);
-    if (cost.calls)
-        return request->count > MOST_QUICK_BYTES ? &lanes->patient : &lanes->quick;
-    if (request->count > MOST_BYTES_HERE || cost.fd_bytes > MOST_FD_BYTES_HERE)
-        return &lanes->slow;
-    return NULL;
-}
-
-/* A READ or WRITE of a region.  Returns whether the request was given away. */
-static bool transfer(struct barfs_gate *gate, const struct barfs_node *node, struct barfs_request *request)
-{
-    struct barfs_control none = {.pid = request->control.pid};
-    struct barfs_lane *lane;
-    int64_t result;
-
-    if (atomic_load(&node->removed)) {
-        answer(gate, request, -ENODEV);
-        return false;
-    }
-    lane = choose_lane(node, request);
-    if (lane) {
-        struct barfs_admission admitted =
-            barfs_admit(request->table, request->offset, request->count, request->direction);
-
-        /* What no device is asked for does not wait for one. */
-        if (admitted.count == 0 && !barfs_occupancy_closed(request->table->occupancy)) {
-            answer(gate, request, admitted.refused);
-            return false;
-        }
-        barfs_queue_push(lane, request);
-        return true;
-    }
-    result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
-                            request->count, request->direction, &none);
-    if (!atomic_load(&gate->abandoned))
-        answer(gate, request, result);
-    return false;
-}
-
-static bool read_region(struct barfs_gate *gate, const struct barfs_node *node, struct barfs_request *request)
-{
-    const struct fuse_read_in *in = (const void *)(request->message + HEADER);
-
-    request->direction = BARFS_READ;
-    request->offset = in->offset;
-    request->count = in->size < BARFS_MOST_DATA ? in->size : BARFS_MOST_DATA;
-    if (!(in->read_flags & FUSE_READ_LOCKOWNER)) {
-        answer(gate, request, -EOPNOTSUPP);
-        return false;
-    }
-    return transfer(gate, node, request);
-}
-
-static bool write_region(struct barfs_gate *gate, const struct barfs_node *node, struct barfs_request *request)
-{
-    const struct fuse_write_in *in = (const void *)(request->message + HEADER);
-
-    request->direction = BARFS_WRITE;
-    request->offset = in->offset;
-    request->count = in->size;
-    if (request->length != BARFS_PAYLOAD + (size_t)in->size) {
-        answer(gate, request, -EIO);
-        return false;
-    }
-    return transfer(gate, node, request);
-}
-
-static bool wants_answer(uint32_t opcode)
-{
-    return opcode != FUSE_FORGET && opcode != FUSE_BATCH_FORGET && opcode != FUSE_INTERRUPT &&
-           opcode != FUSE_NOTIFY_REPLY;
-}
-
-/* Blocks while libfuse is far behind; it never waits for the reader. */
-static void forward(struct barfs_gate *gate, const struct barfs_request *request, uint32_t opcode)
-{
-    while (send(gate->forward_fd, request->message, request->length, MSG_NOSIGNAL) < 0) {
-        if (errno == EINTR && !atomic_load(&gate->stopping))
-            continue;
-        /* Longer than an unprivileged socket takes, or nobody there any more. */
-        if (wants_answer(opcode))
-            reply(gate, request->unique, errno == EMSGSIZE ? -E2BIG : -EIO, NULL, 0);
-        return;
-    }
-}
-
-/* What the gate reads of a request of this kind, without a WRITE's data. */
-static size_t needed_length(uint32_t opcode)
-{
-    switch (opcode) {
-    case FUSE_READ:
-        return HEADER + sizeof(struct fuse_read_in);
-    case FUSE_WRITE:
-        return HEADER + sizeof(struct fuse_write_in);
-    case FUSE_OPEN:
-        return HEADER + sizeof(struct fuse_open_in);
-    case FUSE_INTERRUPT:
-        return HEADER + sizeof(struct fuse_interrupt_in);
-    case FUSE_INIT:
-        return HEADER + offsetof(struct fuse_init_in, flags) + sizeof(uint32_t);
-    default:
-        return HEADER;
-    }
-}
-
-/* A request that was read.  Returns whether it was given away. */
-static bool handle(struct barfs_gate *gate, struct barfs_request *request)
-{
-    const struct fuse_in_header *header = (const void *)request->message;
-    const struct barfs_node *node;
-
-    request->unique = header->unique;
-    request->control.pid = header->pid ? (int32_t)header->pid : BARFS_PID_UNKNOWN;
-    if (header->len != request->length || request->length < needed_length(header->opcode)) {
-        if (wants_answer(header->opcode))
-            reply(gate, request->unique, -EIO, NULL, 0);
-        return false;
-    }
-    if (header->opcode == FUSE_INTERRUPT) {
-        const struct fuse_interrupt_in *in = (const void *)(request->message + HEADER);
-
-        barfs_queue_interrupt(&gate->queue, in->unique);
-        return false;
-    }
-    node = barfs_nodes_find(&gate->nodes, header->nodeid);
-    if (node) {
-        request->table = node->table;
-        switch (header->opcode) {
-        case FUSE_READ:
-            return read_region(gate, node, request);
-        case FUSE_WRITE:
-            return write_region(gate, node, request);
-        case FUSE_OPEN:
-            open_region(gate, node, request);
-            return false;
-        case FUSE_RELEASE:
-            reply(gate, request->unique, 0, NULL, 0);
-            return false;
-        default:
-            break;
-        }
-    }
-    if (header->opcode == FUSE_INIT) {
-        barfs_handshake_request(request->message + HEADER);
-        atomic_store(&gate->init_unique, header->unique);
-    }
-    forward(gate, request, header->opcode);
-    return false;
-}
-
-/* ---- Threads ---------------------------------------------------------------------------------------- */
+/* ---- Threads --------------------------------------------------------------------------------- */
 
 static void on_wake(int signal)
 {
@@ -396,16 +136,16 @@ static int read_requests(struct barfs_gate *gate)
     struct barfs_request *request = NULL;
     int error = 0;
 
-    while (!atomic_load(&gate->stopping)) {
+    while (!atomic_load(&gate->dispatch.stopping)) {
         ssize_t length;
 
         if (!request)
-            request = barfs_queue_take(&gate->queue);
+            request = barfs_workers_get_request(&gate->dispatch.workers);
         if (!request) {
             error = -ENOMEM;
             break;
         }
-        length = read(gate->fuse_fd, request->message, sizeof request->message);
+        length = read(gate->dispatch.fuse_fd, request->message, sizeof request->message);
         if (length == 0)
             break; /* the other end of a socket in the place of /dev/fuse */
         if (length < 0) {
@@ -417,11 +157,12 @@ static int read_requests(struct barfs_gate *gate)
             break;
         }
         request->length = (size_t)length;
-        if (request->length >= HEADER && handle(gate, request))
+        if (request->length >= sizeof(struct fuse_in_header) &&
+            barfs_dispatch_request(&gate->dispatch, request))
             request = NULL;
     }
     if (request)
-        barfs_queue_give_back(&gate->queue, request);
+        barfs_workers_put_request(&gate->dispatch.workers, request);
     return error;
 }
 
@@ -445,9 +186,9 @@ int barfs_gate_reply_loop(struct barfs_gate *gate)
     unsigned char *message = malloc(BARFS_MESSAGE_SIZE);
     int error = message ? 0 : -ENOMEM;
 
-    while (!error && !atomic_load(&gate->stopping)) {
+    while (!error && !atomic_load(&gate->dispatch.stopping)) {
         const struct fuse_out_header *header = (const void *)message;
-        ssize_t size = recv(gate->forward_fd, message, BARFS_MESSAGE_SIZE, 0);
+        ssize_t size = recv(gate->dispatch.forward_fd, message, BARFS_MESSAGE_SIZE, 0);
 
         if (size < 0 && errno == EINTR)
             continue;
@@ -458,14 +199,10 @@ int barfs_gate_reply_loop(struct barfs_gate *gate)
         if ((size_t)size < sizeof *header)
             continue;
         if (header->unique == 0) {
-            barfs_notices_push(&gate->notices, message, (size_t)size);
+            barfs_notify_push(&gate->notify, message, (size_t)size);
             continue;
         }
-        if (header->unique == atomic_load(&gate->init_unique)) {
-            atomic_store(&gate->init_unique, 0);
-            barfs_handshake_reply(message + sizeof *header, (size_t)size - sizeof *header);
-        }
-        send_reply(gate->fuse_fd, message, (size_t)size);
+        barfs_dispatch_reply(&gate->dispatch, message, (size_t)size);
     }
     free(message);
     return error;
@@ -473,34 +210,34 @@ int barfs_gate_reply_loop(struct barfs_gate *gate)
 
 void barfs_gate_notify_loop(struct barfs_gate *gate)
 {
-    barfs_notices_run(&gate->notices);
+    barfs_notify_run(&gate->notify);
 }
 
 void barfs_gate_watch_loop(struct barfs_gate *gate)
 {
-    barfs_queue_watch(&gate->queue);
+    barfs_workers_watch(&gate->dispatch.workers);
 }
 
 struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate)
 {
-    return barfs_queue_next_lane(&gate->queue);
+    return barfs_workers_next_lane(&gate->dispatch.workers);
 }
 
-bool barfs_gate_next_refusal(struct barfs_gate *gate, struct barfs_refusal *refusal)
+bool barfs_gate_next_error(struct barfs_gate *gate, struct barfs_logged_error *logged)
 {
-    return barfs_refusals_next(&gate->refusals, refusal);
+    return barfs_error_log_next(&gate->dispatch.errors, logged);
 }
 
 bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
 {
-    const struct timespec pause = {.tv_nsec = WAKE_EVERY_NS};
+    const struct timespec pause = barfs_timespec(WAKE_EVERY_NS);
     int64_t end = barfs_now_ns() + timeout_ns;
 
-    atomic_store(&gate->stopping, true);
-    barfs_queue_stop(&gate->queue);
-    shutdown(gate->forward_fd, SHUT_RDWR);
-    barfs_notices_stop(&gate->notices);
-    barfs_refusals_stop(&gate->refusals);
+    atomic_store(&gate->dispatch.stopping, true);
+    barfs_workers_stop(&gate->dispatch.workers);
+    shutdown(gate->dispatch.forward_fd, SHUT_RDWR);
+    barfs_notify_stop(&gate->notify);
+    barfs_error_log_stop(&gate->dispatch.errors);
     /* The signal may come just before the reader goes to sleep, so it is sent until it has left. */
     while (atomic_load(&gate->reading) && barfs_now_ns() < end) {
         pthread_mutex_lock(&gate->lock);
@@ -514,6 +251,6 @@ bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
 
 void barfs_gate_abandon(struct barfs_gate *gate)
 {
-    atomic_store(&gate->abandoned, true);
-    barfs_queue_abandon(&gate->queue);
+    atomic_store(&gate->dispatch.abandoned, true);
+    barfs_workers_abandon(&gate->dispatch.workers);
 }

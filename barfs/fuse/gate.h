@@ -26,50 +26,52 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/transfer.h"
+#include "fuse/error_log.h"
 #include "fuse/inodes.h"
 #include "fuse/workers.h"
-#include "fuse/error_log.h"
-#include "engine/transfer.h"
+
+#pragma GCC visibility push(hidden)
 
 struct barfs_gate;
 
 /* A gate between `fuse_fd` (/dev/fuse) and `forward_fd` (one end of an AF_UNIX SOCK_SEQPACKET pair,
  * libfuse on the other).  Both stay the caller's.  NULL, with errno, when there is no memory. */
-BARFS_HIDDEN struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd);
+struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd);
 
 /* Free it.  No thread is inside any of its functions; tables may go after that, not before. */
-BARFS_HIDDEN void barfs_gate_free(struct barfs_gate *gate);
+void barfs_gate_free(struct barfs_gate *gate);
 
 /* The lanes of a device; they are the gate's.  NULL, with errno, when there is no memory.  One thread
- * at a time adds devices and regions. */
-BARFS_HIDDEN struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *gate);
-
-/* Let the device's lanes end (workers.h).  Its regions have been removed, its occupancy is closed. */
-BARFS_HIDDEN void barfs_gate_remove_device(struct barfs_gate *gate, struct barfs_lanes *lanes);
+ * at a time adds devices and regions.  barfs_lanes_stop() once its regions have been removed and its
+ * accesses are closed. */
+struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *gate);
 
 /* Answer for `node_id` from now on.  `permission` is what an open may ask for.  0, or -errno. */
-BARFS_HIDDEN int barfs_gate_add_region(struct barfs_gate *gate, uint64_t node_id,
-                                       const struct barfs_table *table, uint32_t permission,
-                                       struct barfs_lanes *lanes);
+int barfs_gate_add_region(struct barfs_gate *gate, uint64_t node_id,
+                          const struct barfs_table *table, uint32_t permission,
+                          struct barfs_lanes *lanes);
 
 /* From now on the region's requests are answered -ENODEV, and opens -ENXIO. */
-BARFS_HIDDEN void barfs_gate_remove_region(struct barfs_gate *gate, uint64_t node_id);
+void barfs_gate_remove_region(struct barfs_gate *gate, uint64_t node_id);
 
 /* The threads' functions.  Each returns once the gate is stopped; read_loop and reply_loop also when
  * their descriptor ends, with 0 or -errno. */
-BARFS_HIDDEN int barfs_gate_read_loop(struct barfs_gate *gate);
-BARFS_HIDDEN int barfs_gate_reply_loop(struct barfs_gate *gate);
-BARFS_HIDDEN void barfs_gate_notify_loop(struct barfs_gate *gate);
-BARFS_HIDDEN void barfs_gate_watch_loop(struct barfs_gate *gate);
-BARFS_HIDDEN struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate);
-BARFS_HIDDEN bool barfs_gate_next_refusal(struct barfs_gate *gate, struct barfs_refusal *refusal);
+int barfs_gate_read_loop(struct barfs_gate *gate);
+int barfs_gate_reply_loop(struct barfs_gate *gate);
+void barfs_gate_notify_loop(struct barfs_gate *gate);
+void barfs_gate_watch_loop(struct barfs_gate *gate);
+struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate);
+bool barfs_gate_next_error(struct barfs_gate *gate, struct barfs_logged_error *logged);
 
 /* Make every thread leave; returns whether the reader has within `timeout_ns`.  Shuts the forward
  * socket down.  May be called again. */
-BARFS_HIDDEN bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns);
+bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns);
 
 /* After a stop that left a thread inside an access: answer for it, so that its late return writes to
  * no descriptor (the number may be another file's by then).  The gate is never freed. */
-BARFS_HIDDEN void barfs_gate_abandon(struct barfs_gate *gate);
+void barfs_gate_abandon(struct barfs_gate *gate);
+
+#pragma GCC visibility pop
 
 #endif

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from barfs.engine.errnos import error_from
 from barfs.engine.extension import ffi, lib
 from barfs.engine.ownership import Owner
 from barfs.engine.table import Table
+from barfs.errors import access_error
 from barfs.text.system_errors import reason
 
 # What one request that goes to libfuse, or its answer, may hold; the kernel gives what it allows.
@@ -27,7 +27,11 @@ _SOCKET_BUFFER = 2 << 20
 _NO_WORK_YET = 1.0
 """Seconds that threads which have hardly begun need to leave."""
 
-_WHAT = {lib.BARFS_READ: "read", lib.BARFS_WRITE: "write", lib.BARFS_OPEN: "open"}
+_OPERATIONS = {
+    lib.BARFS_LOG_READ: "read",
+    lib.BARFS_LOG_WRITE: "write",
+    lib.BARFS_LOG_OPEN: "open",
+}
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +83,10 @@ class Gate:
         try:
             self._run("gate-reader", read)
             self._run("gate-replies", lib.barfs_gate_reply_loop, self._gate)
-            self._run("gate-notices", lib.barfs_gate_notify_loop, self._gate)
+            self._run("gate-notify", lib.barfs_gate_notify_loop, self._gate)
             self._run("gate-watch", lib.barfs_gate_watch_loop, self._gate)
             self._run("gate-lanes", self._start_lanes)
-            self._run("gate-refusals", self._log_refusals)
+            self._run("gate-errors", self._log_errors)
         except RuntimeError:
             self.stop(_NO_WORK_YET)
             raise
@@ -125,19 +129,23 @@ class Gate:
                 log.error("no thread for a device: %s", reason(error))
                 lib.barfs_lane_fail(lane)
 
-    def _log_refusals(self) -> None:
-        refusal = ffi.new("struct barfs_refusal *")
-        while lib.barfs_gate_next_refusal(self._gate, refusal):
-            if refusal.table == ffi.NULL:
-                log.warning("%d more requests were refused", refusal.more)
+    def _log_errors(self) -> None:
+        entry = ffi.new("struct barfs_logged_error *")
+        while lib.barfs_gate_next_error(self._gate, entry):
+            if entry.table == ffi.NULL:
+                log.warning("%d more requests were refused", entry.more)
                 continue
-            device, table = self._tables[int(ffi.cast("uintptr_t", refusal.table))]
-            what = f"{_WHAT[refusal.what]} of "
-            if refusal.what == lib.BARFS_OPEN:
-                what += f"{table.name}: {os.strerror(refusal.error)}"
+            device, table = self._tables[int(ffi.cast("uintptr_t", entry.table))]
+            what = f"{_OPERATIONS[entry.operation]} of "
+            if entry.operation == lib.BARFS_LOG_OPEN:
+                what += f"{table.name}: {os.strerror(entry.error)}"
             else:
-                what += str(error_from(refusal.error, table.name, refusal.offset, refusal.count))
-            more = f", and {refusal.more} more" if refusal.more else ""
+                what += str(
+                    access_error(
+                        entry.error, region=table.name, offset=entry.offset, width=entry.count
+                    )
+                )
+            more = f", and {entry.more} more" if entry.more else ""
             log.warning("%s: %s%s", device, what, more)
 
     def _run_lane(self, lane: Any) -> None:
@@ -169,4 +177,4 @@ class DeviceGate:
         """From now on requests fail with ENODEV and opens with ENXIO. The occupancy is closed."""
         for node in self._nodes:
             lib.barfs_gate_remove_region(self._gate._gate, node)
-        lib.barfs_gate_remove_device(self._gate._gate, self._lanes)
+        lib.barfs_lanes_stop(self._lanes)

@@ -8,12 +8,14 @@
 
 #include <stddef.h>
 
-#include "engine/sigbus.h"
+#pragma GCC visibility push(hidden)
 
 /* Look over the body of the request, which has at least its `flags`. */
-BARFS_HIDDEN void barfs_handshake_request(void *body);
+void barfs_handshake_request(void *body);
 
 /* Look over the body of the reply, `size` bytes; an error has none. */
-BARFS_HIDDEN void barfs_handshake_reply(void *body, size_t size);
+void barfs_handshake_reply(void *body, size_t size);
+
+#pragma GCC visibility pop
 
 #endif

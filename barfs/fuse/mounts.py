@@ -16,7 +16,8 @@ from pathlib import Path
 
 from barfs.errors import BarfsError, UsageError
 from barfs.host.mountinfo import mounts
-from barfs.pci import Bdf
+from barfs.layout import Layout
+from barfs.pci import Bdf, region_index
 from barfs.text import dump_json, unicode
 
 FSTYPE = "fuse.barfs"
@@ -120,6 +121,15 @@ class MountInfo:
             return cls(int(data["pid"]), devices, trace)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f"invalid description of a mount: {error}") from None
+
+
+def layouts_in(directory: Path) -> dict[str, Layout]:
+    """The layouts of a mounted device, in the order of its regions. Raises MountError."""
+    try:
+        files = sorted(directory.glob("*.layout"), key=lambda file: region_index(file.stem))
+        return {file.stem: Layout.from_text(os.fsdecode(file.read_bytes())) for file in files}
+    except OSError as error:
+        raise MountError(f"{directory} is mounted but cannot be read: {error.strerror}") from error
 
 
 def find_device(name: str) -> Path | None:

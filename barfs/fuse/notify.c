@@ -1,83 +1,85 @@
 /* SPDX-License-Identifier: MIT */
 #include "fuse/notify.h"
+#include "engine/common.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-struct barfs_notice {
-    struct barfs_notice *next;
+struct barfs_notification {
+    STAILQ_ENTRY(barfs_notification) next;
     size_t size;
     unsigned char message[];
 };
 
-int barfs_notices_init(struct barfs_notices *notices, int fd)
+int barfs_notify_init(struct barfs_notify *notify, int fd)
 {
     int error;
 
-    memset(notices, 0, sizeof *notices);
-    notices->fd = fd;
-    notices->last = &notices->first;
-    error = pthread_mutex_init(&notices->lock, NULL);
-    return error ? -error : -pthread_cond_init(&notices->wake, NULL);
+    memset(notify, 0, sizeof *notify);
+    notify->fd = fd;
+    STAILQ_INIT(&notify->waiting);
+    error = -pthread_mutex_init(&notify->lock, NULL);
+    if (error)
+        return error;
+    error = barfs_cond_init(&notify->wake);
+    if (error)
+        pthread_mutex_destroy(&notify->lock);
+    return error;
 }
 
-void barfs_notices_destroy(struct barfs_notices *notices)
+void barfs_notify_destroy(struct barfs_notify *notify)
 {
-    while (notices->first) {
-        struct barfs_notice *notice = notices->first;
+    struct barfs_notification *notification;
 
-        notices->first = notice->next;
-        free(notice);
+    while ((notification = STAILQ_FIRST(&notify->waiting)) != NULL) {
+        STAILQ_REMOVE_HEAD(&notify->waiting, next);
+        free(notification);
     }
-    pthread_cond_destroy(&notices->wake);
-    pthread_mutex_destroy(&notices->lock);
+    pthread_cond_destroy(&notify->wake);
+    pthread_mutex_destroy(&notify->lock);
 }
 
-void barfs_notices_push(struct barfs_notices *notices, const void *message, size_t size)
+void barfs_notify_push(struct barfs_notify *notify, const void *message, size_t size)
 {
-    struct barfs_notice *notice = malloc(sizeof *notice + size);
+    struct barfs_notification *notification = malloc(sizeof *notification + size);
 
-    if (!notice)
+    if (!notification)
         return;
-    notice->next = NULL;
-    notice->size = size;
-    memcpy(notice->message, message, size);
-    pthread_mutex_lock(&notices->lock);
-    *notices->last = notice;
-    notices->last = &notice->next;
-    pthread_cond_signal(&notices->wake);
-    pthread_mutex_unlock(&notices->lock);
+    notification->size = size;
+    memcpy(notification->message, message, size);
+    pthread_mutex_lock(&notify->lock);
+    STAILQ_INSERT_TAIL(&notify->waiting, notification, next);
+    pthread_cond_signal(&notify->wake);
+    pthread_mutex_unlock(&notify->lock);
 }
 
-void barfs_notices_run(struct barfs_notices *notices)
+void barfs_notify_run(struct barfs_notify *notify)
 {
-    pthread_mutex_lock(&notices->lock);
-    while (!notices->stopping) {
-        struct barfs_notice *notice = notices->first;
+    pthread_mutex_lock(&notify->lock);
+    while (!notify->stopping) {
+        struct barfs_notification *notification = STAILQ_FIRST(&notify->waiting);
 
-        if (!notice) {
-            pthread_cond_wait(&notices->wake, &notices->lock);
+        if (!notification) {
+            pthread_cond_wait(&notify->wake, &notify->lock);
             continue;
         }
-        notices->first = notice->next;
-        if (!notices->first)
-            notices->last = &notices->first;
-        pthread_mutex_unlock(&notices->lock);
+        STAILQ_REMOVE_HEAD(&notify->waiting, next);
+        pthread_mutex_unlock(&notify->lock);
         /* What the kernel does not know (ENOENT) it need not forget. */
-        while (write(notices->fd, notice->message, notice->size) < 0 && errno == EINTR)
+        while (write(notify->fd, notification->message, notification->size) < 0 && errno == EINTR)
             ;
-        free(notice);
-        pthread_mutex_lock(&notices->lock);
+        free(notification);
+        pthread_mutex_lock(&notify->lock);
     }
-    pthread_mutex_unlock(&notices->lock);
+    pthread_mutex_unlock(&notify->lock);
 }
 
-void barfs_notices_stop(struct barfs_notices *notices)
+void barfs_notify_stop(struct barfs_notify *notify)
 {
-    pthread_mutex_lock(&notices->lock);
-    notices->stopping = true;
-    pthread_cond_broadcast(&notices->wake);
-    pthread_mutex_unlock(&notices->lock);
+    pthread_mutex_lock(&notify->lock);
+    notify->stopping = true;
+    pthread_cond_broadcast(&notify->wake);
+    pthread_mutex_unlock(&notify->lock);
 }

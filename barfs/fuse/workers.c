@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include "fuse/workers.h"
+#include "engine/common.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -11,7 +12,6 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 static const unsigned MOST_KEPT = 6;
@@ -24,31 +24,32 @@ static const int64_t TICK_NS = 100000000;
  * just be about to come back. */
 static const int64_t SLACK_NS = 200000000;
 
-int barfs_init_condition(pthread_cond_t *condition)
-{
-    pthread_condattr_t attributes;
-    int error = pthread_condattr_init(&attributes);
-
-    if (error)
-        return -error;
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    error = pthread_cond_init(condition, &attributes);
-    pthread_condattr_destroy(&attributes);
-    return -error;
-}
-
-int barfs_queue_init(struct barfs_queue *queue, barfs_answer_fn *answer, void *context)
+int barfs_workers_init(struct barfs_workers *workers, barfs_answer_fn *answer, void *context)
 {
     int error;
 
-    memset(queue, 0, sizeof *queue);
-    queue->answer = answer;
-    queue->context = context;
-    error = -pthread_mutex_init(&queue->lock, NULL);
-    if (!error)
-        error = barfs_init_condition(&queue->watch);
-    if (!error)
-        error = barfs_init_condition(&queue->spawn);
+    memset(workers, 0, sizeof *workers);
+    workers->answer = answer;
+    workers->context = context;
+    TAILQ_INIT(&workers->pending);
+    SLIST_INIT(&workers->spare);
+    SLIST_INIT(&workers->lanes);
+    SLIST_INIT(&workers->wanting);
+    error = -pthread_mutex_init(&workers->lock, NULL);
+    if (error)
+        return error;
+    error = barfs_cond_init(&workers->watch);
+    if (error)
+        goto destroy_lock;
+    error = barfs_cond_init(&workers->spawn);
+    if (error)
+        goto destroy_watch;
+    return 0;
+
+destroy_watch:
+    pthread_cond_destroy(&workers->watch);
+destroy_lock:
+    pthread_mutex_destroy(&workers->lock);
     return error;
 }
 
@@ -59,7 +60,8 @@ static struct barfs_request *make_request(bool huge)
 {
     const size_t size = huge ? HUGE_PAGE : sizeof(struct barfs_request);
     const size_t room = huge ? 2 * HUGE_PAGE : size;
-    unsigned char *start = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    unsigned char *start =
+        mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     size_t before;
 
     if (start == MAP_FAILED)
@@ -79,63 +81,66 @@ static void free_request(struct barfs_request *request)
     munmap(request, request->kept ? HUGE_PAGE : sizeof *request);
 }
 
-void barfs_queue_destroy(struct barfs_queue *queue)
+void barfs_workers_destroy(struct barfs_workers *workers)
 {
-    while (queue->spare) {
-        struct barfs_request *request = queue->spare;
+    struct barfs_request *request;
+    struct barfs_lane *lane;
 
-        queue->spare = request->next;
+    while ((request = SLIST_FIRST(&workers->spare)) != NULL) {
+        SLIST_REMOVE_HEAD(&workers->spare, next_spare);
         free_request(request);
     }
-    while (queue->oldest) { /* answered, but in a lane that never got a thread */
-        struct barfs_request *request = queue->oldest;
-
-        queue->oldest = request->newer;
+    /* Answered, but in a lane that never got a thread. */
+    while ((request = TAILQ_FIRST(&workers->pending)) != NULL) {
+        TAILQ_REMOVE(&workers->pending, request, next_pending);
         free_request(request);
     }
-    for (struct barfs_lane *lane = queue->lanes; lane; lane = lane->next)
+    SLIST_FOREACH (lane, &workers->lanes, next)
         pthread_cond_destroy(&lane->wake);
-    pthread_cond_destroy(&queue->spawn);
-    pthread_cond_destroy(&queue->watch);
-    pthread_mutex_destroy(&queue->lock);
+    pthread_cond_destroy(&workers->spawn);
+    pthread_cond_destroy(&workers->watch);
+    pthread_mutex_destroy(&workers->lock);
 }
 
-int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue)
+int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_workers *workers)
 {
     struct barfs_lane *const each[] = {&lanes->quick, &lanes->slow, &lanes->patient};
     const size_t count = sizeof each / sizeof *each;
+    size_t made;
+    int error = 0;
 
     memset(lanes, 0, sizeof *lanes);
     lanes->patient.patient = true;
-    for (size_t i = 0; i < count; i++) {
-        int error = barfs_init_condition(&each[i]->wake);
-
-        if (error) {
-            while (i-- > 0)
-                pthread_cond_destroy(&each[i]->wake);
-            return error;
-        }
-        each[i]->queue = queue;
+    for (made = 0; made < count; made++) {
+        error = barfs_cond_init(&each[made]->wake);
+        if (error)
+            goto destroy_made;
+        each[made]->workers = workers;
+        STAILQ_INIT(&each[made]->requests);
     }
-    pthread_mutex_lock(&queue->lock);
-    for (size_t i = 0; i < count; i++) {
-        each[i]->next = queue->lanes;
-        queue->lanes = each[i];
-    }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_lock(&workers->lock);
+    for (size_t i = 0; i < count; i++)
+        SLIST_INSERT_HEAD(&workers->lanes, each[i], next);
+    pthread_mutex_unlock(&workers->lock);
     return 0;
+
+destroy_made:
+    while (made-- > 0)
+        pthread_cond_destroy(&each[made]->wake);
+    return error;
 }
 
-static bool claim(struct barfs_request *request, int from, int to)
+static bool claim(struct barfs_request *request, enum barfs_request_state from,
+                  enum barfs_request_state to)
 {
     return atomic_compare_exchange_strong(&request->state, &from, to);
 }
 
 /* With the lock held: end a request before its time; one that waits is answered. */
-static void end_early(struct barfs_queue *queue, struct barfs_request *request, int error)
+static void end_early(struct barfs_workers *workers, struct barfs_request *request, int error)
 {
     if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
-        queue->answer(queue->context, request, error);
+        workers->answer(workers->context, request, error);
     else
         barfs_control_stop(&request->control);
 }
@@ -143,108 +148,103 @@ static void end_early(struct barfs_queue *queue, struct barfs_request *request, 
 /* With the lock held. */
 static void stop_lane(struct barfs_lane *lane)
 {
+    struct barfs_request *request;
+
     atomic_store(&lane->stopping, true);
-    for (struct barfs_request *request = lane->queue->oldest; request; request = request->newer) {
+    TAILQ_FOREACH (request, &lane->workers->pending, next_pending) {
         if (request->lane == lane)
-            end_early(lane->queue, request, -ENODEV);
+            end_early(lane->workers, request, -ENODEV);
     }
     pthread_cond_broadcast(&lane->wake);
 }
 
 void barfs_lanes_stop(struct barfs_lanes *lanes)
 {
-    pthread_mutex_lock(&lanes->quick.queue->lock);
+    pthread_mutex_lock(&lanes->quick.workers->lock);
     stop_lane(&lanes->quick);
     stop_lane(&lanes->slow);
     stop_lane(&lanes->patient);
-    pthread_mutex_unlock(&lanes->quick.queue->lock);
+    pthread_mutex_unlock(&lanes->quick.workers->lock);
 }
 
-struct barfs_request *barfs_queue_take(struct barfs_queue *queue)
+struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers)
 {
     struct barfs_request *request;
     bool keep = false;
 
-    pthread_mutex_lock(&queue->lock);
-    request = queue->spare;
+    pthread_mutex_lock(&workers->lock);
+    request = SLIST_FIRST(&workers->spare);
     if (request)
-        queue->spare = request->next;
-    else if (queue->kept < MOST_KEPT)
-        keep = ++queue->kept;
-    pthread_mutex_unlock(&queue->lock);
+        SLIST_REMOVE_HEAD(&workers->spare, next_spare);
+    else if (workers->kept < MOST_KEPT)
+        keep = ++workers->kept;
+    pthread_mutex_unlock(&workers->lock);
     if (!request) {
         request = make_request(keep);
         if (!request)
             return NULL;
         request->kept = keep;
     }
-    request->next = request->newer = request->older = NULL;
     atomic_store_explicit(&request->control.stop, 0, memory_order_relaxed);
     atomic_store_explicit(&request->state, BARFS_QUEUED, memory_order_relaxed);
     return request;
 }
 
 /* With the lock held: nobody uses the request any more. */
-static void spare(struct barfs_queue *queue, struct barfs_request *request)
+static void spare(struct barfs_workers *workers, struct barfs_request *request)
 {
-    if (request->kept) {
-        request->next = queue->spare;
-        queue->spare = request;
-    } else {
+    if (request->kept)
+        SLIST_INSERT_HEAD(&workers->spare, request, next_spare);
+    else
         free_request(request);
-    }
 }
 
-void barfs_queue_give_back(struct barfs_queue *queue, struct barfs_request *request)
+void barfs_workers_put_request(struct barfs_workers *workers, struct barfs_request *request)
 {
-    pthread_mutex_lock(&queue->lock);
-    spare(queue, request);
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_lock(&workers->lock);
+    spare(workers, request);
+    pthread_mutex_unlock(&workers->lock);
 }
 
-void barfs_queue_push(struct barfs_lane *lane, struct barfs_request *request)
+void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request)
 {
-    struct barfs_queue *queue = lane->queue;
+    struct barfs_workers *workers = lane->workers;
     int64_t timeout = request->table->timeout_ns;
     bool wake_watch;
 
     request->lane = lane;
     request->control.timeout_ns = timeout;
-    atomic_store_explicit(&request->control.since_ns, timeout ? barfs_now_ns() : 0, memory_order_relaxed);
+    atomic_store_explicit(&request->control.since_ns, timeout ? barfs_now_ns() : 0,
+                          memory_order_relaxed);
     atomic_store_explicit(&request->control.turns, NULL, memory_order_relaxed);
-    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_lock(&workers->lock);
     if (atomic_load(&lane->stopping)) {
-        queue->answer(queue->context, request, -ENODEV);
-        spare(queue, request);
-        pthread_mutex_unlock(&queue->lock);
+        workers->answer(workers->context, request, -ENODEV);
+        spare(workers, request);
+        pthread_mutex_unlock(&workers->lock);
         return;
     }
-    request->older = queue->newest;
-    *(queue->newest ? &queue->newest->newer : &queue->oldest) = request;
-    queue->newest = request;
-    *(lane->last ? &lane->last->next : &lane->first) = request;
-    lane->last = request;
+    TAILQ_INSERT_TAIL(&workers->pending, request, next_pending);
+    STAILQ_INSERT_TAIL(&lane->requests, request, next_in_lane);
     if (!lane->has_thread) {
         lane->has_thread = true;
-        lane->next_wanting = queue->wanting;
-        queue->wanting = lane;
-        pthread_cond_signal(&queue->spawn);
+        SLIST_INSERT_HEAD(&workers->wanting, lane, next_wanting);
+        pthread_cond_signal(&workers->spawn);
     }
-    wake_watch = !queue->watching;
-    queue->watching = true;
-    pthread_mutex_unlock(&queue->lock);
+    wake_watch = !workers->watching;
+    workers->watching = true;
+    pthread_mutex_unlock(&workers->lock);
     /* Now that who wakes up finds the lock free. Lanes live as long as the queue. */
     pthread_cond_signal(&lane->wake);
     if (wake_watch)
-        pthread_cond_signal(&queue->watch);
+        pthread_cond_signal(&workers->watch);
 }
 
 /* With the lock held: the request is done with. */
-static void retire(struct barfs_queue *queue, struct barfs_request *request)
+static void retire(struct barfs_workers *workers, struct barfs_request *request)
 {
-    *(request->older ? &request->older->newer : &queue->oldest) = request->newer;
-    *(request->newer ? &request->newer->older : &queue->newest) = request->older;
-    spare(queue, request);
+    TAILQ_REMOVE(&workers->pending, request, next_pending);
+    spare(workers, request);
 }
 
 static inline int64_t later(int64_t a, int64_t b)
@@ -261,7 +261,8 @@ static int64_t owed_since(const struct barfs_request *request)
 
     if (lane->running) {
         const struct barfs_control *control = &lane->running->control;
-        const struct barfs_turns *turns = atomic_load_explicit(&control->turns, memory_order_relaxed);
+        const struct barfs_turns *turns =
+            atomic_load_explicit(&control->turns, memory_order_relaxed);
 
         since = later(since, atomic_load_explicit(&control->since_ns, memory_order_relaxed));
         if (turns)
@@ -293,13 +294,13 @@ static bool begin(struct barfs_lane *lane, struct barfs_request *request)
 static void end(struct barfs_lane *lane, const struct barfs_request *request)
 {
     lane->running = NULL;
-    lane->answered_ns = later(lane->answered_ns, atomic_load_explicit(&request->control.since_ns,
-                                                                      memory_order_relaxed));
+    lane->answered_ns = later(
+        lane->answered_ns, atomic_load_explicit(&request->control.since_ns, memory_order_relaxed));
 }
 
 void barfs_lane_run(struct barfs_lane *lane)
 {
-    struct barfs_queue *queue = lane->queue;
+    struct barfs_workers *workers = lane->workers;
 
     if (lane->patient) {
         const struct sched_param none = {0};
@@ -311,24 +312,22 @@ void barfs_lane_run(struct barfs_lane *lane)
         pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
         setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), PATIENT_NICE);
     }
-    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_lock(&workers->lock);
     for (;;) {
-        struct barfs_request *request = lane->first;
+        struct barfs_request *request = STAILQ_FIRST(&lane->requests);
 
         if (!request) {
             if (atomic_load(&lane->stopping))
                 break;
-            pthread_cond_wait(&lane->wake, &queue->lock);
+            pthread_cond_wait(&lane->wake, &workers->lock);
             continue;
         }
-        lane->first = request->next;
-        if (!lane->first)
-            lane->last = NULL;
+        STAILQ_REMOVE_HEAD(&lane->requests, next_in_lane);
         if (claim(request, BARFS_QUEUED, BARFS_RUNNING)) {
             int64_t result = -ETIMEDOUT;
             bool begun = begin(lane, request);
 
-            pthread_mutex_unlock(&queue->lock);
+            pthread_mutex_unlock(&workers->lock);
             if (begun)
                 result = barfs_transfer(request->table, request->offset,
                                         request->message + BARFS_PAYLOAD, request->count,
@@ -336,112 +335,118 @@ void barfs_lane_run(struct barfs_lane *lane)
             if (result == -EINTR && atomic_load(&lane->stopping))
                 result = -ENODEV; /* or a client that tries again does so for nothing */
             if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
-                queue->answer(queue->context, request, result);
-            pthread_mutex_lock(&queue->lock);
+                workers->answer(workers->context, request, result);
+            pthread_mutex_lock(&workers->lock);
             end(lane, request);
         }
-        retire(queue, request);
+        retire(workers, request);
     }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&workers->lock);
 }
 
-void barfs_queue_interrupt(struct barfs_queue *queue, uint64_t unique)
+void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique)
 {
-    pthread_mutex_lock(&queue->lock);
-    for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
+    struct barfs_request *request;
+
+    pthread_mutex_lock(&workers->lock);
+    TAILQ_FOREACH (request, &workers->pending, next_pending) {
         if (request->unique != unique)
             continue;
-        end_early(queue, request, -EINTR);
+        end_early(workers, request, -EINTR);
         break;
     }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&workers->lock);
 }
 
 /* With the lock held: answer what is late.  One that runs notices by itself between accesses. */
-static void answer_late(struct barfs_queue *queue)
+static void answer_late(struct barfs_workers *workers)
 {
     int64_t now = barfs_now_ns();
+    struct barfs_request *request;
 
-    for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
+    TAILQ_FOREACH (request, &workers->pending, next_pending) {
         if (!is_late(request, now, 0))
             continue;
         if (claim(request, BARFS_QUEUED, BARFS_ANSWERED) ||
             (is_late(request, now, SLACK_NS) && claim(request, BARFS_RUNNING, BARFS_ANSWERED)))
-            queue->answer(queue->context, request, -ETIMEDOUT);
+            workers->answer(workers->context, request, -ETIMEDOUT);
     }
 }
 
-void barfs_queue_watch(struct barfs_queue *queue)
+void barfs_workers_watch(struct barfs_workers *workers)
 {
     bool was_busy = false;
 
-    pthread_mutex_lock(&queue->lock);
-    while (!queue->stopping) {
+    pthread_mutex_lock(&workers->lock);
+    while (!workers->stopping) {
         /* One quiet tick before going to sleep: a stream of requests does not wake us for each. */
-        if (queue->oldest || was_busy) {
-            int64_t next = barfs_now_ns() + TICK_NS;
-            struct timespec until = {.tv_sec = next / 1000000000, .tv_nsec = next % 1000000000};
+        bool busy = !TAILQ_EMPTY(&workers->pending);
 
-            was_busy = queue->oldest != NULL;
-            pthread_cond_timedwait(&queue->watch, &queue->lock, &until);
-            answer_late(queue);
+        if (busy || was_busy) {
+            struct timespec until = barfs_timespec(barfs_now_ns() + TICK_NS);
+
+            was_busy = busy;
+            pthread_cond_timedwait(&workers->watch, &workers->lock, &until);
+            answer_late(workers);
         } else {
-            queue->watching = false;
-            pthread_cond_wait(&queue->watch, &queue->lock);
+            workers->watching = false;
+            pthread_cond_wait(&workers->watch, &workers->lock);
         }
     }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&workers->lock);
 }
 
-struct barfs_lane *barfs_queue_next_lane(struct barfs_queue *queue)
+struct barfs_lane *barfs_workers_next_lane(struct barfs_workers *workers)
 {
     struct barfs_lane *lane;
 
-    pthread_mutex_lock(&queue->lock);
-    while (!queue->stopping && !queue->wanting)
-        pthread_cond_wait(&queue->spawn, &queue->lock);
-    lane = queue->stopping ? NULL : queue->wanting;
+    pthread_mutex_lock(&workers->lock);
+    while (!workers->stopping && SLIST_EMPTY(&workers->wanting))
+        pthread_cond_wait(&workers->spawn, &workers->lock);
+    lane = workers->stopping ? NULL : SLIST_FIRST(&workers->wanting);
     if (lane)
-        queue->wanting = lane->next_wanting;
-    pthread_mutex_unlock(&queue->lock);
+        SLIST_REMOVE_HEAD(&workers->wanting, next_wanting);
+    pthread_mutex_unlock(&workers->lock);
     return lane;
 }
 
 void barfs_lane_fail(struct barfs_lane *lane)
 {
-    struct barfs_queue *queue = lane->queue;
+    struct barfs_workers *workers = lane->workers;
+    struct barfs_request *request;
 
-    pthread_mutex_lock(&queue->lock);
+    pthread_mutex_lock(&workers->lock);
     lane->has_thread = false;
-    while (lane->first) {
-        struct barfs_request *request = lane->first;
-
-        lane->first = request->next;
+    while ((request = STAILQ_FIRST(&lane->requests)) != NULL) {
+        STAILQ_REMOVE_HEAD(&lane->requests, next_in_lane);
         if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
-            queue->answer(queue->context, request, -ENOMEM);
-        retire(queue, request);
+            workers->answer(workers->context, request, -ENOMEM);
+        retire(workers, request);
     }
-    lane->last = NULL;
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&workers->lock);
 }
 
-void barfs_queue_stop(struct barfs_queue *queue)
+void barfs_workers_stop(struct barfs_workers *workers)
 {
-    pthread_mutex_lock(&queue->lock);
-    queue->stopping = true;
-    for (struct barfs_lane *lane = queue->lanes; lane; lane = lane->next)
+    struct barfs_lane *lane;
+
+    pthread_mutex_lock(&workers->lock);
+    workers->stopping = true;
+    SLIST_FOREACH (lane, &workers->lanes, next)
         stop_lane(lane);
-    pthread_cond_broadcast(&queue->watch);
-    pthread_cond_broadcast(&queue->spawn);
-    pthread_mutex_unlock(&queue->lock);
+    pthread_cond_broadcast(&workers->watch);
+    pthread_cond_broadcast(&workers->spawn);
+    pthread_mutex_unlock(&workers->lock);
 }
 
-void barfs_queue_abandon(struct barfs_queue *queue)
+void barfs_workers_abandon(struct barfs_workers *workers)
 {
-    pthread_mutex_lock(&queue->lock);
-    for (struct barfs_request *request = queue->oldest; request; request = request->newer) {
+    struct barfs_request *request;
+
+    pthread_mutex_lock(&workers->lock);
+    TAILQ_FOREACH (request, &workers->pending, next_pending) {
         if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
-            queue->answer(queue->context, request, -ENODEV);
+            workers->answer(workers->context, request, -ENODEV);
     }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&workers->lock);
 }

@@ -20,19 +20,22 @@
  *                           |
  *     interrupt, watch -----+---> answer first; what the lane brings back is then dropped
  *
- * A lane's thread is made when its first request comes: barfs_queue_next_lane() tells whoever makes
+ * A lane's thread is made when its first request comes: barfs_workers_next_lane() tells whoever makes
  * threads which lane wants one.  Nobody wakes up while nothing is queued.
  */
-#ifndef BARFS_QUEUE_H
-#define BARFS_QUEUE_H
+#ifndef BARFS_WORKERS_H
+#define BARFS_WORKERS_H
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "engine/transfer.h"
+
+#pragma GCC visibility push(hidden)
 
 /* Where the data of a WRITE request and of a READ reply stands in a message: behind the longest
  * header that comes before data, so that one buffer serves both. */
@@ -44,16 +47,17 @@ enum barfs_request_state { BARFS_QUEUED, BARFS_RUNNING, BARFS_ANSWERED };
 
 /* A message, and the request that it holds.  It is read into in place, and answered from. */
 struct barfs_request {
-    struct barfs_request *next;               /* in its lane, or of the spare ones */
-    struct barfs_request *newer, *older;      /* of those that are not done */
-    atomic_int state;
+    STAILQ_ENTRY(barfs_request) next_in_lane;
+    TAILQ_ENTRY(barfs_request) next_pending; /* in order of arrival */
+    SLIST_ENTRY(barfs_request) next_spare;
+    _Atomic(enum barfs_request_state) state;
     bool kept; /* and not given back to the kernel */
     struct barfs_control control;
     const struct barfs_table *table;
     struct barfs_lane *lane; /* that it was given to */
-    uint64_t unique; /* the kernel's name for it */
+    uint64_t unique;         /* the kernel's name for it */
     uint64_t offset, count;
-    int direction;
+    enum barfs_direction direction;
     size_t length; /* of the message as it came */
     /* The data begins a page: the kernel copies page by page, and would touch each twice. */
     _Alignas(4096) unsigned char unused[4096 - BARFS_PAYLOAD];
@@ -64,12 +68,12 @@ struct barfs_request {
 typedef void barfs_answer_fn(void *context, struct barfs_request *request, int64_t result);
 
 struct barfs_lane {
-    struct barfs_queue *queue;
+    struct barfs_workers *workers;
     pthread_cond_t wake;
-    struct barfs_request *first, *last;
+    STAILQ_HEAD(, barfs_request) requests; /* that wait */
     struct barfs_request *running;
     int64_t answered_ns; /* when what has run completed its last access */
-    struct barfs_lane *next, *next_wanting;
+    SLIST_ENTRY(barfs_lane) next, next_wanting;
     bool has_thread, patient;
     atomic_bool stopping; /* written with the lock held */
 };
@@ -82,61 +86,60 @@ struct barfs_lanes {
     struct barfs_lane patient;
 };
 
-struct barfs_queue {
+struct barfs_workers {
     barfs_answer_fn *answer;
     void *context;
     pthread_mutex_t lock; /* of all that follows, and of all lanes */
     pthread_cond_t watch, spawn;
     bool stopping, watching;
-    struct barfs_request *oldest, *newest; /* not done, in order of arrival */
-    struct barfs_request *spare; /* of those that are kept */
+    TAILQ_HEAD(, barfs_request) pending; /* not done, in order of arrival */
+    SLIST_HEAD(, barfs_request) spare;   /* of those that are kept */
     unsigned kept;
-    struct barfs_lane *lanes, *wanting;
+    SLIST_HEAD(, barfs_lane) lanes, wanting;
 };
 
-/* A condition whose deadlines are of CLOCK_MONOTONIC.  0, or -errno. */
-BARFS_HIDDEN int barfs_init_condition(pthread_cond_t *condition);
-
-BARFS_HIDDEN int barfs_queue_init(struct barfs_queue *queue, barfs_answer_fn *answer, void *context);
+int barfs_workers_init(struct barfs_workers *workers, barfs_answer_fn *answer, void *context);
 
 /* Free what is left.  No thread is inside any function of the queue. */
-BARFS_HIDDEN void barfs_queue_destroy(struct barfs_queue *queue);
+void barfs_workers_destroy(struct barfs_workers *workers);
 
 /* The lanes live as long as the queue. */
-BARFS_HIDDEN int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_queue *queue);
+int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_workers *workers);
 
 /* Make the threads of a device's lanes leave: what waits is answered -ENODEV, what runs stops before
  * its next access (a short count, else -ENODEV), and what comes later is answered -ENODEV. */
-BARFS_HIDDEN void barfs_lanes_stop(struct barfs_lanes *lanes);
+void barfs_lanes_stop(struct barfs_lanes *lanes);
 
 /* A request to read a message into; NULL when there is no memory. */
-BARFS_HIDDEN struct barfs_request *barfs_queue_take(struct barfs_queue *queue);
+struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers);
 
 /* A request that was taken and is not needed. */
-BARFS_HIDDEN void barfs_queue_give_back(struct barfs_queue *queue, struct barfs_request *request);
+void barfs_workers_put_request(struct barfs_workers *workers, struct barfs_request *request);
 
 /* Give a request to a lane, which answers it and keeps it.  Its table, unique, offset, count and
  * direction are set. */
-BARFS_HIDDEN void barfs_queue_push(struct barfs_lane *lane, struct barfs_request *request);
+void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request);
 
 /* End a request early: one that waits is answered -EINTR, one that runs stops before its next access.
  * One that is not here was answered already. */
-BARFS_HIDDEN void barfs_queue_interrupt(struct barfs_queue *queue, uint64_t unique);
+void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique);
 
 /* The threads' functions; each returns once the queue is stopped. */
-BARFS_HIDDEN void barfs_lane_run(struct barfs_lane *lane);
-BARFS_HIDDEN void barfs_queue_watch(struct barfs_queue *queue);
+void barfs_lane_run(struct barfs_lane *lane);
+void barfs_workers_watch(struct barfs_workers *workers);
 
 /* Wait until a lane wants a thread for barfs_lane_run(); NULL once the queue is stopped. */
-BARFS_HIDDEN struct barfs_lane *barfs_queue_next_lane(struct barfs_queue *queue);
+struct barfs_lane *barfs_workers_next_lane(struct barfs_workers *workers);
 
 /* The thread could not be made: what waits is answered -ENOMEM, the next request asks again. */
-BARFS_HIDDEN void barfs_lane_fail(struct barfs_lane *lane);
+void barfs_lane_fail(struct barfs_lane *lane);
 
 /* Make every thread leave, as barfs_lanes_stop() of every device. */
-BARFS_HIDDEN void barfs_queue_stop(struct barfs_queue *queue);
+void barfs_workers_stop(struct barfs_workers *workers);
 
 /* After stop: answer what still runs with -ENODEV.  No lane answers anything from here on. */
-BARFS_HIDDEN void barfs_queue_abandon(struct barfs_queue *queue);
+void barfs_workers_abandon(struct barfs_workers *workers);
+
+#pragma GCC visibility pop
 
 #endif

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What of the running system stands on a PCI function: file systems, swap, the default route.
+"""The parts of the running system that depend on a PCI function: mounts, swap, default routes.
 
 Rule 1: reading only.
-Rule 2: whoever takes such a function from its driver may lose the machine, so what is found through
-        several layers (partitions, LVM, RAID, NVMe multipath, bonds) counts as if it stood there.
+Rule 2: unbinding such a function can take the system down, so a dependent counts through any number
+        of layers: partitions, LVM, RAID, NVMe multipath, bonds.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ _ROUTE_UP = 0x1
 _ROUTE_REJECTS = 0x200
 
 
-def carried(machine: Machine, bdf: Bdf) -> list[str]:
-    """What the system would lose with the function, such as `/home (ext4 on nvme0n1p2)`."""
+def dependents(machine: Machine, bdf: Bdf) -> list[str]:
+    """The uses that the system would lose with the function: `/home (ext4 on nvme0n1p2)`."""
     below = list(_below(machine.pci_device(bdf)))
     disks = _all_blocks(machine, _disks(machine, below))
     interfaces = _with_layers(machine, {path.name for kind, path in below if kind == "net"})
@@ -38,8 +38,8 @@ def carried(machine: Machine, bdf: Bdf) -> list[str]:
 
 
 def openers(machine: Machine, bdf: Bdf) -> list[str]:
-    """The processes that have a VFIO node of the function open, as far as this user may see."""
-    nodes = {str(node) for node in machine.vfio_nodes(bdf)}
+    """The processes that have a device node of the function open, as far as this user may see."""
+    nodes = {str(node) for node in machine.device_nodes(bdf)}
     found = []
     for name in sorted(filter(str.isdecimal, os.listdir(machine.proc)), key=int):
         process = machine.proc / name
@@ -71,7 +71,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _disks(machine: Machine, below: list[tuple[str, Path]]) -> set[str]:
     disks = {path.name for kind, path in below if kind == "block"}
-    # With multipath, NVMe's disks stand below the subsystem, which only links to its controllers.
+    # With multipath, NVMe's disks are below the subsystem, which only links to its controllers.
     controllers = {path.name for kind, path in below if kind == "nvme"}
     for subsystem in _entries(machine.sysfs / "class/nvme-subsystem"):
         if any((subsystem / controller).exists() for controller in controllers):
@@ -80,7 +80,7 @@ def _disks(machine: Machine, below: list[tuple[str, Path]]) -> set[str]:
 
 
 def _all_blocks(machine: Machine, disks: set[str]) -> set[str]:
-    """The disks, their partitions, what is built from them (dm, md), and so on."""
+    """The disks, their partitions, the devices built from them (dm, md), and so on."""
 
     def above(name: str) -> list[str]:
         block = machine.sysfs / "class/block" / name
@@ -101,7 +101,7 @@ def _with_layers(machine: Machine, interfaces: set[str]) -> set[str]:
 
 
 def _reached(start: set[str], above: Callable[[str], list[str]]) -> set[str]:
-    """`start`, what is above it, what is above that, and so on; each is looked at once."""
+    """`start` and everything above it, transitively; each name is visited once."""
     found: set[str] = set()
     waiting = list(start)
     while waiting:
@@ -158,8 +158,9 @@ def _default_routes(machine: Machine, interfaces: set[str]) -> Iterator[str]:
 
 
 def _routes(machine: Machine) -> Iterator[str]:
-    """The interfaces of default routes, IPv4's and IPv6's."""
-    # An interface's name has no byte that C takes for a blank (net/core/dev.c: dev_valid_name).
+    """The interfaces of the default routes of IPv4 and IPv6."""
+    # The name of an interface has no byte that C takes for a blank (net/core/dev.c:
+    # dev_valid_name).
     for line in read_lines(machine.proc / "net/route")[1:]:
         interface, destination, _gateway, flags, _ref, _use, _metric, mask, *_ = line.split()
         if int(destination, 16) == int(mask, 16) == 0 and _leads_out(flags):
@@ -175,9 +176,9 @@ def _leads_out(flags: bytes) -> bool:
 
 
 def _claimed(machine: Machine, name: str) -> bool:
-    """Whether the kernel or somebody else holds a disk for himself: ZFS, another namespace."""
+    """Whether the disk is held exclusively, such as by ZFS or in another mount namespace."""
     try:
-        # Linux: O_EXCL without O_CREAT fails on a block device that is in use, see open(2).
+        # O_EXCL without O_CREAT fails on a block device that is in use, see open(2).
         fd = os.open(machine.dev / name, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         return error.errno == errno.EBUSY

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The PCI functions of a machine and what stands between each of them and `barfs mount`.
+"""The PCI functions of a machine, and the obstacle between each of them and `barfs mount`.
 
-Rule 1: reading only, and with whatever rights there are: what may not be seen is left out.
+Rule 1: reading only, with any privileges: what this user may not see is left out.
 """
 
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from barfs.host.in_use import carried, openers
+from barfs.host.device_nodes import MayOpen, first_closed, may_open
+from barfs.host.in_use import dependents, openers
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text import dump_json, printable
@@ -34,16 +34,11 @@ _CLASSES = {
 }
 
 
-def accessible(node: Path) -> bool:
-    """Whether this process may open a node for reading and writing."""
-    return os.access(node, os.R_OK | os.W_OK, effective_ids=True)
-
-
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A PCI function: ids, class (24 bits), driver, IOMMU group, VFIO node, mount, obstacle.
+    """A PCI function: ids, class (24 bits), driver, IOMMU group, device node, mount, obstacle.
 
-    `obstacle` is None where `barfs mount` should work, or the function is mounted already.
+    `obstacle` is None if `barfs mount` should work, or the function is already mounted.
     """
 
     bdf: Bdf
@@ -52,7 +47,7 @@ class Function:
     class_code: int
     driver: str | None
     group: int | None
-    node: Path | None
+    device_node: Path | None
     mounted: Path | None
     obstacle: str | None
 
@@ -69,64 +64,66 @@ class Function:
             "class": self.class_code,
             "driver": self.driver,
             "iommu_group": self.group,
-            "node": None if self.node is None else str(self.node),
+            "node": None if self.device_node is None else str(self.device_node),
             "mounted": None if self.mounted is None else str(self.mounted),
             "obstacle": self.obstacle,
         }
 
 
 def functions(
-    machine: Machine, mounted: Mapping[str, Path], may_open: Callable[[Path], bool] = accessible
+    machine: Machine, mounted: Mapping[str, Path], may_open: MayOpen = may_open
 ) -> list[Function]:
-    """All functions, in order. `mounted` are the mount points of devices by BDF."""
+    """All functions, in order. `mounted` has the mount points of devices by BDF."""
     return [_function(machine, bdf, mounted.get(str(bdf)), may_open) for bdf in machine.functions()]
 
 
-def _function(
-    machine: Machine, bdf: Bdf, mounted: Path | None, may_open: Callable[[Path], bool]
-) -> Function:
-    usable = [node for node in machine.vfio_nodes(bdf) if may_open(node)]
+def _function(machine: Machine, bdf: Bdf, mounted: Path | None, may_open: MayOpen) -> Function:
+    device_nodes = machine.device_nodes(bdf)
+    closed = [first_closed(machine, node, may_open) for node in device_nodes]
+    usable = [node for node, obstacle in zip(device_nodes, closed, strict=True) if not obstacle]
     return Function(
         bdf,
         machine.attribute(bdf, "vendor"),
         machine.attribute(bdf, "device"),
         machine.attribute(bdf, "class"),
         machine.driver(bdf),
-        machine.group(bdf),
-        next(iter([*usable, *machine.vfio_nodes(bdf)]), None),
+        machine.find_iommu_group(bdf),
+        next(iter([*usable, *device_nodes]), None),
         mounted,
-        None if mounted else _obstacle(machine, bdf, usable),
+        None if mounted else _obstacle(machine, bdf, closed),
     )
 
 
-def _obstacle(machine: Machine, bdf: Bdf, usable: list[Path]) -> str | None:
-    """The first thing in the way, in the order in which a user meets them."""
-    driver, group = machine.driver(bdf), machine.group(bdf)
+def _obstacle(machine: Machine, bdf: Bdf, closed: list[Path | None]) -> str | None:
+    """The first obstacle, in the order in which a user meets them.
+
+    `closed` has, for each device node of the function, one that may not be opened for it.
+    """
+    group = machine.find_iommu_group(bdf)
     if machine.is_bridge(bdf):
-        return "a bridge"
+        return "is a bridge"
     if group is None and not machine.noiommu_allowed():
-        return "no IOMMU group"
+        return "has no IOMMU group"
     if not machine.is_vfio(bdf):
-        losses = carried(machine, bdf)
-        state = f"bound to {driver}" if driver else "no driver"
-        return f"{state}, carries {', '.join(losses)}" if losses else state
-    nodes = machine.vfio_nodes(bdf)
-    if not nodes:
-        return "no VFIO node"
+        losses = dependents(machine, bdf)
+        state = machine.driver_state(bdf)
+        return f"{state} and backs {', '.join(losses)}" if losses else state
+    if not closed:
+        return "has no VFIO device node"
     if group is not None and (blockers := machine.blockers(group)):
         member, foreign = blockers[0]
-        return f"group not viable: {member} is bound to {foreign}"
-    if not usable:
-        return f"{nodes[0]} is not yours"
+        return f"group {group} is not viable: {member} is bound to {foreign}"
+    if None not in closed:
+        return f"no permission to open {closed[0]}"
     users = openers(machine, bdf)
-    return f"in use by {users[0]}" if users else None
+    return f"is in use by {users[0]}" if users else None
 
 
 _HEADINGS = ("BDF", "ID", "CLASS", "DRIVER", "GROUP", "NODE", "MOUNTED", "IN THE WAY")
 
 
 def to_table(found: Iterable[Function]) -> str:
-    """One line each below a heading, `-` where there is nothing."""
+    """A heading and a line for each function, with `-` for what is absent."""
     rows = [_HEADINGS, *(_cells(function) for function in found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
@@ -140,7 +137,7 @@ def _cells(function: Function) -> tuple[str, ...]:
     values = (
         function.driver,
         function.group,
-        function.node,
+        function.device_node,
         function.mounted,
         function.obstacle,
     )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the kernel shows of PCI functions, their drivers and IOMMU groups, in /sys and /dev.
+"""PCI functions, their drivers and their IOMMU groups, as /sys and /dev show them.
 
 Rule 1: reading only; nothing here changes the machine.
+Rule 2: `find_` returns None for what is absent, `require_` raises an error that says what to do.
 """
 
 import contextlib
@@ -12,8 +13,7 @@ from pathlib import Path
 from barfs.errors import DeviceError, UsageError
 from barfs.pci import Bdf, ConfigSpace
 
-# Drivers beside which the kernel still calls a group viable (`vfio_main.c`, and
-# `driver_managed_dma` of port drivers).
+# Drivers that leave a group viable (`vfio_main.c`, and `driver_managed_dma` of port drivers).
 _HARMLESS_DRIVERS = frozenset({"pcieport", "pci-stub", "vfio-pci"})
 
 _NO_OVERRIDE = "(null)"
@@ -22,13 +22,28 @@ _NOIOMMU_GROUP = "vfio-noiommu"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where the kernel shows its devices; tests point it elsewhere."""
+    """The directories in which the kernel shows its devices; tests point them elsewhere."""
 
     sysfs: Path = Path("/sys")
     dev: Path = Path("/dev")
     proc: Path = Path("/proc")
     etc: Path = Path("/etc")
     run: Path = Path("/run/barfs")
+
+    @property
+    def container(self) -> Path:
+        """The device node of VFIO's containers, which every group needs."""
+        return self.dev / "vfio/vfio"
+
+    @property
+    def iommufd(self) -> Path:
+        """The device node of iommufd, which every character device of VFIO needs."""
+        return self.dev / "iommu"
+
+    @property
+    def noiommu_parameter(self) -> Path:
+        """The module parameter that lets VFIO take devices without an IOMMU."""
+        return self.sysfs / "module/vfio/parameters/enable_unsafe_noiommu_mode"
 
     def functions(self) -> list[Bdf]:
         """All PCI functions, in order."""
@@ -39,12 +54,12 @@ class Machine:
         return sorted(found)
 
     def attribute(self, bdf: Bdf, name: str) -> int:
-        """A number that sysfs shows of a function: `vendor`, `device`, `class`; 0 where none is."""
+        """A number in sysfs, such as `vendor`, `device` or `class`; 0 if it is absent."""
         text = read_text(self.pci_device(bdf) / name)
         return int(text, 16) if text else 0
 
     def is_bridge(self, bdf: Bdf) -> bool:
-        """Whether the function leads to others: by its class, or by its header."""
+        """Whether the function is a bridge, by its class or by its header."""
         try:
             header = (self.pci_device(bdf) / "config").read_bytes()[:64]
         except OSError:
@@ -54,17 +69,29 @@ class Machine:
     def pci_device(self, bdf: Bdf) -> Path:
         return self.sysfs / "bus/pci/devices" / str(bdf)
 
+    def require_pci_device(self, bdf: Bdf) -> Path:
+        """The directory of a function. Raises DeviceError if there is no such function."""
+        device = self.pci_device(bdf)
+        if not device.is_dir():
+            raise DeviceError(f"{bdf}: no such PCI device; barfs list shows those present")
+        return device
+
     def driver(self, bdf: Bdf) -> str | None:
         """The name of the driver that the function is bound to."""
         return _link_name(self.pci_device(bdf) / "driver")
 
+    def driver_state(self, bdf: Bdf) -> str:
+        """`is bound to nvme`, or `has no driver`."""
+        driver = self.driver(bdf)
+        return f"is bound to {driver}" if driver else "has no driver"
+
     def override(self, bdf: Bdf) -> str | None:
-        """The only driver that the function may be bound to, None where any may."""
+        """The only driver that the function may be bound to, None if any may."""
         text = read_text(self.pci_device(bdf) / "driver_override")
         return None if text in ("", _NO_OVERRIDE) else text
 
     def has_driver(self, name: str) -> bool:
-        """Whether the kernel has this PCI driver, built in or loaded."""
+        """Whether this PCI driver is built in or loaded."""
         return (self.sysfs / "bus/pci/drivers" / name).is_dir()
 
     def is_vfio(self, bdf: Bdf) -> bool:
@@ -73,11 +100,10 @@ class Machine:
 
     def noiommu_allowed(self) -> bool:
         """Whether VFIO takes devices without an IOMMU."""
-        parameter = self.sysfs / "module/vfio/parameters/enable_unsafe_noiommu_mode"
-        return read_text(parameter) == "Y"
+        return read_text(self.noiommu_parameter) == "Y"
 
     def iommu_groups(self) -> list[int]:
-        """The numbers of the groups that an IOMMU made (VFIO makes others without one)."""
+        """The numbers of the groups behind an IOMMU, without those that noiommu mode makes."""
         groups = self.sysfs / "kernel/iommu_groups"
         return [
             int(name)
@@ -85,55 +111,59 @@ class Machine:
             if name.isdecimal() and read_text(groups / name / "name") != _NOIOMMU_GROUP
         ]
 
-    def group(self, bdf: Bdf) -> int | None:
-        """The number of the function's IOMMU group, None where it has none."""
+    def find_iommu_group(self, bdf: Bdf) -> int | None:
+        """The number of the function's IOMMU group, None if it has none."""
         name = _link_name(self.pci_device(bdf) / "iommu_group")
         return None if name is None else int(name)
 
-    def cdev_node(self, bdf: Bdf) -> Path | None:
-        """The function's own VFIO node, which needs iommufd; None where the kernel has none."""
-        for name in _names(self.pci_device(bdf) / "vfio-dev"):
-            node = self.dev / "vfio/devices" / name
-            if node.exists():
-                return node
-        return None
-
-    def group_node(self, bdf: Bdf) -> Path | None:
-        """The VFIO node of the function's group, `noiommu-N` without an IOMMU, if it is there."""
-        group = self.group(bdf)
-        if group is None or not self.is_vfio(bdf):
-            return None
-        for name in (str(group), f"noiommu-{group}"):
-            if (self.dev / "vfio" / name).exists():
-                return self.dev / "vfio" / name
-        return None
-
-    def vfio_nodes(self, bdf: Bdf) -> list[Path]:
-        """The nodes through which VFIO gives access to the function, the best first."""
-        return [node for node in (self.cdev_node(bdf), self.group_node(bdf)) if node is not None]
-
-    def has_nodes(self, bdf: Bdf) -> bool:
-        """Whether every node that the kernel has announced for the function is there."""
-        announced = any((self.pci_device(bdf) / "vfio-dev").glob("*/dev"))
-        if announced and self.cdev_node(bdf) is None:
-            return False
-        return bool(self.vfio_nodes(bdf))
-
-    def iommu_group(self, bdf: Bdf) -> int:
-        """The number of the function's IOMMU group. Raises DeviceError where there is none."""
-        device = self.pci_device(bdf)
-        if not device.is_dir():
-            raise DeviceError(f"{bdf}: no such PCI device; lspci -D lists the devices there are")
-        name = _link_name(device / "iommu_group")
-        if name is None:
+    def require_iommu_group(self, bdf: Bdf) -> int:
+        """The number of the function's IOMMU group. Raises DeviceError if it has none."""
+        self.require_pci_device(bdf)
+        group = self.find_iommu_group(bdf)
+        if group is None:
             raise DeviceError(
-                f"{bdf} has no IOMMU group; switch the IOMMU on in the firmware (VT-d, AMD-Vi) and "
+                f"{bdf} has no IOMMU group; enable the IOMMU in the firmware (VT-d, AMD-Vi) and "
                 "boot with intel_iommu=on"
             )
-        return int(name)
+        return group
+
+    def find_cdev(self, bdf: Bdf) -> Path | None:
+        """The function's own VFIO character device, None if the kernel offers none."""
+        for name in _names(self.pci_device(bdf) / "vfio-dev"):
+            cdev = self.dev / "vfio/devices" / name
+            if cdev.exists():
+                return cdev
+        return None
+
+    def group_device_node(self, group: int, *, noiommu: bool = False) -> Path:
+        """The device node of a group, which may not exist."""
+        return self.dev / "vfio" / (f"noiommu-{group}" if noiommu else str(group))
+
+    def find_group_device_node(self, bdf: Bdf) -> Path | None:
+        """The existing device node of the function's group, with or without an IOMMU."""
+        group = self.find_iommu_group(bdf)
+        if group is None or not self.is_vfio(bdf):
+            return None
+        nodes = [self.group_device_node(group, noiommu=noiommu) for noiommu in (False, True)]
+        return next(filter(Path.exists, nodes), None)
+
+    def device_nodes(self, bdf: Bdf) -> list[Path]:
+        """The device nodes through which VFIO gives access to the function, the best first."""
+        return [
+            node
+            for node in (self.find_cdev(bdf), self.find_group_device_node(bdf))
+            if node is not None
+        ]
+
+    def has_device_nodes(self, bdf: Bdf) -> bool:
+        """Whether udev has made every device node that the kernel announced for the function."""
+        announced = any((self.pci_device(bdf) / "vfio-dev").glob("*/dev"))
+        if announced and self.find_cdev(bdf) is None:
+            return False
+        return bool(self.device_nodes(bdf))
 
     def blockers(self, group: int) -> list[tuple[str, str]]:
-        """The members of a group, and their drivers, that keep it from being viable."""
+        """The members whose host drivers keep a group from being viable: (member, driver)."""
         members = self.sysfs / "kernel/iommu_groups" / str(group) / "devices"
         found = []
         for member in (members / name for name in _names(members)):
@@ -143,18 +173,9 @@ class Machine:
             found.append((member.name, driver))
         return found
 
-    def bind_commands(self, bdf: Bdf) -> str:
-        """The shell commands that give a function to vfio-pci, as one line."""
-        device = self.pci_device(bdf)
-        return (
-            f"echo vfio-pci > {device}/driver_override; "
-            f"echo {bdf} > {device}/driver/unbind; "
-            f"echo {bdf} > {self.sysfs}/bus/pci/drivers_probe"
-        )
-
 
 def read_bytes(file: Path) -> bytes:
-    """What a small file of the kernel says; empty where it says nothing."""
+    """The content of a small file of the kernel; empty if it cannot be read."""
     try:
         return file.read_bytes()
     except OSError:
@@ -162,12 +183,12 @@ def read_bytes(file: Path) -> bytes:
 
 
 def read_text(file: Path) -> str:
-    """The same, stripped, as names of files are decoded."""
+    """The same, stripped and decoded like the name of a file."""
     return os.fsdecode(read_bytes(file).strip(b"\0\n "))
 
 
 def read_lines(file: Path) -> list[bytes]:
-    """The lines of a file of the kernel: only a newline ends one."""
+    """The lines of a file of the kernel, in which only a newline ends a line."""
     return read_bytes(file).rstrip(b"\n").split(b"\n")
 
 

@@ -10,7 +10,6 @@ Rule 2: what leaves barfs for a person, a terminal or a log goes through `printa
 import codecs
 import contextlib
 import io
-import json
 import os
 import shlex
 from typing import Any, TextIO
@@ -74,6 +73,8 @@ def printable_lines(text: str) -> str:
 
 def dump_json(value: Any, indent: int | None = None) -> str:
     """JSON of plain values that every reader takes, with a final newline."""
+    import json  # here: most commands print none
+
     return json.dumps(_with_unicode(value), indent=indent) + "\n"
 
 

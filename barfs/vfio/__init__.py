@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Kernel VFIO: a function opened over its group, its character device, or without an IOMMU.
+"""Kernel VFIO: a function opened through its character device, its group, or without an IOMMU.
 
-Rule 1: the only ioctls on VFIO descriptors are in this package.
-Rule 2: nothing is rebound, enabled or reset on the way (the kernel itself resets the function when
-        its descriptor is opened and when it is closed).
-Rule 3: what can stand between a user and a device is told apart and answered with what to do next.
-Rule 4: abilities are probed; versions of the kernel are never compared.
-
-The interface is `linux/vfio.h`; constants are declared here, since build hosts' headers are old.
+Rule 1: every ioctl on a VFIO descriptor is in this package.
+Rule 2: barfs does not rebind, enable or reset a function to open it (the kernel resets it when its
+        device file is opened and when it is closed).
+Rule 3: each obstacle between a user and a device has its own error, which says what to do next.
+Rule 4: kernel features are probed; kernel versions are never compared.
 """
 
 from barfs.vfio.device import KernelDevice

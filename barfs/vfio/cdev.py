@@ -1,86 +1,83 @@
 # SPDX-License-Identifier: MIT
 """The character device of a function (`/dev/vfio/devices/vfioN`) and iommufd.
 
-Rule 1: BIND only. An address space (ATTACH) is for DMA, which barfs does not do.
-Rule 2: which of the two nodes is missing, or whose permissions do not suffice, is said.
+Rule 1: BIND only. ATTACH gives a device an address space for DMA, which barfs does not do.
+Rule 2: an error names which of the two device nodes is missing or may not be opened.
 """
 
 import array
 import errno
 import fcntl
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
 from barfs.errors import DeviceError
+from barfs.host.advice import bind_command
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text.system_errors import reason
-from barfs.vfio.opening import (
-    Opening,
+from barfs.vfio.device_file import (
+    DeviceFile,
     in_use,
     not_bound,
     not_viable,
-    open_node,
+    open_device_node,
     token_refused,
 )
-
-_BIND_IOMMUFD = 0x3B76
-_BIND = struct.Struct("=IIiI")
-"""struct vfio_device_bind_iommufd: argsz, flags, iommufd, out_devid."""
-_BIND_WITH_TOKEN = struct.Struct("=IIiIQ")
-_BIND_FLAG_TOKEN = 1
+from barfs.vfio.ioctls import (
+    BIND_IOMMUFD,
+    BIND_IOMMUFD_WITH_TOKEN,
+    VFIO_DEVICE_BIND_FLAG_TOKEN,
+    VFIO_DEVICE_BIND_IOMMUFD,
+)
 
 
 class TokenUnknown(DeviceError):
-    """This kernel's character devices take no token."""
+    """The character devices of this kernel take no token."""
 
 
-def cdev_possible(machine: Machine, bdf: Bdf) -> bool:
-    """Whether both nodes exist and this user may open them."""
-    node = machine.cdev_node(bdf)
-    rights = os.R_OK | os.W_OK
-    return (
-        node is not None
-        and os.access(node, rights, effective_ids=True)
-        and os.access(machine.dev / "iommu", rights, effective_ids=True)
-    )
-
-
-def open_cdev(machine: Machine, bdf: Bdf, token: UUID | None) -> Opening:
-    """Open a function through its own node. Raises DeviceError."""
-    group = machine.iommu_group(bdf)
-    node = _existing_node(machine, bdf)
+def open_cdev(machine: Machine, bdf: Bdf, token: UUID | None) -> DeviceFile:
+    """Open a function through its character device. Raises DeviceError."""
+    group = machine.require_iommu_group(bdf)
+    cdev = _require_cdev(machine, bdf)
+    bind = bind_command(bdf)
     with (
-        _opened(machine.dev / "iommu", "modprobe iommufd, or use -o vfio=group") as iommufd,
-        _opened(node, machine.bind_commands(bdf)) as fd,
+        _closed_on_error(_open_iommufd(machine.iommufd)) as iommufd,
+        _closed_on_error(open_device_node(cdev, missing=bind, denied=bind)) as fd,
     ):
         try:
             _bind(fd, iommufd, token)
         except OSError as error:
-            raise _refused(machine, bdf, node, group, token, error) from error
-    return Opening(fd, lambda: os.close(iommufd), (iommufd,))
+            raise _refused(machine, bdf, cdev, group, token, error) from error
+    return DeviceFile(fd, lambda: os.close(iommufd), (iommufd,))
 
 
-def _existing_node(machine: Machine, bdf: Bdf) -> Path:
-    node = machine.cdev_node(bdf)
-    if node is not None:
-        return node
+def _require_cdev(machine: Machine, bdf: Bdf) -> Path:
+    cdev = machine.find_cdev(bdf)
+    if cdev is not None:
+        return cdev
     if not machine.is_vfio(bdf):
         raise not_bound(machine, bdf)
     raise DeviceError(
-        f"{bdf} has no node in {machine.dev}/vfio/devices: this kernel was built without "
+        f"{bdf} has no device node in {machine.dev}/vfio/devices: the kernel was built without "
         "VFIO_DEVICE_CDEV; use -o vfio=group"
     )
 
 
+def _open_iommufd(iommufd: Path) -> int:
+    return open_device_node(
+        iommufd,
+        missing="modprobe iommufd, or use -o vfio=group",
+        denied=f"as root: chown {os.geteuid()} {iommufd}, or use -o vfio=group",
+    )
+
+
 @contextmanager
-def _opened(node: Path, hint: str) -> Iterator[int]:
-    """An open node, closed only where the block fails."""
-    fd = open_node(node, hint)
+def _closed_on_error(fd: int) -> Iterator[int]:
+    """Close `fd` if the block raises an exception."""
     try:
         yield fd
     except BaseException:
@@ -90,38 +87,39 @@ def _opened(node: Path, hint: str) -> Iterator[int]:
 
 def _bind(fd: int, iommufd: int, token: UUID | None) -> None:
     if token is None:
-        fcntl.ioctl(fd, _BIND_IOMMUFD, bytearray(_BIND.pack(_BIND.size, 0, iommufd, 0)), True)
+        data = BIND_IOMMUFD.pack(BIND_IOMMUFD.size, 0, iommufd, 0)
+        fcntl.ioctl(fd, VFIO_DEVICE_BIND_IOMMUFD, bytearray(data), True)
         return
     bytes_of_token = array.array("B", token.bytes)
     address, _count = bytes_of_token.buffer_info()
-    size = _BIND_WITH_TOKEN.size
-    data = _BIND_WITH_TOKEN.pack(size, _BIND_FLAG_TOKEN, iommufd, 0, address)
-    fcntl.ioctl(fd, _BIND_IOMMUFD, bytearray(data), True)
+    size = BIND_IOMMUFD_WITH_TOKEN.size
+    data = BIND_IOMMUFD_WITH_TOKEN.pack(size, VFIO_DEVICE_BIND_FLAG_TOKEN, iommufd, 0, address)
+    fcntl.ioctl(fd, VFIO_DEVICE_BIND_IOMMUFD, bytearray(data), True)
 
 
 def _refused(
-    machine: Machine, bdf: Bdf, node: Path, group: int, token: UUID | None, error: OSError
+    machine: Machine, bdf: Bdf, cdev: Path, group: int, token: UUID | None, error: OSError
 ) -> DeviceError:
-    """What a failed BIND means (`vfio_df_ioctl_bind_iommufd`)."""
+    """The reason of a failed BIND, by errno (`vfio_df_ioctl_bind_iommufd`)."""
     if error.errno == errno.EACCES:
         return token_refused(bdf, token is not None)
     if error.errno == errno.EINVAL and token is not None:
         return TokenUnknown(
-            f"{bdf}: this kernel takes no vf_token over {node}, or another process has that open; "
+            f"{cdev} takes no vf_token on this kernel, or another process has it open; "
             "use -o vfio=group"
         )
     # A second open over the character device is EINVAL, not EBUSY.
     if error.errno == errno.EINVAL:
-        return in_use(node)
+        return in_use(cdev)
     if error.errno == errno.EBUSY and machine.blockers(group):
         return not_viable(machine, group)
     if error.errno == errno.EBUSY:
-        return in_use(machine.dev / "vfio" / str(group))
+        return in_use(machine.group_device_node(group))
     if error.errno == errno.EPERM:
         return DeviceError(
-            f"{bdf} cannot be given to iommufd: without interrupt remapping the kernel asks for "
-            "the module parameter iommufd.allow_unsafe_interrupts=1"
+            f"{bdf} cannot be bound to iommufd: the machine has no interrupt remapping; to accept "
+            "that, set the module parameter iommufd.allow_unsafe_interrupts=1"
         )
     if error.errno == errno.ENODEV:
         return not_bound(machine, bdf)
-    return DeviceError(f"{bdf} cannot be given to iommufd: {reason(error)}")
+    return DeviceError(f"{bdf} cannot be bound to iommufd: {reason(error)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A `Backend` over an open VFIO device, whichever way it was opened."""
+"""A `Backend` over the device file of a function, whichever way it was opened."""
 
 import errno
 import fcntl
@@ -12,6 +12,7 @@ from uuid import UUID
 from barfs.backend import Signal, SignalKind, VfioPath
 from barfs.engine import Owner, keep_from_children
 from barfs.errors import DeviceError, RegionError
+from barfs.host.device_nodes import cdev_usable
 from barfs.host.sysfs import Machine
 from barfs.layout import NARROW_WIDTH
 from barfs.pci import Bdf
@@ -25,24 +26,30 @@ from barfs.uapi import (
     decode_region_info,
     region_info_argsz,
 )
-from barfs.vfio.cdev import TokenUnknown, cdev_possible, open_cdev
-from barfs.vfio.group import group_node, open_group, require_noiommu
-from barfs.vfio.irqs import ERROR_INDEX, REQUEST_INDEX, eventfd_of
-from barfs.vfio.opening import Opening
-
-_DEVICE_GET_INFO = 0x3B6B
-_DEVICE_GET_REGION_INFO = 0x3B6C
-_DEVICE_RESET = 0x3B6F
+from barfs.vfio.cdev import TokenUnknown, open_cdev
+from barfs.vfio.device_file import DeviceFile
+from barfs.vfio.group import open_group, require_noiommu
+from barfs.vfio.ioctls import (
+    VFIO_DEVICE_GET_INFO,
+    VFIO_DEVICE_GET_REGION_INFO,
+    VFIO_DEVICE_RESET,
+    VFIO_PCI_ERR_IRQ_INDEX,
+    VFIO_PCI_REQ_IRQ_INDEX,
+)
+from barfs.vfio.irqs import eventfd_of
 
 _FIRST_ARGSZ = 1024
 
 _ATTRIBUTES = ("irq", "resource", "modalias", "numa_node", "label")
 _LINKS = {"driver": "drivers", "iommu_group": "iommu_groups"}
 
-_SIGNALS: dict[int, SignalKind] = {REQUEST_INDEX: "requested", ERROR_INDEX: "error"}
+_SIGNALS: dict[int, SignalKind] = {
+    VFIO_PCI_REQ_IRQ_INDEX: "requested",
+    VFIO_PCI_ERR_IRQ_INDEX: "error",
+}
 
 
-def _open(machine: Machine, bdf: Bdf, path: VfioPath, token: UUID | None) -> Opening:
+def _open(machine: Machine, bdf: Bdf, path: VfioPath, token: UUID | None) -> DeviceFile:
     if path == "noiommu":
         require_noiommu(machine, bdf)
         return open_group(machine, bdf, token, noiommu=True)
@@ -53,13 +60,13 @@ def _open(machine: Machine, bdf: Bdf, path: VfioPath, token: UUID | None) -> Ope
     return _open_auto(machine, bdf, token)
 
 
-def _open_auto(machine: Machine, bdf: Bdf, token: UUID | None) -> Opening:
-    """Over the character device where this user can, over the group otherwise; never noiommu."""
-    if cdev_possible(machine, bdf):
+def _open_auto(machine: Machine, bdf: Bdf, token: UUID | None) -> DeviceFile:
+    """Through the character device if this user may open it, else the group; never noiommu."""
+    if cdev_usable(machine, bdf):
         try:
             return open_cdev(machine, bdf, token)
         except TokenUnknown:
-            if not group_node(machine, bdf).exists():
+            if not machine.group_device_node(machine.require_iommu_group(bdf)).exists():
                 raise
     return open_group(machine, bdf, token, noiommu=False)
 
@@ -67,12 +74,12 @@ def _open_auto(machine: Machine, bdf: Bdf, token: UUID | None) -> Opening:
 class KernelDevice:
     """A `Backend` over a VFIO device descriptor.
 
-    Opening it resets the function and clears bus mastering; closing it resets it again.
-    Raises DeviceError naming what stands in the way.
+    The kernel resets the function and clears bus mastering when it is opened, and resets it again
+    when it is closed. Raises DeviceError naming the obstacle and the command that removes it.
     """
 
     max_width = NARROW_WIDTH
-    """Older kernels do an 8-byte pread as two of 4 without a word, so none is ever asked for."""
+    """Older kernels silently split an 8-byte pread into two of 4, so barfs never makes one."""
 
     has_ports = True
 
@@ -87,8 +94,8 @@ class KernelDevice:
         self.bdf = bdf
         self.source = str(bdf)
         self._machine = machine or Machine()
-        self._opening: Opening | None = _open(self._machine, bdf, path, token)
-        self._fd = self._opening.fd
+        self._file: DeviceFile | None = _open(self._machine, bdf, path, token)
+        self._fd = self._file.fd
         self._events: dict[int, int] = {}
         self._owner = Owner()
         keep_from_children(self)
@@ -102,16 +109,16 @@ class KernelDevice:
 
     def device_info(self) -> DeviceInfo:
         data = bytearray(struct.pack("=I", DEVICE_INFO_SIZE).ljust(DEVICE_INFO_SIZE, b"\0"))
-        self._ioctl(_DEVICE_GET_INFO, data, "describe itself")
+        self._ioctl(VFIO_DEVICE_GET_INFO, data, "describe itself")
         return DeviceInfo.decode(bytes(data))
 
     def region_info(self, index: int) -> RegionInfo:
-        """Describe region `index`; asked again with more room until the whole chain fits."""
+        """Describe region `index`, asking again with more room until all capabilities fit."""
         argsz = _FIRST_ARGSZ
         while True:
             data = bytearray(struct.pack("=III", argsz, 0, index).ljust(argsz, b"\0"))
             try:
-                self._ioctl(_DEVICE_GET_REGION_INFO, data, f"describe region {index}")
+                self._ioctl(VFIO_DEVICE_GET_REGION_INFO, data, f"describe region {index}")
             except DeviceError as error:
                 if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EINVAL:
                     return RegionInfo(index, flags=0, size=0, offset=0)
@@ -121,14 +128,17 @@ class KernelDevice:
             if needed <= argsz:
                 return decode_region_info(answer[: max(needed, REGION_INFO_SIZE)])
             if needed > REGION_INFO_LIMIT:
-                raise RegionError(f"{self.bdf}: region {index} has an info of {needed} bytes")
+                raise RegionError(
+                    f"info of region {index} of {self.bdf} must have at most {REGION_INFO_LIMIT} "
+                    f"bytes, not {needed}"
+                )
             argsz = needed
 
     def _ioctl(self, request: int, data: bytearray, what: str) -> None:
         try:
             fcntl.ioctl(self._fd, request, data, True)
         except OSError as error:
-            raise DeviceError(f"{self.bdf} does not {what}: {reason(error)}") from error
+            raise DeviceError(f"{self.bdf} cannot {what}: {reason(error)}") from error
 
     def region_fd(self, index: int) -> int:
         return self._fd
@@ -137,13 +147,13 @@ class KernelDevice:
         return self._fd
 
     def signals(self) -> tuple[Signal, ...]:
-        """The kernel's wish to have the device back, and errors that the function reports."""
+        """The kernel's request to release the device, and errors that the function reports."""
         return tuple(
             Signal(_SIGNALS[index], fd, select.POLLIN) for index, fd in self._events.items()
         )
 
     def attributes(self) -> Mapping[str, str]:
-        """What sysfs has and pciutils reads: real addresses, which VFIO does not show, and more."""
+        """The sysfs attributes that pciutils reads, such as real addresses, which VFIO hides."""
         texts = {}
         for name in _ATTRIBUTES:
             try:
@@ -154,7 +164,7 @@ class KernelDevice:
         return texts
 
     def links(self) -> Mapping[str, str]:
-        """The driver and the IOMMU group; both stay for as long as the function is open."""
+        """The driver and the IOMMU group; neither changes while the function is open."""
         found = {}
         for name, folder in _LINKS.items():
             try:
@@ -166,22 +176,22 @@ class KernelDevice:
 
     def reset(self) -> None:
         try:
-            fcntl.ioctl(self._fd, _DEVICE_RESET)
+            fcntl.ioctl(self._fd, VFIO_DEVICE_RESET)
         except OSError as error:
             raise DeviceError(f"{self.bdf} cannot be reset: {reason(error)}") from error
 
     def close(self) -> None:
-        if self._opening is None or not self._owner.is_here:
+        if self._file is None or not self._owner.is_here:
             return
-        opening, self._opening = self._opening, None
-        # The eventfds last: who polls them finds out that the device went.
+        file, self._file = self._file, None
+        # The eventfds last: a thread that polls them learns that the device is gone.
         os.close(self._fd)
-        opening.release()
+        file.release()
         for fd in self._events.values():
             os.close(fd)
         self._events.clear()
 
     def descriptors(self) -> tuple[int, ...]:
-        if self._opening is None:
+        if self._file is None:
             return ()
-        return (self._fd, *self._opening.others, *self._events.values())
+        return (self._fd, *self._file.others, *self._events.values())

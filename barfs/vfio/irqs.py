@@ -1,44 +1,38 @@
 # SPDX-License-Identifier: MIT
-"""The two interrupts of VFIO that are no interrupts of the device: release request and AER error.
+"""The two interrupts that VFIO adds to a device's own: release request and AER error.
 
-Rule 1: what a device does not offer is left out; it costs nobody the device.
-Rule 2: no interrupt of the device itself is ever set up.
+Rule 1: a device that does not offer one of them works without it.
+Rule 2: barfs never sets up an interrupt of the device itself.
 """
 
 import fcntl
 import os
-import struct
 
-REQUEST_INDEX = 4
-"""VFIO_PCI_REQ_IRQ_INDEX: the kernel wants the device back. Unbinding waits until it has it."""
-ERROR_INDEX = 3
-"""VFIO_PCI_ERR_IRQ_INDEX: the function reported an uncorrectable error."""
-
-_GET_IRQ_INFO = 0x3B6D
-_SET_IRQS = 0x3B6E
-_IRQ_INFO = struct.Struct("=IIII")
-"""struct vfio_irq_info: argsz, flags, index, count."""
-_IRQ_SET = struct.Struct("=IIIIIi")
-"""struct vfio_irq_set with one eventfd: argsz, flags, index, start, count, data."""
-_DATA_EVENTFD = 1 << 2
-_ACTION_TRIGGER = 1 << 5
+from barfs.vfio.ioctls import (
+    IRQ_INFO,
+    IRQ_SET_EVENTFD,
+    VFIO_DEVICE_GET_IRQ_INFO,
+    VFIO_DEVICE_SET_IRQS,
+    VFIO_IRQ_SET_ACTION_TRIGGER,
+    VFIO_IRQ_SET_DATA_EVENTFD,
+)
 
 
 def eventfd_of(device_fd: int, index: int) -> int | None:
-    """A new eventfd that interrupt `index` triggers; None where the device does not offer it."""
-    info = bytearray(_IRQ_INFO.pack(_IRQ_INFO.size, 0, index, 0))
+    """A new eventfd that interrupt `index` triggers; None if the device does not offer it."""
+    info = bytearray(IRQ_INFO.pack(IRQ_INFO.size, 0, index, 0))
     try:
-        fcntl.ioctl(device_fd, _GET_IRQ_INFO, info, True)
+        fcntl.ioctl(device_fd, VFIO_DEVICE_GET_IRQ_INFO, info, True)
     except OSError:
         return None
-    *_, count = _IRQ_INFO.unpack(info)
+    *_, count = IRQ_INFO.unpack(info)
     if not count:
         return None
     event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    flags = _DATA_EVENTFD | _ACTION_TRIGGER
+    flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER
     try:
-        request = _IRQ_SET.pack(_IRQ_SET.size, flags, index, 0, 1, event)
-        fcntl.ioctl(device_fd, _SET_IRQS, request)
+        request = IRQ_SET_EVENTFD.pack(IRQ_SET_EVENTFD.size, flags, index, 0, 1, event)
+        fcntl.ioctl(device_fd, VFIO_DEVICE_SET_IRQS, request)
     except OSError:
         os.close(event)
         return None

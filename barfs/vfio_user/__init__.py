@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""vfio-user: devices that live in another process and are reached over a UNIX socket.
+"""vfio-user: devices in another process, reached over a UNIX socket.
 
-    wire <- client                          a device of somebody else's server, as a `Backend`
-    wire <- config_space, device <- server  a software device of our own
-            description <- device           ... described in TOML
-            device <- demo                  ... and the one that is built in
+    wire <- messages <- channel <- client    a device of any server, as a `Backend`
+    wire <- messages <- session <- server    serves a software device of `barfs.emulated`
 
 The specification is QEMU's `docs/interop/vfio-user.rst`.
 """

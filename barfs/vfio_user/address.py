@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Sockets by path, however long the path is.
 
-The kernel takes addresses of at most 107 bytes (unix(7)). A longer path is opened, and the address
-is what /proc/self/fd has of it; a relative path is used as it is.
+The kernel accepts addresses of at most 107 bytes (unix(7)). For a longer path, the code opens its
+directory and uses an address in /proc/self/fd; a relative path stays relative.
 """
 
 import contextlib
@@ -35,33 +35,35 @@ def connect(sock: socket.socket, path: str) -> None:
 
 
 def path_problem(error: OSError) -> str:
-    """What is wrong with a path that the kernel does not take, and what to do."""
+    """The problem with a path that the kernel refuses, and its remedy."""
     if error.errno == errno.ENAMETOOLONG:
         return (
-            "it is too long, of 255 bytes for a name and 4095 for all of it; choose shorter names, "
-            "or change into a directory on the way and give the rest"
+            "the path is too long: a name has at most 255 bytes, a path 4095; use shorter names, "
+            "or change into a directory on the way and give a relative path"
         )
     return reason(error)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a socket is to be made: a name in an open directory. `path` is for messages, and the
-    address where it fits."""
+    """The place of a socket: a name in an open directory.
+
+    `path` is for messages, and is the address if it is short enough.
+    """
 
     path: str
     folder: int
     name: str
 
     def bind(self, sock: socket.socket, mode: int) -> None:
-        """Make the socket, with what `mode` permits its owner and nobody else. Raises OSError."""
+        """Make the socket; its mode is the owner's part of `mode`. Raises OSError."""
         address = self.path
         if not _fits(address):
             address = self._short(self.name)
         if _fits(address):
             _bind(sock, address, mode)
             return
-        # A name that leaves no room for the directory: under a shorter one first.
+        # The name leaves no room for its directory: bind to a shorter one, then rename by links.
         name = f".barfs-{secrets.token_hex(8)}"
         _bind(sock, self._short(name), mode)
         try:
@@ -73,7 +75,7 @@ class Place:
         return f"/proc/self/fd/{self.folder}/{name}"
 
     def connect(self, sock: socket.socket) -> None:
-        """Connect to what is there. Raises OSError."""
+        """Connect to the socket there. Raises OSError."""
         fd = os.open(self.name, os.O_PATH | os.O_CLOEXEC, dir_fd=self.folder)
         try:
             sock.connect(f"/proc/self/fd/{fd}")
@@ -101,7 +103,7 @@ class Place:
 
 
 def _bind(sock: socket.socket, address: str, mode: int) -> None:
-    # A mode that is only changed afterwards would be wider than asked for a moment.
+    # By umask: with chmod alone, the mode would be too wide for a moment.
     previous = os.umask(0o777 & ~(mode & 0o700))
     try:
         sock.bind(address)
@@ -111,7 +113,7 @@ def _bind(sock: socket.socket, address: str, mode: int) -> None:
 
 @contextlib.contextmanager
 def place_of(path: str) -> Iterator[Place]:
-    """The place that `path` names; its directory stays open meanwhile. Raises OSError."""
+    """The place that `path` names, with its directory open. Raises OSError."""
     folder, name = os.path.split(path)
     fd = os.open(folder or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: MIT
 """Requests over a vfio-user socket: one at a time, each with a deadline.
 
-Rule 1: every wait ends at the request's deadline: for the other threads' requests, for the socket
-        to take the request, for the reply. The deadline is for a peer that does not answer: it
-        counts from the last reply, whosever it was, and from the request where that came later.
-Rule 2: a request is sent once. When its reply is late, the request is given up but its id is kept;
-        the reply is recognised by it when it comes, and thrown away. What was sent of a message,
-        or received of one, stays where it is, so the stream never gets out of step.
-Rule 3: what is whole and says to which request it belongs is that request's alone, whatever it
-        holds. Where one of the two is missing, the peer is not spoken to again: the one who noticed
-        gets the `PeerError`, everybody after that a `ChannelClosed`.
-Rule 4: every descriptor that arrives is handed out or closed. Where none is expected, no room is
-        given for them, and the kernel closes them itself. Nobody waits for a close: that of a FUSE
-        file asks its server, and is not over before that answers (fs/fuse/file.c, fuse_flush).
-Rule 5: a command of the peer's (DMA_READ, DMA_WRITE) is refused with EINVAL, since no memory was
-        offered to it, and changes nothing else. It is seen, and answered, during the next request.
+Rule 1: every wait ends at the request's deadline: the waits for the other threads' requests, for
+        room in the socket, and for the reply. The deadline detects a silent peer, so it counts from
+        the last reply to any request, or from the request if that came later.
+Rule 2: a request is sent once. One whose reply is late is given up but its id stays reserved, so
+        that the late reply is recognised and dropped. A message that was sent or received in part
+        is completed later, so the stream never gets out of step.
+Rule 3: a whole message that names its request concerns that request alone, whatever it contains.
+        After any other message the channel gives up the peer: the request that noticed raises the
+        `PeerError`, every later one `ChannelClosed`.
+Rule 4: every descriptor that arrives is handed out or closed. Where none is expected, the channel
+        offers no room and the kernel closes them. No request waits for a close: closing a FUSE
+        file waits for its server (fs/fuse/file.c, fuse_flush).
+Rule 5: a command from the peer (DMA_READ, DMA_WRITE) is refused with EINVAL, since it was offered
+        no memory, and has no other effect. The next request sees it and answers it.
 
-An access costs two system calls (send, and a recv that waits by the socket's own time limit) and
-two structs; everything unusual leaves the short way in `access` for the general one.
+An access costs two system calls (send, and a recv with the socket's own time limit) and two
+structs; anything unusual leaves the fast path in `access` for the general one.
 """
 
 import contextlib
@@ -55,26 +55,26 @@ from barfs.vfio_user.wire import (
 _log = logging.getLogger(__name__)
 
 MAX_DESCRIPTORS = 16
-"""How many descriptors a reply may bring; servers of old send one for each sparse area."""
+"""The most descriptors of one reply; older servers send one per sparse area."""
 
 _ROOM = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
 _PLACE = ACCESS_MESSAGE.size - HEADER.size
 LONGEST_TIMEOUT = 1_000_000.0
-"""Seconds; more than this is as good as no limit, and poll() could not count it."""
+"""Seconds; a longer limit would overflow poll()."""
 
 _IDS = 1 << 16
 _UNANSWERED_LIMIT = _IDS // 2
 _UNSENT_LIMIT = 1 << 16
-"""Bytes of answers to a peer that sends commands and receives nothing."""
+"""The most bytes of answers queued for a peer that sends commands and receives nothing."""
 _RECEIVE = 4096
 
 
 class ChannelClosed(DeviceError):
-    """The peer is gone, or was found to break the protocol, or the channel was closed."""
+    """The peer is gone or was given up, or the channel was closed."""
 
 
 class DescriptorsLost(DeviceError):
-    """A reply came, but this process may not open the descriptors that came with it."""
+    """A reply arrived whose descriptors this process may not open."""
 
 
 class ReplyTimeout(DeviceError):
@@ -82,20 +82,20 @@ class ReplyTimeout(DeviceError):
 
 
 class Channel:
-    """A connected socket, and whose reply comes next. May be used from several threads.
+    """A connected socket and its requests. Any number of threads may use it.
 
-    The channel owns `sock`. `timeout` is how long the peer may be silent, in seconds.
+    The channel owns `sock`. `timeout` is how many seconds the peer may be silent.
     """
 
     def __init__(self, sock: socket.socket, timeout: float) -> None:
         self._sock = sock
         self._timeout = min(timeout, LONGEST_TIMEOUT)
-        # Only `access` waits in recv; everything else says MSG_DONTWAIT and waits in poll.
+        # Only `access` waits in recv; all else passes MSG_DONTWAIT and waits in poll.
         sock.setblocking(True)
         seconds, fraction = divmod(self._timeout, 1)
         limit = struct.pack("@ll", int(seconds), max(1, int(fraction * 1_000_000)))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        # One that knows its owner, for `finally`: a signal's exception can come at any moment.
+        # An RLock checks its owner in `finally`: a signal's exception can come at any moment.
         self._lock = threading.RLock()
         self._answered = time.monotonic()
         self._decoder = Decoder(CLIENT_LIMIT)
@@ -108,15 +108,15 @@ class Channel:
         keep_from_children(self)
 
     def access(self, command: int, body: bytes, reply_size: int) -> Message | bytes:
-        """Send a region access and wait for its reply, which should have `reply_size` bytes.
+        """Send a region access and wait for its reply, of `reply_size` bytes if all is well.
 
-        Returns the data behind the place when the reply is the expected one to the byte, else the
-        message, whatever it is. Raises ReplyTimeout, ChannelClosed, PeerError.
+        Returns the data of a reply that is as expected to the byte, else the whole message.
+        Raises ReplyTimeout, ChannelClosed, PeerError.
         """
         try:
             waited, deadline = self._enter()
             identifier = self._send(command, body, deadline)
-            # The socket's limit is the whole time of a request: not for one that has lost some.
+            # The socket's limit is a request's whole time: too long for one that has waited.
             if self._decoder.empty and not waited:
                 data = self._receive(flags=0)
                 header = HEADER.pack(identifier, command, reply_size, FLAG_REPLY, 0)
@@ -130,7 +130,7 @@ class Channel:
             self.fail(error)
             raise
         finally:
-            try:  # noqa: SIM105  (a function more could be interrupted at its start)
+            try:  # noqa: SIM105  (suppress() could be interrupted before it starts)
                 self._lock.release()
             except RuntimeError:  # not entered
                 pass
@@ -138,7 +138,7 @@ class Channel:
     def request(self, command: int, body: bytes = b"") -> tuple[Message, list[int]]:
         """Send a command and wait for its reply, which may be an error reply.
 
-        Returns it with the descriptors that came, which are now the caller's. Raises as `access`.
+        Returns it with its descriptors, which the caller then owns. Raises as `access` does.
         """
         try:
             _waited, deadline = self._enter()
@@ -148,20 +148,20 @@ class Channel:
             self.fail(error)
             raise
         finally:
-            try:  # noqa: SIM105  (a function more could be interrupted at its start)
+            try:  # noqa: SIM105  (suppress() could be interrupted before it starts)
                 self._lock.release()
             except RuntimeError:  # not entered
                 pass
 
     def fileno(self) -> int:
-        """The socket's descriptor, to wait for the peer's end on."""
+        """The socket's descriptor, which hangs up when the peer ends."""
         return self._sock.fileno()
 
     def descriptors(self) -> tuple[int]:
         return (self._sock.fileno(),)
 
     def fail(self, error: PeerError) -> None:
-        """Speak to this peer no more: it has answered nonsense."""
+        """Give up the peer: it broke the protocol."""
         self._dead = self._dead or f"the peer broke the protocol ({error})"
         self._shutdown()
 
@@ -178,15 +178,14 @@ class Channel:
             self._sock.close()
 
     def _shutdown(self) -> None:
-        # Wakes who waits in poll; the descriptor itself stays until nobody can be using it.
+        # Wakes a thread in poll or recv; the descriptor stays open until no thread can use it.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def _enter(self) -> tuple[bool, float]:
-        """Become the one whose request is sent; returns whether that took some waiting, and the
-        request's deadline.
+        """Take the lock; returns whether that meant waiting, and the request's deadline.
 
-        The caller releases the lock if it has it, whatever is raised here.
+        Whatever this raises, the caller releases the lock if it holds it.
         """
         arrived = time.monotonic()
         waited = not self._lock.acquire(False)
@@ -201,7 +200,7 @@ class Channel:
         while not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
             passed, deadline = deadline, self._deadline(arrived)
             if deadline == passed:
-                raise ReplyTimeout("the peer does not answer the requests before this one")
+                raise ReplyTimeout("the peer has not answered the requests before this one")
 
     def _deadline(self, arrived: float) -> float:
         return max(arrived, self._answered) + self._timeout
@@ -217,14 +216,14 @@ class Channel:
         return identifier
 
     def _send(self, command: int, body: bytes, deadline: float) -> int:
-        """Send a command, behind what is left of an earlier one; returns its id.
+        """Send a command, after the rest of an earlier one; returns its id.
 
-        Where the deadline passes before the first byte is sent, the command is not sent at all.
+        If the deadline passes before its first byte is sent, the command is not sent at all.
         """
         self._flush(deadline)
         identifier = self._next_id()
         data = encode(identifier, command, body)
-        # Before it is sent: an exception out of a signal handler must not orphan the reply.
+        # Before sending: an exception from a signal handler must not orphan the reply.
         self._pending[identifier] = command
         try:
             while not (sent := self._send_now(data)):
@@ -244,7 +243,7 @@ class Channel:
                 self._make_room(deadline)
 
     def _push(self) -> int:
-        """Send of what is left to send as much as the socket takes; returns how much."""
+        """Send as much of the rest as the socket takes; returns the number of bytes."""
         sent = self._send_now(self._unsent)
         self._unsent = self._unsent[sent:]
         return sent
@@ -258,15 +257,15 @@ class Channel:
             raise self._gone(error) from error
 
     def _make_room(self, deadline: float) -> None:
-        """Wait until more can be sent. A peer that is stuck in sending late replies does not
-        receive; so take them."""
+        """Wait for room to send. Receive late replies meanwhile: a peer that is stuck in sending
+        them does not receive."""
         if self._wait(select.POLLIN | select.POLLOUT, deadline) & select.POLLIN:
             self._decoder.feed(self._receive())
             while (message := self._decoder.next_message()) is not None:
                 self._settle(message, deadline)
 
     def _wait(self, events: int, deadline: float) -> int:
-        """Wait for the socket; returns what there is."""
+        """Wait for events of the socket; returns those that occurred."""
         poll = select.poll()
         poll.register(self._sock, events)
         found = poll.poll(_milliseconds(deadline))
@@ -280,7 +279,7 @@ class Channel:
         self._wait(select.POLLIN | (select.POLLOUT if self._unsent else 0), deadline)
 
     def _receive(self, flags: int = socket.MSG_DONTWAIT) -> bytes:
-        """What has arrived, without descriptors; empty where nothing has."""
+        """The bytes that have arrived, without descriptors; empty if there are none."""
         try:
             data = self._sock.recv(_RECEIVE, flags)
         except BlockingIOError:
@@ -306,7 +305,7 @@ class Channel:
             self._decoder.feed(self._receive())
 
     def _await_descriptors(self, identifier: int, deadline: float) -> tuple[Message, list[int]]:
-        """As `_await`, but never reads beyond one message, so that it is known whose fds came."""
+        """As `_await`, but reads one message at a time, so that each keeps its own descriptors."""
         fds: list[int] = []
         try:
             while True:
@@ -339,7 +338,7 @@ class Channel:
                 fds.extend(arrived)
         if not data:
             raise self._gone(None)
-        # The room is full where the peer sent too many; where it is not, some could not be opened.
+        # A full room means that the peer sent too many; else some could not be opened.
         if flags & socket.MSG_CTRUNC and len(fds) >= MAX_DESCRIPTORS:
             raise TooManyDescriptors(f"more than {MAX_DESCRIPTORS} descriptors")
         self._decoder.feed(data)
@@ -347,9 +346,9 @@ class Channel:
             raise DescriptorsLost(why_no_descriptor_came())
 
     def _settle(self, message: Message, deadline: float) -> bool:
-        """Cross a request off, or refuse a command of the peer's; returns whether it was a reply.
+        """Settle a request by its reply, or refuse a command; returns whether it was a reply.
 
-        Raises PeerError where it is a reply to no request, ReplyTimeout where commands keep coming.
+        Raises PeerError for a reply to no request, ReplyTimeout while commands keep coming.
         """
         command = self._pending.get(message.id)
         # Released versions of rust-vmm's server send error replies with the type of a command.
@@ -357,7 +356,7 @@ class Channel:
             self._refuse(message, deadline)
             return False
         if command is None:
-            raise UnexpectedReply(f"a reply with the id {message.id}, which no request has")
+            raise UnexpectedReply(f"a reply with id {message.id}, which belongs to no request")
         if command != message.command:
             raise WrongCommand(
                 f"a reply to {command_name(message.command)} instead of {command_name(command)}"
@@ -370,9 +369,9 @@ class Channel:
         name = command_name(message.command)
         if not self._refused:
             self._refused = True
-            _log.info("a vfio-user server sent %s: refused, no memory was offered to it", name)
+            _log.info("refused %s from a vfio-user server: it was offered no memory", name)
         if message.wants_reply:
-            # In its turn: a message may be half sent.
+            # Queued, since another message may be half sent.
             self._unsent += encode(
                 message.id,
                 message.command,
@@ -381,9 +380,9 @@ class Channel:
             )
             self._push()
             if len(self._unsent) > _UNSENT_LIMIT:
-                raise TooManyCommands(f"the peer sends {name} after {name}, and takes no answers")
+                raise TooManyCommands(f"the peer sends {name} after {name} but receives no answers")
         if time.monotonic() > deadline:
-            raise ReplyTimeout("the peer sends commands, and does not answer")
+            raise ReplyTimeout("the peer sends commands but does not answer")
 
 
 def _milliseconds(deadline: float) -> float:
@@ -391,9 +390,9 @@ def _milliseconds(deadline: float) -> float:
 
 
 def is_memory(fd: int) -> bool:
-    """Whether `fd` is of tmpfs or hugetlbfs, which alone have seals. Asks no file system.
+    """Whether `fd` is in tmpfs or hugetlbfs, the only file systems with seals.
 
-    `fstatfs` and `fstat` would: a FUSE file's server can leave them unanswered.
+    `fstatfs` and `fstat` would ask the file system, and a FUSE server might never answer.
     (mm/memfd.c, memfd_file_seals_ptr)
     """
     try:
@@ -404,7 +403,7 @@ def is_memory(fd: int) -> bool:
 
 
 def close_all(fds: Iterable[int]) -> None:
-    """Close descriptors that nobody wants; what is no memory in a thread, which may never end."""
+    """Close descriptors; those that are not memory in a thread, as their close may never return."""
     strange = []
     for fd in fds:
         if is_memory(fd):
@@ -416,7 +415,7 @@ def close_all(fds: Iterable[int]) -> None:
     thread = threading.Thread(target=_close_each, args=(strange,), name="barfs-close", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # no more threads: a close that waits is better than none
+    except RuntimeError:  # no more threads: rather wait than leave them open
         _close_each(strange)
 
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""A device that a vfio-user server has: a `Backend` over a socket.
+"""A device of a vfio-user server: a `Backend` over a socket.
 
 Rule 1: one access is one message, whatever its width.
-Rule 2: the peer is not trusted. What it says is checked in `messages`; what it sends to be mapped
-        is checked here: only memory that cannot block its reader (tmpfs, hugetlbfs), one file for
-        all windows of a region, and as long as they say. Descriptors that fail leave their region
-        without windows, and so do two answers about it that contradict each other.
-Rule 3: a reply to a request that makes no sense fails that request: an access with `BusFault`. A
-        peer of which it cannot be told any more what it answers is gone.
-Rule 4: a peer that is gone stays gone: nothing is opened again, because a new server is a new
-        device.
+Rule 2: the peer is not trusted. `messages` checks what it says; this module checks the descriptors
+        to map: they must be of memory that cannot block its reader (tmpfs, hugetlbfs), one file
+        for all windows of a region, and long enough for them. A region whose descriptors fail has
+        no windows, nor has one about which two answers contradict each other.
+Rule 3: an invalid reply fails its request; an access raises `BusFault`. A peer whose replies can no
+        longer be matched to requests is gone.
+Rule 4: a peer that is gone stays gone. Nothing reconnects: a new server is a new device.
 """
 
 import contextlib
@@ -36,6 +35,7 @@ from barfs.errors import (
     InvalidAccess,
     PeerError,
     RegionError,
+    access_error,
 )
 from barfs.layout import REASON_BAD_DESCRIPTOR, REASON_DESCRIPTORS_DIFFER, REASON_NO_DESCRIPTOR
 from barfs.pci import Bdf, region_name
@@ -66,16 +66,14 @@ _log = logging.getLogger(__name__)
 _FIRST_ARGSZ = 4096
 _MOST_QUESTIONS = 4
 _WIDTHS = (1, 2, 4, 8)
-_ACCESS_ERRORS: dict[int, type[AccessError]] = {
-    errno.EINVAL: InvalidAccess,
-    errno.ENODEV: DeviceGone,
-}
+_PEERS_ERRORS = (InvalidAccess, DeviceGone)
+"""What a peer may say of an access in its errno. It knows neither our policy nor our signals."""
 
 T = TypeVar("T")
 
 
 class RequestRefused(DeviceError):
-    """An error reply to a request that is no access; `errno` is the peer's, perhaps 0."""
+    """An error reply to a request other than an access; `errno` is the peer's and may be 0."""
 
     def __init__(self, message: str, error: int) -> None:
         super().__init__(message)
@@ -86,12 +84,11 @@ class VfioUserClient:
     """An open device on the other end of `endpoint`: a socket's path, or a connected socket.
 
     `timeout` bounds the negotiation and each access, in seconds. The client owns the socket.
-    Raises DeviceError when there is nobody to speak to, PeerError when who answers does not speak
-    vfio-user.
+    Raises DeviceError if no server answers, PeerError if it does not speak vfio-user.
     """
 
     has_ports = False
-    """What is no memory is a region like any other: libvfio-user's regions are I/O by default."""
+    """An I/O region is like any other: libvfio-user flags regions as I/O by default."""
 
     def __init__(
         self, endpoint: str | socket.socket, *, bdf: Bdf, source: str, timeout: float = 5.0
@@ -112,48 +109,48 @@ class VfioUserClient:
             raise
 
     def _negotiate(self) -> int:
-        """Agree on a version; returns the widest access that the peer takes."""
+        """Agree on a version; returns the widest access that the peer accepts."""
         try:
             reply = self._request(messages.Version(max_fds=MAX_DESCRIPTORS))
         except ReplyTimeout:
             raise DeviceError(
-                f"{self.source}: connected, but there is no answer; a vfio-user server has one "
-                "client at a time: end the other one"
+                f"{self.source}: connected, but the server does not answer; it serves one client "
+                "at a time: end the other one"
             ) from None
         theirs = self._checked(lambda: messages.reply_to_version(reply))
         return max(width for width in _WIDTHS if width <= theirs.max_transfer)
 
     def device_info(self) -> DeviceInfo:
-        """What the device is. Raises DeviceError."""
+        """The device info. Raises DeviceError."""
         reply = self._request(messages.GetInfo())
         return self._checked(lambda: messages.reply_to_info(reply))
 
     def region_info(self, index: int) -> RegionInfo:
-        """What region `index` is; one that the peer does not have has size 0.
+        """The info of region `index`; an absent one has size 0.
 
-        Asked once, then remembered. Raises RegionError where the peer will not say, DeviceError
-        where it cannot be asked.
+        Asks the peer once and remembers the answer. Raises RegionError if the peer refuses to
+        answer, DeviceError if it cannot be asked.
         """
         return self._region(index)[0]
 
     def region_fd(self, index: int) -> int | NoDescriptor:
-        """The memory of the region's windows, or why the peer gave none that can be used."""
+        """The memory of the region's windows, or why there is none to use."""
         return self._region(index)[1]
 
     def accessor(self) -> Self:
-        """Itself: accesses are messages."""
+        """The client itself: accesses are messages."""
         return self
 
     def attributes(self) -> Mapping[str, str]:
-        """Nothing: all that is known of a vfio-user device stands in its configuration space."""
+        """None: a vfio-user device has only its configuration space."""
         return {}
 
     def links(self) -> Mapping[str, str]:
-        """Nothing: no driver has it, and no IOMMU."""
+        """None: the device has neither driver nor IOMMU group."""
         return {}
 
     def read(self, region: int, offset: int, width: int) -> bytes:
-        """One access. Raises AccessError, and PeerError when the peer is not spoken to again."""
+        """One access. Raises AccessError, or PeerError when it gives up the peer."""
         body = REGION_ACCESS.pack(offset, region, width)
         answer = self._access(Number.REGION_READ, body, region, offset, width, width)
         if isinstance(answer, bytes):
@@ -163,7 +160,7 @@ class VfioUserClient:
             return self._checked(lambda: messages.reply_to_read(answer, request))
 
     def write(self, region: int, offset: int, data: bytes) -> None:
-        """One access. Raises AccessError, and PeerError when the peer is not spoken to again."""
+        """One access. Raises AccessError, or PeerError when it gives up the peer."""
         width = len(data)
         body = REGION_ACCESS.pack(offset, region, width) + data
         answer = self._access(Number.REGION_WRITE, body, region, offset, width, 0)
@@ -173,7 +170,7 @@ class VfioUserClient:
                 self._checked(lambda: messages.reply_to_write(answer, request))
 
     def signals(self) -> tuple[Signal, ...]:
-        """The socket: the peer hangs up when it ends, and this end when the peer is distrusted."""
+        """The socket: it hangs up when the peer ends, and when the client gives up the peer."""
         return (Signal("lost", self._channel.fileno(), select.POLLRDHUP),)
 
     def reset(self) -> None:
@@ -182,7 +179,7 @@ class VfioUserClient:
         self._checked(lambda: messages.reply_to_reset(reply))
 
     def close(self) -> None:
-        """Leave the server; who maps windows keeps them. May be called again.
+        """Leave the server; mapped windows stay mapped. May be called again.
 
         Does nothing in a child of the process that made it.
         """
@@ -200,8 +197,9 @@ class VfioUserClient:
     def _access(
         self, command: Number, body: bytes, region: int, offset: int, width: int, data_size: int
     ) -> Message | bytes:
-        """Send an access; what goes wrong becomes an AccessError that says where it went."""
+        """Send an access; a failure becomes an AccessError with its place."""
         kind: type[AccessError]
+        name = region_name(region)
         try:
             answer = self._channel.access(command, body, ACCESS_MESSAGE.size + data_size)
         except ReplyTimeout as error:
@@ -213,9 +211,15 @@ class VfioUserClient:
         else:
             if isinstance(answer, bytes) or not answer.is_error:
                 return answer
-            kind = _ACCESS_ERRORS.get(answer.error, BusFault)
-            problem = f"the peer refused it ({_error_text(answer.error)})"
-        raise kind(problem, region=region_name(region), offset=offset, width=width)
+            raise access_error(
+                answer.error,
+                f"the server refused it ({_error_text(answer.error)})",
+                region=name,
+                offset=offset,
+                width=width,
+                among=_PEERS_ERRORS,
+            )
+        raise kind(problem, region=name, offset=offset, width=width)
 
     def _request(self, command: messages.Command) -> Message:
         message, fds = self._request_descriptors(command)
@@ -223,7 +227,7 @@ class VfioUserClient:
         return message
 
     def _request_descriptors(self, command: messages.Command) -> tuple[Message, list[int]]:
-        """Send a command that is no access. Raises DeviceError, also for an error reply."""
+        """Send a command other than an access. Raises DeviceError, also for an error reply."""
         try:
             message, fds = self._channel.request(command.NUMBER, command.body())
         except PeerError as error:
@@ -244,7 +248,7 @@ class VfioUserClient:
         return message, fds
 
     def _checked(self, decode: Callable[[], T]) -> T:
-        """Decode a reply; one that is about something else ends all conversation."""
+        """Decode a reply; unless only its body is invalid, an error gives up the peer."""
         try:
             return decode()
         except PeerError as error:
@@ -254,7 +258,7 @@ class VfioUserClient:
 
     @contextlib.contextmanager
     def _failing(self, region: int, offset: int, width: int) -> Iterator[None]:
-        """What a body that makes no sense does to its access; the log has each kind once."""
+        """Turn an invalid body into the access's BusFault; log each kind once."""
         try:
             yield
         except BadBody as error:
@@ -265,7 +269,7 @@ class VfioUserClient:
             raise BusFault(str(error), region=name, offset=offset, width=width) from error
 
     def _distrust(self, error: PeerError) -> PeerError:
-        """The same malformation, told with the device's name."""
+        """The same error, prefixed with the device's name."""
         return type(error)(f"{self.source}: the server broke the protocol: {error}")
 
     def _region(self, index: int) -> tuple[RegionInfo, int | NoDescriptor]:
@@ -283,7 +287,7 @@ class VfioUserClient:
             try:
                 reply, fds = self._request_descriptors(request)
             except RequestRefused as error:
-                # What the kernel says of a region that is not there; rust-vmm gives no reason.
+                # The kernel's answer for an absent region; rust-vmm sends 0.
                 if error.errno not in (0, errno.EINVAL):
                     raise RegionError(str(error)) from error
                 return RegionInfo(index, 0, 0, 0), REASON_NO_DESCRIPTOR
@@ -299,7 +303,9 @@ class VfioUserClient:
             if needed > REGION_INFO_LIMIT:
                 break
             argsz = needed
-        error_text = f"region {index}: its info has {needed} bytes, {REGION_INFO_LIMIT} at most"
+        error_text = (
+            f"region {index}: an info of {needed} bytes; at most {REGION_INFO_LIMIT} are accepted"
+        )
         return replace(info, chain_error=CapabilityTruncated(error_text)), REASON_NO_DESCRIPTOR
 
     def _decode_region(
@@ -311,7 +317,7 @@ class VfioUserClient:
             raise RegionError(str(error)) from error
 
     def _choose_descriptor(self, info: RegionInfo, fds: list[int]) -> int | NoDescriptor:
-        """Take a descriptor of the region's windows out of `fds`, if it has any."""
+        """Take the descriptor of the region's windows out of `fds`, or say why there is none."""
         whole = (SparseArea(0, info.size),)
         areas = [area for area in (whole if info.areas is None else info.areas) if area.size]
         if not info.mappable or info.chain_error is not None or not areas:
@@ -327,19 +333,19 @@ class VfioUserClient:
 
 
 def _refusal(fds: Sequence[int], end: int) -> tuple[NoDescriptor, str] | None:
-    """Why `fds` cannot be mapped up to `end`: the reason, and what is wrong. None: they can be.
+    """Why `fds` cannot be mapped up to `end`: a reason and its explanation; None if they can.
 
-    Older servers send one for each area, of the same file; of which area another file would be, no
-    message says. Only of memory is anything more asked: the server of a FUSE file could leave that,
-    and every later fault, unanswered.
+    Older servers send one per area, all of the same file; no message says to which area a second
+    file would belong. The checks for memory come first: the server of a FUSE file could leave
+    fstat, and every later fault, unanswered.
     """
     if not fds:
         return REASON_NO_DESCRIPTOR, "no descriptor came with its areas"
     if not all(is_memory(fd) for fd in fds):
-        return REASON_BAD_DESCRIPTOR, "its descriptor is neither of tmpfs nor of hugetlbfs"
+        return REASON_BAD_DESCRIPTOR, "its descriptor must be in tmpfs or hugetlbfs"
     found = [os.fstat(fd) for fd in fds]
     if not all(stat.S_ISREG(status.st_mode) for status in found):
-        return REASON_BAD_DESCRIPTOR, "its descriptor is not of a file"
+        return REASON_BAD_DESCRIPTOR, "its descriptor must be a regular file"
     files = {(status.st_dev, status.st_ino) for status in found}
     if len(files) > 1:
         return REASON_DESCRIPTORS_DIFFER, f"its {len(fds)} descriptors are of {len(files)} files"
@@ -350,30 +356,30 @@ def _refusal(fds: Sequence[int], end: int) -> tuple[NoDescriptor, str] | None:
 
 
 def _contradiction(before: RegionInfo, after: RegionInfo) -> str:
-    """What two answers about one region say differently; empty: nothing.
+    """How two answers about one region differ; empty if they agree.
 
-    The flag MMAP may come with the capabilities, for which the first had no room.
+    The flag MMAP may come only with the capabilities, for which the first had no room.
     """
     said = [(info.size, info.offset, info.readable, info.writable) for info in (before, after)]
     names = ("size", "offset", "read flag", "write flag")
     changed = [name for name, old, new in zip(names, *said, strict=True) if old != new]
-    return f"asked twice, its {' and '.join(changed)} changed" if changed else ""
+    return f"its {' and '.join(changed)} changed between two answers" if changed else ""
 
 
 def _error_text(error: int) -> str:
     if error == 0:
         return "without a reason"
-    # A peer's number may be none that exists, or none that fits where strerror wants it.
+    # A peer's number may be unknown, or too large for strerror.
     return os.strerror(error) if error in errno.errorcode else f"errno {error}"
 
 
 def _connect(path: str, source: str, timeout: float) -> socket.socket:
-    """Connect to a server's socket. Raises DeviceError, saying what to do about it."""
+    """Connect to a server's socket. Raises DeviceError that says what to do."""
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError as error:
         raise DeviceError(f"{source}: {reason(error)}") from error
-    # Python's own timeout does not cover a full backlog: connect is then EAGAIN at once.
+    # With Python's own timeout, connect would not wait for room in the backlog (EAGAIN).
     seconds, fraction = divmod(min(timeout, LONGEST_TIMEOUT), 1)
     limit = struct.pack("@ll", int(seconds), int(fraction * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
@@ -394,7 +400,7 @@ def _connect_problem(path: str, error: OSError) -> str:
         except OSError:
             is_socket = True
         if is_socket:
-            return "nobody listens there; start the server, or remove the stale socket"
+            return "no server listens there; start it, or remove the stale socket"
         return "is not a socket; give the path of a vfio-user server's socket"
     if error.errno in (errno.EACCES, errno.EPERM):
         return "permission denied; run as the user who owns the socket, or change its mode"

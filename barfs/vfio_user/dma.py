@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The memory that a client offers to a software device: ranges of addresses, nothing behind them.
+"""The memory that a client offers to a software device: ranges of addresses, and nothing else.
 
-The device makes no DMA, so they only have to be told apart as the specification wants it.
+The device does no DMA, so it only checks the ranges as the specification asks.
 """
 
 from bisect import bisect_left, bisect_right
@@ -9,35 +9,35 @@ from bisect import bisect_left, bisect_right
 from barfs.vfio_user.wire import BadRange, RangeExists, TooManyRanges
 
 MOST_RANGES = 65535
-"""`max_dma_maps`, where a VERSION does not say another number; also the kernel's own limit."""
+"""The default of `max_dma_maps` in a VERSION, and the kernel's own limit."""
 
 _END_OF_ADDRESSES = 1 << 64
 
 
 class DmaRanges:
-    """Ranges that do not overlap, in order."""
+    """Ordered ranges without overlap."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
     def add(self, start: int, size: int) -> None:
-        """Raises RangeExists where any of it is there already, BadRange, TooManyRanges."""
+        """Raises RangeExists where the range overlaps another, BadRange, TooManyRanges."""
         end = start + size
         if size == 0 or end > _END_OF_ADDRESSES:
             raise BadRange(f"DMA_MAP: {size:#x} bytes at {start:#x}")
         place = bisect_right(self._ends, start)
         if place < len(self._starts) and self._starts[place] < end:
-            raise RangeExists(f"DMA_MAP: {start:#x}..{end:#x} is mapped already")
+            raise RangeExists(f"DMA_MAP: {start:#x}..{end:#x} is already mapped")
         if len(self._starts) == MOST_RANGES:
             raise TooManyRanges(f"DMA_MAP: more than {MOST_RANGES} ranges")
         self._starts.insert(place, start)
         self._ends.insert(place, end)
 
     def remove(self, start: int, size: int) -> None:
-        """Remove the ranges in `start..start + size`, if there are any.
+        """Remove the ranges within `start..start + size`, if there are any.
 
-        Raises BadRange where one is only partly in it (drivers/vfio/vfio_iommu_type1.c does, too).
+        Raises BadRange where one is only partly inside, as drivers/vfio/vfio_iommu_type1.c does.
         """
         if size == 0:
             return
@@ -46,7 +46,7 @@ class DmaRanges:
         if first >= last:
             return
         if self._starts[first] < start or self._ends[last - 1] > end:
-            raise BadRange(f"DMA_UNMAP: {start:#x}..{end:#x} is a part of what was mapped")
+            raise BadRange(f"DMA_UNMAP: {start:#x}..{end:#x} is only a part of what was mapped")
         del self._starts[first:last], self._ends[first:last]
 
     def clear(self) -> None:

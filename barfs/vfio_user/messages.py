@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The bodies of vfio-user messages: commands and replies as facts; without I/O.
+"""The bodies of vfio-user messages: commands and replies as frozen dataclasses; without I/O.
 
-Rule 1: a body that is wrong in any way is a named error of `wire`; nothing else is ever raised.
-Rule 2: nothing a reply says is believed before it was checked against what was asked. What goes on
-        after all that was asked for is done is not looked at.
-Rule 3: what the specification leaves open is accepted; what it forbids is refused. A longer
-        structure than ours is a newer one and accepted, where it carries an `argsz` of its own.
+Rule 1: an invalid body raises one of the named errors of `wire`, and nothing else does.
+Rule 2: a reply is checked against its request before it is used. Bytes after everything that was
+        asked for are ignored.
+Rule 3: accept what the specification leaves open, refuse what it forbids. A structure with an
+        `argsz` of its own may be longer than ours: it is a newer one.
 """
 
 import json
@@ -50,7 +50,7 @@ MAJOR_VERSION = 0
 MINOR_VERSION = 0
 
 JSON_LIMIT = 1 << 14
-"""Longest accepted JSON text of a VERSION message; real ones have some 200 bytes."""
+"""Longest accepted JSON text of a VERSION message; real ones take about 200 bytes."""
 
 _VERSION = struct.Struct("=HH")
 _DMA_MAP = struct.Struct("=IIQQQ")
@@ -63,7 +63,7 @@ _LARGEST_FILE = (1 << 63) - 1
 
 
 def _fields(layout: struct.Struct, body: bytes, what: str, *, more: bool = False) -> Any:
-    """Unpack the fixed fields of `body`; bytes after them only where there may be `more`."""
+    """Unpack the fixed fields of `body`; only with `more` may bytes follow them."""
     if len(body) < layout.size:
         raise ShortBody(f"{what}: {len(body)} bytes, expected {layout.size}")
     if len(body) > layout.size and not more:
@@ -78,9 +78,9 @@ def _check_argsz(argsz: int, layout: struct.Struct, what: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """VERSION, the same in a command and its reply: what a side speaks and takes.
+    """VERSION, alike in a command and its reply: the version and limits of its sender.
 
-    `max_transfer` is the most data of one region access, in bytes (`max_data_xfer_size`).
+    `max_transfer` limits the data of one region access, in bytes (`max_data_xfer_size`).
     """
 
     NUMBER: ClassVar = Number.VERSION
@@ -109,14 +109,14 @@ class Version:
 
 
 def _capabilities(text: bytes) -> dict[str, Any]:
-    """The `capabilities` object of a VERSION body; empty where the peer sent none."""
+    """The `capabilities` object of a VERSION body; empty if the peer sent none."""
     text = text.partition(b"\0")[0]
     if not text:
         return {}
     if len(text) > JSON_LIMIT:
         raise BadJson(f"{len(text)} bytes of JSON in VERSION; at most {JSON_LIMIT} are accepted")
     try:
-        # RecursionError: the parser follows nested brackets by recursion.
+        # RecursionError: the parser recurses into nested brackets.
         document = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise BadJson(f"the JSON in VERSION cannot be read: {type(error).__name__}") from None
@@ -155,7 +155,7 @@ class DmaMap:
 
 @dataclass(frozen=True, slots=True)
 class DmaUnmap:
-    """DMA_UNMAP, the same in a command and its reply."""
+    """DMA_UNMAP, alike in a command and its reply."""
 
     NUMBER: ClassVar = Number.DMA_UNMAP
     flags: int
@@ -174,7 +174,7 @@ class DmaUnmap:
 
 @dataclass(frozen=True, slots=True)
 class GetInfo:
-    """DEVICE_GET_INFO; `argsz` is how long the answer may be."""
+    """DEVICE_GET_INFO; `argsz` is the longest answer that the client takes."""
 
     NUMBER: ClassVar = Number.DEVICE_GET_INFO
     argsz: int = _INFO.size
@@ -191,7 +191,7 @@ class GetInfo:
 
 @dataclass(frozen=True, slots=True)
 class GetRegionInfo:
-    """DEVICE_GET_REGION_INFO of region `index`; `argsz` is how long the answer may be."""
+    """DEVICE_GET_REGION_INFO of region `index`; `argsz` is the longest answer the client takes."""
 
     NUMBER: ClassVar = Number.DEVICE_GET_REGION_INFO
     index: int
@@ -211,7 +211,7 @@ class GetRegionInfo:
 
 @dataclass(frozen=True, slots=True)
 class IrqInfo:
-    """DEVICE_GET_IRQ_INFO, the same in a command and its reply: index, flags, count of vectors."""
+    """DEVICE_GET_IRQ_INFO, alike in a command and its reply; `count` is of vectors."""
 
     NUMBER: ClassVar = Number.DEVICE_GET_IRQ_INFO
     index: int
@@ -230,7 +230,7 @@ class IrqInfo:
 
 @dataclass(frozen=True, slots=True)
 class SetIrqs:
-    """DEVICE_SET_IRQS: what to do with `count` vectors from `start`, and the data for it."""
+    """DEVICE_SET_IRQS: an action on `count` vectors from `start`, and its data."""
 
     NUMBER: ClassVar = Number.DEVICE_SET_IRQS
     flags: int
@@ -335,35 +335,30 @@ _COMMANDS: dict[int, type[Command]] = {
 }
 
 
-def encode_command(identifier: int, command: Command) -> bytes:
-    """The message of a command."""
-    return encode(identifier, command.NUMBER, command.body())
-
-
 def decode_command(message: Message) -> Command:
-    """What a client asks. Raises PeerError; the stream is in step all the same."""
+    """The command of a client. Raises PeerError, which leaves the stream in step."""
     if message.is_reply:
-        raise UnexpectedReply(f"a reply to {command_name(message.command)}, which nobody sent")
+        raise UnexpectedReply(f"a reply to {command_name(message.command)}, which was never sent")
     kind = _COMMANDS.get(message.command)
     if kind is None:
-        raise UnknownCommand(f"{command_name(message.command)} is not known")
+        raise UnknownCommand(f"{command_name(message.command)} is unknown")
     return kind.decode(message.body)
 
 
 def encode_reply(message: Message, body: bytes = b"") -> bytes:
-    """The reply to `message` when all went well."""
+    """The reply to `message` on success."""
     return encode(message.id, message.command, body, flags=FLAG_REPLY)
 
 
 def encode_error(message: Message, error: int) -> bytes:
-    """The reply to `message` that refuses it, with an errno: a header without a body."""
+    """The reply that refuses `message` with an errno: a header without a body."""
     return encode(message.id, message.command, flags=FLAG_REPLY | FLAG_ERROR, error=error)
 
 
 def encode_access_reply(message: Message, command: RegionRead | RegionWrite, data: bytes) -> bytes:
-    """The reply to a region access; `data` is what was read, empty after a write.
+    """The reply to a region access; `data` is what was read, empty for a write.
 
-    After an access of no bytes it is a header without a body, as libvfio-user has it.
+    For an access of no bytes it is a header without a body, as from libvfio-user.
     """
     count = command.count if isinstance(command, RegionRead) else len(command.data)
     if count == 0:
@@ -381,7 +376,7 @@ def _body_of(message: Message, number: Number) -> bytes:
 
 
 def reply_to_version(message: Message) -> Version:
-    """What the server speaks and takes."""
+    """The version and limits of the server."""
     return Version.decode(_body_of(message, Number.VERSION))
 
 
@@ -393,7 +388,7 @@ def reply_to_info(message: Message) -> DeviceInfo:
 
 
 def reply_to_region_info(message: Message, request: GetRegionInfo) -> tuple[RegionInfo, int]:
-    """The region info and its `argsz`; where that is above the request's, ask again with it."""
+    """The region info and its `argsz`; if that exceeds the request's, ask again with it."""
     what = "the reply to DEVICE_GET_REGION_INFO"
     body = _body_of(message, Number.DEVICE_GET_REGION_INFO)
     _fields(_REGION_INFO, body, what, more=True)
@@ -407,7 +402,7 @@ def reply_to_region_info(message: Message, request: GetRegionInfo) -> tuple[Regi
 
 
 def reply_to_read(message: Message, request: RegionRead) -> bytes:
-    """The data that was read, as many bytes as were asked for."""
+    """The data that was read: as many bytes as the request asked for."""
     body = _body_of(message, Number.REGION_READ)
     _check_place(body, request.region, request.offset, request.count)
     data = body[REGION_ACCESS.size :]
@@ -417,7 +412,7 @@ def reply_to_read(message: Message, request: RegionRead) -> bytes:
 
 
 def reply_to_write(message: Message, request: RegionWrite) -> None:
-    """Check that the write that was done is the one that was asked for."""
+    """Check that the server did the write of the request."""
     body = _body_of(message, Number.REGION_WRITE)
     _check_place(body, request.region, request.offset, len(request.data))
 
@@ -433,5 +428,5 @@ def _check_place(body: bytes, region: int, offset: int, count: int) -> None:
 
 
 def reply_to_reset(message: Message) -> None:
-    """Check that the reset was done."""
+    """Check that the server did the reset."""
     _body_of(message, Number.DEVICE_RESET)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""A vfio-user server: sockets, one client at a time, and its end. The answers are `session`'s.
+"""A vfio-user server: its socket, its clients one at a time, its end. `session` has the answers.
 
-Rule 1: others wait in the backlog until the client leaves. The device keeps its state when
-        clients come and go.
-Rule 2: whatever a client sends can harm only itself. A stream that cannot be cut into messages any
-        more ends its connection. What is buffered is bounded by one message and one receive.
-        Descriptors are never received: no room is given for them, and the kernel closes them.
+Rule 1: other clients wait in the backlog until the present one leaves. The device keeps its state
+        between clients.
+Rule 2: a client can harm only itself. A stream that is out of step ends the connection. The buffer
+        is bounded by one message and one receive. The server never receives descriptors: it offers
+        no room for them, so the kernel closes them.
 Rule 3: `stop()` ends every wait of the server at once, from any thread or signal handler.
-Rule 4: a socket that somebody listens on is never taken away from him.
+Rule 4: the server never takes over a socket on which another server listens.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from barfs.vfio_user.wire import SERVER_LIMIT, Decoder
 _log = logging.getLogger(__name__)
 
 PRIVATE, SHARED = 0o600, 0o660
-"""Modes of a socket: its owner alone may use it, or a group, too."""
+"""Modes of a socket: for its owner only, or for a group as well."""
 
 _BACKLOG = 16
 _RECEIVE = 1 << 13
@@ -41,24 +41,24 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Stopped(Exception):
-    """The server is to end; leaves its innermost wait."""
+    """Raised in every wait once the server must end."""
 
 
 class Server:
-    """Serves `device`. Close it when its serving is over."""
+    """Serves `device`. Close it after serving."""
 
     def __init__(self, device: SoftwareDevice) -> None:
         self._device = device
         self._owner = Owner()
         device.stopping.clear()
-        # Sockets, not an eventfd: a late stop() must not hit a descriptor that is somebody else's.
+        # Sockets, not an eventfd: a late stop() must not write to a descriptor that was reused.
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_writer.setblocking(False)
 
     def stop(self) -> None:
-        """End serving, now. May be called from other threads and signal handlers, and again.
+        """End serving at once. Callable from any thread or signal handler, and more than once.
 
-        A process that is forked from this one, signal handlers and all, ends nothing.
+        Does nothing in a child of this process, which inherits its signal handlers.
         """
         if not self._owner.is_here:
             return
@@ -71,7 +71,7 @@ class Server:
         self._wake_writer.close()
 
     def serve_listener(self, listener: socket.socket) -> None:
-        """Serve one client after the other until `stop()`."""
+        """Serve one client after another until `stop()`."""
         listener.setblocking(False)
         with contextlib.suppress(Stopped):
             while True:
@@ -79,12 +79,12 @@ class Server:
                 try:
                     connection, _address = listener.accept()
                 except OSError as error:
-                    # The client left before it was accepted.
+                    # The client left before accept() returned.
                     if error.errno in (errno.EAGAIN, errno.ECONNABORTED):
                         continue
                     if error.errno not in _SHORTAGES:
-                        raise DeviceError(f"no client can be accepted: {reason(error)}") from error
-                    _log.warning("a client waits: %s", reason(error))
+                        raise DeviceError(f"cannot accept clients: {reason(error)}") from error
+                    _log.warning("cannot accept a client yet: %s", reason(error))
                     self._pause()
                     continue
                 with connection:
@@ -99,7 +99,7 @@ class Server:
         self._wait_by(self._poll_of(sock, events))
 
     def _pause(self) -> None:
-        """Give a shortage time to pass, unless the server is to end."""
+        """Wait for a shortage to pass, unless the server must end."""
         poll = select.poll()
         poll.register(self._wake_reader, select.POLLIN)
         if poll.poll(_PAUSE * 1000):
@@ -134,11 +134,11 @@ class Server:
                     if session.over:
                         return
         except PeerError as error:
-            _log.warning("a client is sent away: %s", error)
+            _log.warning("disconnected a client: %s", error)
         except ConnectionError:
-            pass  # as good as a close: replies that it has not read are lost
+            pass  # the client closed its end; unread replies are lost
         except OSError as error:
-            _log.info("a client is gone: %s", reason(error))
+            _log.info("lost a client: %s", reason(error))
 
     def _send(self, connection: socket.socket, reply: bytes, fd: int | None) -> None:
         while reply:
@@ -150,14 +150,14 @@ class Server:
             except BlockingIOError:
                 self._wait(connection, select.POLLOUT)
                 continue
-            # The descriptor has gone with the first byte.
+            # The descriptor went with the first byte.
             reply, fd = reply[sent:], None
 
 
 def serve_in_thread(device: SoftwareDevice) -> socket.socket:
     """Serve `device` in a thread of this process; returns the client's end of the connection.
 
-    The thread takes the device over: both end when the client closes its socket.
+    The thread owns the device: both end when the client closes its socket.
     """
     client, connection = socket.socketpair()
     server = Server(device)
@@ -184,8 +184,8 @@ def serve(
 ) -> None:
     """Serve `device` on a new socket at `socket_path` until SIGTERM, SIGINT or SIGHUP.
 
-    `ready` is called when clients can connect: those whom the socket's `mode` and `group` let in.
-    It is removed at the end. Raises DeviceError where it cannot be made.
+    Calls `ready` as soon as clients can connect; the socket's `mode` and `group` decide which may.
+    Removes the socket at the end. Raises DeviceError if it cannot make the socket.
     """
     with (
         contextlib.closing(Server(device)) as server,
@@ -198,10 +198,10 @@ def serve(
 
 @contextlib.contextmanager
 def listening(path: str, mode: int = PRIVATE, group: int | None = None) -> Iterator[socket.socket]:
-    """A listening socket at `path`, removed at the end; one that nobody listens on is replaced.
+    """A listening socket at `path`, removed at the end; replaces a stale one.
 
-    It has no wider mode than `mode` at any time, and that one only once it is the group's. Raises
-    DeviceError where somebody listens there, or something else is there.
+    Its mode is never wider than `mode`, and is narrower until the socket has its `group`. Raises
+    DeviceError if another server listens there, or if `path` exists and is no socket.
     """
     owner = Owner()
     with contextlib.ExitStack() as stack:
@@ -217,7 +217,7 @@ def listening(path: str, mode: int = PRIVATE, group: int | None = None) -> Itera
             place.permit(mode)
             listener.listen(_BACKLOG)
         except OSError as error:
-            raise DeviceError(f"{path}: no socket there: {path_problem(error)}") from error
+            raise DeviceError(f"{path}: cannot make a socket: {path_problem(error)}") from error
         yield listener
 
 
@@ -226,14 +226,14 @@ def _give(place: Place, group: int) -> None:
         place.give(group)
     except PermissionError as error:
         raise DeviceError(
-            f"{place.path}: cannot be given to the group {group}; be a member of it, or run as root"
+            f"{place.path}: cannot set its group to {group}; join that group, or run as root"
         ) from error
 
 
 def _remove_stale(place: Place) -> None:
-    """Remove a socket that nobody listens on. Raises DeviceError where it is anything else."""
+    """Remove a stale socket. Raises DeviceError if it is in use, or is anything else."""
     if not stat.S_ISSOCK(place.status().st_mode):
-        raise DeviceError(f"{place.path}: is there already and is no socket; choose another path")
+        raise DeviceError(f"{place.path}: already exists and is not a socket; choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

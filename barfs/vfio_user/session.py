@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What a software device answers to each command of one client; without I/O.
+"""One client's session with a software device: answers its commands, without I/O.
 
-Rule 1: every message gets exactly one reply, unless it wants none or is a reply itself.
-Rule 2: a request that cannot be done gets an errno (EINVAL where it makes no sense), and the next
-        one is answered as if it had not been there.
-Rule 3: a client that speaks another major version gets its error reply, and nothing after it.
+Rule 1: every message gets exactly one reply, unless it asks for none or is itself a reply.
+Rule 2: a request that fails is answered with an errno (EINVAL if it is invalid), and does not
+        affect the next one.
+Rule 3: a client that speaks another major version gets an error reply, and nothing after it.
 
-DMA and interrupts are checked as the kernel and libvfio-user do, and have no effect: the device
-does neither.
+Commands for DMA and interrupts are validated as the kernel and libvfio-user do, and have no effect:
+the device uses neither.
 """
 
 import errno
@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from barfs.emulated.device import IRQ_ERR, IRQ_INTX, IRQ_REQ, SoftwareDevice
-from barfs.errors import AccessError, AccessTimeout, DeviceGone, InvalidAccess, PeerError
+from barfs.errors import AccessError, InvalidAccess, PeerError
 from barfs.uapi import REGION_INFO_SIZE, encode_region_info
 from barfs.vfio_user import messages
 from barfs.vfio_user.dma import DmaRanges
@@ -45,18 +45,13 @@ _DATA_TYPES = _DATA_NONE | _DATA_BOOL | _DATA_EVENTFD
 _ACTIONS = _ACTION_MASK | _ACTION_UNMASK | _ACTION_TRIGGER
 _DESCRIPTOR_SIZE = 4
 _REFUSALS: dict[type[PeerError], int] = {RangeExists: errno.EEXIST, TooManyRanges: errno.ENOSPC}
-_ERRORS: dict[type[AccessError], int] = {
-    InvalidAccess: errno.EINVAL,
-    DeviceGone: errno.ENODEV,
-    AccessTimeout: errno.ETIMEDOUT,
-}
 
 Reply = tuple[bytes, int | None]
-"""A message, and the descriptor that goes with it."""
+"""A message, and the descriptor to send with it."""
 
 
 class Session:
-    """One client of `device`, from its VERSION on. `over` once it is to be sent away."""
+    """One client of `device`. `over` is set once the server must disconnect the client."""
 
     def __init__(self, device: SoftwareDevice) -> None:
         self.over = False
@@ -65,7 +60,7 @@ class Session:
         self._dma = DmaRanges()
 
     def answer(self, message: Message) -> Reply:
-        """The reply to a message, empty where there is none."""
+        """The reply to a message; empty if it gets none."""
         try:
             reply = self._perform(message, messages.decode_command(message))
         except UnexpectedReply:
@@ -76,9 +71,9 @@ class Session:
             number = _REFUSALS.get(type(error), errno.EINVAL)
             reply = messages.encode_error(message, number), None
         except AccessError as error:
-            reply = messages.encode_error(message, _ERRORS.get(type(error), errno.EIO)), None
+            reply = messages.encode_error(message, error.errno), None
         except Exception:
-            # A mistake in a behaviour costs its access, not the device.
+            # A bug in a behaviour fails one access, not the device.
             _log.exception("%s failed in the device", command_name(message.command))
             reply = messages.encode_error(message, errno.EIO), None
         return reply if message.wants_reply else (b"", None)
@@ -137,7 +132,7 @@ class Session:
         body = encode_region_info(info)
         if command.argsz >= len(body):
             return body, self._device.region_fd(command.index)
-        # As libvfio-user: the fixed part says how much is needed, and offers nothing else yet.
+        # As libvfio-user does: the fixed part alone, with the argsz that the client needs.
         argsz = len(body).to_bytes(4, sys.byteorder)
         bare = encode_region_info(replace(info, areas=None, type=None, msix_mappable=False))
         return argsz + bare[len(argsz) : REGION_INFO_SIZE], None
@@ -159,20 +154,22 @@ class Session:
 
     def _check_irqs(self, command: messages.SetIrqs) -> None:
         """As drivers/vfio/vfio_main.c, vfio_set_irqs_validate_and_prepare, and drivers/vfio/pci/
-        vfio_pci_intrs.c; the descriptors of DATA_EVENTFD come beside the message, or not at all."""
+        vfio_pci_intrs.c; descriptors of DATA_EVENTFD come beside the message, or are left out."""
         if command.index >= self._device.info().num_irqs:
             raise WrongIndex(f"there is no interrupt {command.index}")
         vectors = self._device.irq_count(command.index)
         if command.start >= vectors or command.start + command.count > vectors:
-            raise WrongIndex(f"interrupt {command.index} has fewer vectors")
+            raise WrongIndex(f"interrupt {command.index} has only {vectors} vectors")
         kind, action = command.flags & _DATA_TYPES, command.flags & _ACTIONS
         if kind.bit_count() != 1 or action.bit_count() != 1 or command.flags != kind | action:
-            raise BadInterrupt(f"flags {command.flags:#x}: not one type of data and one action")
+            raise BadInterrupt(
+                f"flags must be one type of data and one action, not {command.flags:#x}"
+            )
         if command.index in (IRQ_ERR, IRQ_REQ) and action != _ACTION_TRIGGER:
             raise BadInterrupt(f"interrupt {command.index} cannot be masked")
         disable = command.start == 0 and kind == _DATA_NONE and action == _ACTION_TRIGGER
         if command.count == 0 and not disable:
-            raise BadInterrupt("no vectors, which means all of them only to disable them")
+            raise BadInterrupt("a count of 0 is only for disabling all vectors")
         lengths = {
             _DATA_NONE: (0,),
             _DATA_BOOL: (command.count,),

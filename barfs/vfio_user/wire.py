@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The frames of vfio-user, without I/O: a stream of bytes cut into messages; bodies: `messages`.
+"""The framing of vfio-user, without I/O: cuts a stream into messages. `messages` has their bodies.
 
-Rule 1: whatever bytes come in, the only exceptions that leave this module and `messages` are the
-        children of `PeerError` below, one for each way in which a peer can be wrong.
-Rule 2: memory is bounded. A message that announces more than the decoder's limit is refused when
-        its header is complete; its body is never waited for.
-Rule 3: one codec for both directions. A client encodes commands and decodes replies, a server the
-        other way round; both read their stream with a `Decoder`.
+Rule 1: for any input, the only exceptions that leave this module and `messages` are the children
+        of `PeerError` below, one for each mistake that a peer can make.
+Rule 2: memory is bounded. A message longer than the decoder's limit is refused as soon as its
+        header is complete, without waiting for its body.
+Rule 3: one codec serves both directions. A client encodes commands and decodes replies, a server
+        the reverse; both read their stream with a `Decoder`.
 
-How it is used: feed what `recv` gave to a `Decoder`; each `next_message()` is a `Message`, header
-and undecoded body. A server hands it to `messages.decode_command`, a client to the function
+Usage: feed the bytes from `recv` to a `Decoder`; each `next_message()` is a `Message` whose body is
+undecoded. A server passes it to `messages.decode_command`, a client to the function
 `messages.reply_to_*` of the command that it sent.
 
 The format is that of QEMU's `docs/interop/vfio-user.rst`: host byte order, unpadded, a header of
@@ -25,7 +25,7 @@ from barfs.errors import PeerError
 HEADER = struct.Struct("=HHIII")
 """id, command, size of the whole message, flags, errno."""
 REGION_ACCESS = struct.Struct("=QII")
-"""offset, region, count: the body of REGION_READ, and what stands before the data elsewhere."""
+"""offset, region, count: the body of REGION_READ, and the bytes before the data elsewhere."""
 ACCESS_MESSAGE = struct.Struct("=HHIIIQII")
 """HEADER and REGION_ACCESS in one."""
 
@@ -36,12 +36,12 @@ FLAG_ERROR = 0x20
 
 DEFAULT_MAX_FDS = 1
 DEFAULT_MAX_TRANSFER = 1 << 20
-"""What a peer takes that does not say so: descriptors of a message, data of an access in bytes."""
+"""Defaults for a peer that names no limits: descriptors per message, bytes of data per access."""
 CLIENT_LIMIT = ACCESS_MESSAGE.size + DEFAULT_MAX_TRANSFER
-"""Longest message that a client accepts: a DMA_WRITE of the size that it advertises. No reply that
-it asks for comes near."""
+"""Longest message that a client accepts: a DMA_WRITE of the advertised size. The replies to its
+own requests are much shorter."""
 SERVER_LIMIT = ACCESS_MESSAGE.size + DEFAULT_MAX_TRANSFER
-"""Longest message that a server accepts: a REGION_WRITE of the size that it advertises."""
+"""Longest message that a server accepts: a REGION_WRITE of the advertised size."""
 
 
 class BadSize(PeerError):
@@ -57,11 +57,11 @@ class BadType(PeerError):
 
 
 class TooManyCommands(PeerError):
-    """More commands to a client than it may leave without an answer."""
+    """The server sends commands faster than it receives the answers."""
 
 
 class UnexpectedReply(PeerError):
-    """A reply arrived that answers no request (the id is unknown), or where only commands can."""
+    """A reply that answers no request (its id is unknown), or a reply sent to a server."""
 
 
 class WrongCommand(PeerError):
@@ -69,7 +69,7 @@ class WrongCommand(PeerError):
 
 
 class UnknownCommand(PeerError):
-    """A command with a number that this side does not know."""
+    """A command whose number this side does not know."""
 
 
 class OutOfTurn(PeerError):
@@ -77,9 +77,9 @@ class OutOfTurn(PeerError):
 
 
 class BadBody(PeerError):
-    """A whole message that says what it belongs to, with a body that makes no sense.
+    """A whole message that names its request, with an invalid body.
 
-    The stream is in step, and it is known which request it is about: it costs that one.
+    The stream is still in step, so only that request fails.
     """
 
 
@@ -96,35 +96,35 @@ class TrailingBytes(BadBody):
 
 
 class BadArgsz(BadBody):
-    """`argsz` leaves no room for the fixed part of the structure."""
+    """`argsz` is smaller than the fixed part of the structure."""
 
 
 class CountMismatch(BadBody):
-    """The count of a region access differs from what was asked, or from the data that came."""
+    """The count of a region access differs from the request's, or from the length of the data."""
 
 
 class WrongPlace(PeerError):
-    """A reply is about another region or another offset than the request."""
+    """A reply names another region or offset than its request."""
 
 
 class WrongIndex(PeerError):
-    """A reply describes another region or interrupt than the request named."""
+    """A message names a region or interrupt that does not exist, or that was not asked for."""
 
 
 class BadRegion(BadBody):
-    """A region whose size or offset no file can have."""
+    """A region whose size or offset is too large for a file."""
 
 
 class BadInterrupt(PeerError):
-    """DEVICE_SET_IRQS asks for what no interrupt of the index can do, or contradicts itself."""
+    """DEVICE_SET_IRQS contradicts itself, or asks an interrupt for what it cannot do."""
 
 
 class BadRange(PeerError):
-    """A range of DMA addresses that cannot be, or a part of one that was mapped."""
+    """An impossible range of DMA addresses, or only a part of a mapped one."""
 
 
 class RangeExists(PeerError):
-    """DMA_MAP over a range that is mapped already."""
+    """DMA_MAP over a range that is already mapped."""
 
 
 class TooManyRanges(PeerError):
@@ -136,7 +136,7 @@ class BadVersion(PeerError):
 
 
 class BadJson(PeerError):
-    """The capabilities of a VERSION message are not a JSON object, or are too long."""
+    """The capabilities of a VERSION message are no JSON object, or too long."""
 
 
 class BadCapability(PeerError):
@@ -165,7 +165,7 @@ class Number(IntEnum):
 
 
 def command_name(number: int) -> str:
-    """The name of a command for messages to people."""
+    """The name of a command, for errors and logs."""
     try:
         return Number(number).name
     except ValueError:
@@ -174,7 +174,7 @@ def command_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A complete message: the header's fields and the body, not yet looked at."""
+    """A complete message: the fields of its header, and its undecoded body."""
 
     id: int
     command: int
@@ -196,9 +196,9 @@ class Message:
 
 
 class Decoder:
-    """Cuts a stream into messages. `limit` is the size of the longest accepted one.
+    """Cuts a stream into messages of at most `limit` bytes.
 
-    After an error the stream is out of step: feed it no more.
+    An error leaves the stream out of step: do not feed the decoder again.
     """
 
     def __init__(self, limit: int) -> None:
@@ -206,20 +206,20 @@ class Decoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take over what was received."""
+        """Append received bytes."""
         self._buffer += data
 
     @property
     def empty(self) -> bool:
-        """Whether the stream stands between two messages."""
+        """Whether the stream is between two messages."""
         return not self._buffer
 
     @property
     def wanted(self) -> int:
-        """How many bytes complete the header, or, once that is there, the message.
+        """The number of bytes that complete the header, or, after that, the message.
 
-        Reading no more than this keeps the descriptors of one message apart from the next's.
-        Raises what `next_message` raises.
+        A reader that asks for no more never mixes the descriptors of two messages. Raises as
+        `next_message`.
         """
         have = len(self._buffer)
         if have < HEADER.size:
@@ -237,9 +237,9 @@ class Decoder:
         return int(size)
 
     def next_message(self) -> Message | None:
-        """The next complete message, None while it is incomplete.
+        """The next message, or None while it is incomplete.
 
-        Raises BadSize, MessageTooLong or BadType as soon as the header is there.
+        Raises BadSize, MessageTooLong or BadType as soon as the header is complete.
         """
         if len(self._buffer) < HEADER.size:
             return None
@@ -255,5 +255,5 @@ class Decoder:
 def encode(
     identifier: int, command: int, body: bytes = b"", *, flags: int = 0, error: int = 0
 ) -> bytes:
-    """A whole message. Send it with one `sendmsg`: libvfio-user loses step when a body is split."""
+    """A whole message. Send it in one call: a split body puts libvfio-user out of step."""
     return HEADER.pack(identifier, command, HEADER.size + len(body), flags, error) + body

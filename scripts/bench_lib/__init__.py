@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""How fast barfs is, measured against a libfuse server in C."""
+"""Measures the speed of barfs against a libfuse server in C."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""scripts/bench: mounts both sides, runs the lanes round by round, prints the table."""
+"""scripts/bench: mounts both sides, runs the lanes in rounds, prints the table."""
 
 import argparse
 import contextlib
@@ -24,9 +24,9 @@ from bench_lib.processes import BenchError, barfs_mount, c_mount, device, device
 _EPILOG = f"""\
 lanes for --only: {", ".join([*LANES, *AT_THE_END])}
 
-"C" is the libfuse server in C, in the rows with a semicolon what stands behind it. A ratio is
-barfs / C, the median of one ratio for each round. Exit status: 0 all figures are as they must be,
-1 one is not, 2 it could not be measured.
+"C" is the libfuse server in C, or in rows with a semicolon, what follows the semicolon. A ratio is
+barfs / C: the median of the rounds' ratios. Exit status: 0 all figures meet their bounds, 1 one
+does not, 2 the measurement failed.
 """
 
 
@@ -61,7 +61,7 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Measures barfs against a libfuse server in C, taking turns on one CPU.",
+        description="Measures barfs against a libfuse server in C, in turns on one CPU.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -69,7 +69,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="default 9; 3 with --quick")
     parser.add_argument("--quick", action="store_true", help="a rough answer in half a minute")
     parser.add_argument("--only", metavar="LANE", action="append", choices=names, default=[])
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there, too")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to FILE")
     parser.add_argument("--scale", action="store_true", help="1, 16 and 256 devices instead")
     parser.add_argument("--guest", action="store_true", help="a kernel-VFIO gap in QEMU instead")
     choice = parser.parse_args()
@@ -81,7 +81,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _let_signals_unwind() -> None:
-    """The first SIGINT or SIGTERM ends what was started; others do not disturb that."""
+    """Clean up on the first SIGINT or SIGTERM, and ignore those that follow."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -49,7 +49,7 @@ struct target {
 
 static unsigned char *buffer; /* 1 MiB, page-aligned */
 
-/* ---- Small things ------------------------------------------------------------------------------- */
+/* ---- Small things ---------------------------------------------------------------------------- */
 
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...)
 {
@@ -83,8 +83,8 @@ static size_t number(const char *text)
 
 static void *shared_memory(size_t size)
 {
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE,
-                        -1, 0);
+    void *memory =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
     if (memory == MAP_FAILED)
         die("mmap");
@@ -104,7 +104,7 @@ static int64_t percentile(const int64_t *samples, size_t count, size_t percent)
     return samples[(count - 1) * percent / 100];
 }
 
-/* ---- Targets ------------------------------------------------------------------------------------ */
+/* ---- Targets --------------------------------------------------------------------------------- */
 
 static struct target parse_target(char *text)
 {
@@ -187,7 +187,7 @@ static int64_t process_cpu_ns(pid_t pid)
     return sum;
 }
 
-/* ---- Operations --------------------------------------------------------------------------------- */
+/* ---- Operations ------------------------------------------------------------------------------ */
 
 static void access_file(const struct target *target, enum operation operation, size_t size)
 {
@@ -221,7 +221,7 @@ static enum operation parse_operation(const char *text)
     die("%s is no operation", text);
 }
 
-/* ---- latency ------------------------------------------------------------------------------------ */
+/* ---- latency --------------------------------------------------------------------------------- */
 
 static void run_block(struct target *target, enum operation operation, size_t size, size_t count)
 {
@@ -273,7 +273,7 @@ static void measure_latency(char **words)
     puts("]");
 }
 
-/* ---- stream ------------------------------------------------------------------------------------- */
+/* ---- stream ---------------------------------------------------------------------------------- */
 
 static void measure_stream(char **words)
 {
@@ -291,7 +291,7 @@ static void measure_stream(char **words)
     puts("]");
 }
 
-/* ---- many --------------------------------------------------------------------------------------- */
+/* ---- many ------------------------------------------------------------------------------------ */
 
 __attribute__((noreturn)) static void run_client(struct target target, size_t count, int gate,
                                                  int64_t *end)
@@ -381,7 +381,7 @@ static void measure_many(char **words)
     puts("]");
 }
 
-/* ---- busy --------------------------------------------------------------------------------------- */
+/* ---- busy ------------------------------------------------------------------------------------ */
 
 /* One 1 MiB read after the other.  One that its time is over for is as good. */
 __attribute__((noreturn)) static void keep_reading(const struct target *target)
@@ -432,7 +432,7 @@ static void measure_busy(char **words)
     puts("]");
 }
 
-/* ---- floor -------------------------------------------------------------------------------------- */
+/* ---- floor ----------------------------------------------------------------------------------- */
 
 static void ask_nothing(int fd)
 {
@@ -480,8 +480,8 @@ static void measure_floor(char **words)
 
     if (fd < 0 || write(fd, buffer, 4096) != 4096)
         die("%s", words[0]);
-    printf("[{\"getppid\": %lld, \"memcpy\": %lld, \"tmpfs\": %lld}]\n", cost(ask_nothing, -1, 1000),
-           cost(copy_mib, -1, 1), cost(read_word, fd, 1000));
+    printf("[{\"getppid\": %lld, \"memcpy\": %lld, \"tmpfs\": %lld}]\n",
+           cost(ask_nothing, -1, 1000), cost(copy_mib, -1, 1), cost(read_word, fd, 1000));
 }
 
 int main(int argc, char **argv)

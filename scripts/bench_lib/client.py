@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The C client from here: what its modes are given, and what they print."""
+"""Runs the C client and parses its output."""
 
 import json
 import shlex
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from bench_lib.processes import BenchError, build
 
 Measured = dict[str, float]
-"""Of one target: p50, p99, cpu in ns; or mib_s; or ops_s."""
+"""The figures of one target: p50, p99, cpu in ns; or mib_s; or ops_s."""
 
 
 def client(
     *words: str | int, prefix: Sequence[str] = (), pass_fds: Sequence[int] = ()
 ) -> list[Measured]:
-    """Run the client; one object for each target. client.c says what the words are."""
+    """Run the client; returns one object per target. client.c documents the words."""
     command = [*prefix, str(build("client")), *map(str, words)]
     return [dict(item) for item in json.loads(run(command, pass_fds))]
 
@@ -27,7 +27,7 @@ def read32_ns(prefix: Sequence[str]) -> float:
 
 
 def run(command: Sequence[str], pass_fds: Sequence[int] = ()) -> str:
-    """The output of a command. Raises BenchError where it fails."""
+    """The output of a command. Raises BenchError if it fails."""
     result = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

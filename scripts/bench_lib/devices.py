@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Many software devices in one process: `python -m bench_lib.devices DESCRIPTION SOCKET...`.
 
-Prints a line once all of them can be connected to; ends on SIGTERM.
+Prints a line once all of them accept connections; ends on SIGTERM.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from barfs.vfio_user.server import Server, listening
 
 
 def main(description: str, sockets: list[str]) -> None:
-    facts = load(description)
+    spec = load(description)
     threading.stack_size(256 << 10)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with contextlib.ExitStack() as stack:
         for path in sockets:
-            device = stack.enter_context(contextlib.closing(SoftwareDevice(facts)))
+            device = stack.enter_context(contextlib.closing(SoftwareDevice(spec)))
             listener = stack.enter_context(listening(path))
             server = Server(device)
             thread = threading.Thread(target=server.serve_listener, args=[listener])

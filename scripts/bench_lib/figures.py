@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is measured, what it must be, and what came out."""
+"""Figures, their bounds, and their results."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from bench_lib.processes import BenchError
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one round gave; without a reference it is barfs' own figure that counts."""
+    """The figure of one round; without a reference, its score is barfs' own figure."""
 
     barfs: float
     reference: float | None = None
@@ -52,7 +52,7 @@ class Result:
 
     @property
     def is_met(self) -> bool:
-        """Whether the figure is what it must be."""
+        """Whether the figure meets its bound."""
         if self.figure.must is None:
             return True
         score = statistics.median(self.scores)
@@ -95,7 +95,7 @@ HEAD = ["figure", "unit", "barfs", "C", "ratio", "min..max", "must", ""]
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in columns; the first is to the left, the others to the right."""
+    """Rows in columns; the first column is aligned left, the others right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -106,7 +106,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def collect(rounds: Sequence[Mapping[str, Sample]], figures: Mapping[str, Figure]) -> list[Result]:
-    """The results in the order of `figures`; what no round measured is left out."""
+    """The results in the order of `figures`, without those that no round measured."""
     unknown = {name for each in rounds for name in each} - figures.keys()
     if unknown:
         raise BenchError(f"no figure is called {', '.join(sorted(unknown))}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A gap of kernel VFIO, in the guest of scripts/vm-test: through the mount, and from C directly.
 
-Two of the guest's edu devices are alike: one is mounted with `mapping=off`, the descriptor of the
-other is read as it is.
+Two of the guest's edu devices are alike: barfs mounts one with `mapping=off`, and the C client
+reads the descriptor of the other directly.
 """
 
 import contextlib

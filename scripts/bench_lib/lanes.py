@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The lanes: each runs both sides once, taking turns, and gives a sample for its figures.
+"""The lanes: each runs both sides once, in turns, and returns samples for its figures.
 
-Rule 1: everything stays on one CPU, but for the lane that is there for several.
-Rule 2: a lane's client talks to both sides in short blocks; a ratio is made within a round.
+Rule 1: everything runs on one CPU, except in lanes that measure several.
+Rule 2: a lane's client alternates between both sides in short blocks; a ratio compares samples of
+        one round.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from bench_lib.figures import Figure, Sample
 from bench_lib.processes import Mount, rss_anon
 
 GAP = 0x100000
-"""Where the gap of bar4 begins; see device.toml."""
+"""The start of bar4's gap; see device.toml."""
 
 FIGURES: Mapping[str, Figure] = {
     "read-p50": Figure("4-byte pread, p50", "ns", 1.10),
@@ -38,7 +39,7 @@ FIGURES: Mapping[str, Figure] = {
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What is mounted: both sides pinned, and both on any CPU. `size` scales counts."""
+    """The mounts: both sides pinned, and both on any CPU. `size` scales counts."""
 
     prefix: Sequence[str]
     c: Mount
@@ -128,4 +129,4 @@ LANES: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
 }
 
 AT_THE_END: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {"memory": _memory}
-"""Measured once: more rounds would only repeat it."""
+"""Measured once: further rounds would only repeat the result."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The processes that are measured: each is started, awaited, and ended by its own pid."""
+"""The measured processes: each is started, awaited, and ended by its pid."""
 
 import contextlib
 import hashlib
@@ -21,11 +21,11 @@ _POLL = 0.002
 
 
 class BenchError(Exception):
-    """What was to be measured does not run; one line."""
+    """The measurement cannot run; one line."""
 
 
 def pinned() -> list[str]:
-    """What stands in front of a command that is to stay on one CPU: the last one we may use."""
+    """The words before a command that pin it to one CPU: the last that this process may use."""
     return ["taskset", "-c", str(max(os.sched_getaffinity(0)))]
 
 
@@ -54,7 +54,7 @@ def _output(command: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that is ready, and how long that took."""
+    """A process that is ready, and the seconds it took to get there."""
 
     pid: int
     seconds: float
@@ -62,7 +62,7 @@ class Process:
 
 @contextlib.contextmanager
 def running(command: Sequence[str], ready: Callable[[], bool], log: Path) -> Iterator[Process]:
-    """Run a command from the moment that it is ready; SIGTERM ends it, SIGKILL if need be."""
+    """Run a command and wait until it is ready; end it by SIGTERM, or SIGKILL if need be."""
     with log.open("w") as stream:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -87,7 +87,7 @@ def running(command: Sequence[str], ready: Callable[[], bool], log: Path) -> Ite
 def mounted(
     command: Sequence[str], mountpoint: Path, sign: str, prefix: Sequence[str]
 ) -> Iterator[Process]:
-    """Run a file system in the foreground; `sign` is a name that is there once it answers."""
+    """Run a file system in the foreground; `sign` is a name that exists once it answers."""
     mountpoint.mkdir()
     try:
         with running(
@@ -103,19 +103,19 @@ def mounted(
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A mount and its process. `files` are 1 MiB of memory each, mapped where it is barfs."""
+    """A mount and its process. `files` are 1 MiB of memory each, mapped windows in barfs."""
 
     process: Process
     files: Sequence[Path]
 
     def target(self, number: int = 0, offset: int = 0) -> str:
-        """A file as the client takes it, with the process whose CPU time counts."""
+        """A file in the client's notation, with the process whose CPU time counts."""
         return f"{self.files[number]}@{offset}@{self.process.pid}"
 
 
 @contextlib.contextmanager
 def c_mount(folder: Path, *, prefix: Sequence[str] = (), threads: bool = False) -> Iterator[Mount]:
-    """The C server with four files; `threads` makes it fuse_session_loop_mt."""
+    """The C server with four files; with `threads` it runs fuse_session_loop_mt."""
     mountpoint = folder / ("c-threads" if threads else "c")
     command = [str(build("server")), *(["-m"] if threads else []), "-n", "4"]
     with mounted(command, mountpoint, "file0", prefix) as process:
@@ -124,7 +124,7 @@ def c_mount(folder: Path, *, prefix: Sequence[str] = (), threads: bool = False) 
 
 @contextlib.contextmanager
 def device(folder: Path, name: str, prefix: Sequence[str] = ()) -> Iterator[str]:
-    """A software device in a process of its own; yields its name for barfs."""
+    """A software device in its own process; yields its name for barfs."""
     socket = folder / f"{name}.sock"
     command = [*prefix, *BARFS, "serve", "--socket", str(socket), str(DESCRIPTION)]
     log = folder / f"{name}.log"
@@ -134,7 +134,7 @@ def device(folder: Path, name: str, prefix: Sequence[str] = ()) -> Iterator[str]
 
 @contextlib.contextmanager
 def devices(folder: Path, name: str, count: int) -> Iterator[list[str]]:
-    """As `device`, but several of them in one process."""
+    """As `device`, but several in one process."""
     sockets = [str(folder / f"{name}-{number}.sock") for number in range(count)]
     log = folder / f"{name}.log"
     command = [sys.executable, "-m", "bench_lib.devices", str(DESCRIPTION), *sockets]

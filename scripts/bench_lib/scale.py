@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a mount costs as devices become more."""
+"""The cost of a mount as the number of devices grows."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ class Row:
 
 
 def measure(folder: Path, reads: int) -> list[Row]:
-    """Mount them all at once, each count for itself, and read them in turns on one CPU."""
+    """One mount per count, all at once; read them in turns on one CPU."""
     with contextlib.ExitStack() as stack:
         mounts: list[Mount] = []
         for count in COUNTS:

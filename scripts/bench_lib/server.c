@@ -141,7 +141,8 @@ static const struct fuse_lowlevel_ops OPERATIONS = {
 
 static int serve(const char *mountpoint, int threads)
 {
-    char *words[] = {"server", "-odefault_permissions,nosuid,nodev,noexec,fsname=barfs-bench", NULL};
+    char *words[] = {"server", "-odefault_permissions,nosuid,nodev,noexec,fsname=barfs-bench",
+                     NULL};
     struct fuse_args arguments = FUSE_ARGS_INIT(2, words);
     struct fuse_session *session =
         fuse_session_new(&arguments, &OPERATIONS, sizeof OPERATIONS, NULL);

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What barfs promises when hardware, peers and users misbehave: a test each, with its figure.
+"""The promises of barfs when hardware, peers and users misbehave: a test and a figure for each.
 
-The same tests run short with all others, and in full from `scripts/soak`. The figures are printed
-at the end of the run; times among them are there to be read, only deadlines are asserted.
+The tests run short with all others, and in full from `scripts/soak`. The run prints the figures at
+its end; the tests assert deadlines, and no other times.
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The command `barfs` with mistakes in it, which a file orders: its name is in BROKEN, and in it
-stands `PLACE MISTAKE`, or nothing. Each that is made is a line in a second file, NAME.made.
+"""The command `barfs` with bugs on order. The file named by BROKEN holds `PLACE MISTAKE`, or is
+empty; each mistake that is made adds a line to a second file, NAME.made.
 
-A handler's function is exchanged inside what barfs has put around it, so that this protects it or
-does not, as it does the real one.
+A handler's function is replaced inside the wrapper that barfs has put around it, so that the
+wrapper is tested as it is.
 """
 
 import functools
@@ -30,7 +30,7 @@ Handler = Callable[..., Coroutine[Any, Any, object]]
 
 
 def handlers() -> dict[str, Handler]:
-    """What pyfuse3 calls, once each, by the name of the function."""
+    """The handlers that pyfuse3 calls, by the name of their function."""
     found = {}
     for handler in vars(Filesystem).values():
         if inspect.iscoroutinefunction(handler):
@@ -39,7 +39,7 @@ def handlers() -> dict[str, Handler]:
 
 
 def err(place: str) -> None:
-    """Make the mistake that is ordered for this place."""
+    """Make the mistake on order for this place."""
     order = Path(os.environ["BROKEN"])
     ordered, _, mistake = order.read_text().partition(" ")
     if ordered == place:

@@ -67,7 +67,7 @@ static pthread_t start(void *(*run)(void *), void *argument)
     return thread;
 }
 
-/* ---- storm ---------------------------------------------------------------------------------- */
+/* ---- storm ----------------------------------------------------------------------------------- */
 
 /* A word says where it belongs and that a writer made it; or it is 0, where memory is new. */
 enum { WORKERS = 8, PAGE = 4096, LONGEST = 4 * PAGE, MAGIC = 0x2a, INDEX_BITS = 18 };
@@ -185,7 +185,7 @@ static int run_storm(char **arguments)
     return 0;
 }
 
-/* ---- waiters -------------------------------------------------------------------------------- */
+/* ---- waiters --------------------------------------------------------------------------------- */
 
 enum { MOST_WAITERS = 1024 };
 
@@ -233,7 +233,7 @@ static int run_waiters(char **arguments)
     return 0;
 }
 
-/* ---- reader --------------------------------------------------------------------------------- */
+/* ---- reader ---------------------------------------------------------------------------------- */
 
 enum { MOST_PARTS = 64, BUCKETS = 100000, BUCKET_NS = 100 };
 
@@ -298,7 +298,7 @@ static int run_reader(char **arguments, int count)
     return 0;
 }
 
-/* ---- mixed ---------------------------------------------------------------------------------- */
+/* ---- mixed ----------------------------------------------------------------------------------- */
 
 static void require(ssize_t done, ssize_t wanted, const char *what)
 {

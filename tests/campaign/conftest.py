@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How large a campaign is, and where its figures go."""
+"""The size of a campaign, and the place of its figures."""
 
 import shutil
 import subprocess
@@ -25,11 +25,11 @@ class Campaign:
     figures: list[tuple[str, str]]
 
     def size(self, short: int, full: int) -> int:
-        """How much of something this run does."""
+        """The size of this run: `short` or `full`."""
         return full if self.full else short
 
     def report(self, promise: str, figure: str) -> None:
-        """Print `figure` at the end of the run, behind the few words that name the promise."""
+        """Print the promise and its `figure` at the end of the run."""
         self.figures.append((promise, figure))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a vfio-user server may be asked, with the good answers, and what is watched meanwhile."""
+"""Requests to a vfio-user server with their valid replies, and the state that tests watch."""
 
 import os
 from collections.abc import Callable
@@ -19,7 +19,7 @@ WHOLE = RegionInfo(2, 7, PAGE, 0)
 
 @dataclass(frozen=True)
 class Exchange:
-    """A command, the good body of its reply, and how a client reads that."""
+    """A command, a valid body of its reply, and the client's decoder for it."""
 
     command: m.Command
     body: bytes
@@ -64,5 +64,5 @@ def open_files() -> int:
 
 
 def assert_closed(before: int) -> None:
-    """No more descriptors than `before`, once those that nobody waits for are closed."""
+    """No more descriptors than `before`, once those that close in the background are closed."""
     wait_until(lambda: open_files() <= before, f"{open_files()} descriptors to be {before} again")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Makes mounts one after the other, uses each and takes it down; prints what this process held
-after the first few, and what it holds after them all.
+"""Mounts, uses and unmounts in cycles; prints what this process holds after the first few cycles
+and after the last.
 
     python -m tests.campaign.mount_cycles MOUNTPOINT CYCLES
 """
@@ -27,7 +27,7 @@ def use(mountpoint: Path) -> None:
     assert os.pread(fd, 4, 0x1000) == b"barf"
     assert len(os.pread(fd, 0x3000, 0)) == 0x3000
     os.close(fd)
-    unmount(mountpoint, lazy=True)  # a process that looks into every mount may use it
+    unmount(mountpoint, lazy=True)  # a process that scans all mounts may be in it
 
 
 def cycle(mountpoint: Path) -> None:
@@ -38,7 +38,7 @@ def cycle(mountpoint: Path) -> None:
 
 
 def settled() -> Held:
-    """What is held when the software device's thread has ended; trio keeps one thread."""
+    """The resources held once the software device's thread has ended; trio keeps one thread."""
     wait_until(lambda: Held.by(os.getpid()).threads <= 2, "the threads' end", 10)
     return Held.by(os.getpid())
 

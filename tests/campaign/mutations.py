@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Messages made wrong on purpose: a good one, with a few of its fields, bytes or edges changed.
+"""Invalid messages: a valid one with a few of its fields, bytes or edges changed.
 
-Seeded, so that what a run found can be found again.
+Seeded, so that a failure can be reproduced.
 """
 
 import random
@@ -63,7 +63,7 @@ def _extend(source: random.Random, data: bytearray) -> None:
 
 
 def _repeat(source: random.Random, data: bytearray) -> None:
-    """A piece of the message stands in it twice: a second capability, a second message."""
+    """A piece of the message occurs twice: a second capability, a second message."""
     start = int(source.random() * (len(data) + 1))
     piece = data[start : start + int(source.random() * 40)]
     at = int(source.random() * (len(data) + 1))
@@ -76,7 +76,7 @@ def _text(source: random.Random, data: bytearray) -> None:
 
 
 def _right_size(_source: random.Random, data: bytearray) -> None:
-    """The header tells the length that the message has by now: what is wrong is the body."""
+    """The header has the message's present length: only the body is wrong."""
     if len(data) >= 8:
         struct.pack_into("=I", data, 4, len(data))
 

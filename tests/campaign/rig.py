@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the campaigns work with: software devices in this process, and a client in C."""
+"""The campaigns' tools: software devices in this process, and a client in C."""
 
 import contextlib
 import json
@@ -46,7 +46,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Client:
-    """`client.c`, whose modes stand at its top."""
+    """`client.c`, which documents its modes at its top."""
 
     program: Path
 
@@ -60,7 +60,7 @@ class Client:
         )
 
     def finish(self, process: subprocess.Popen[str], timeout: float = DEADLINE) -> dict[str, Any]:
-        """What a client found out."""
+        """The figures that a client reports."""
         try:
             output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -100,8 +100,8 @@ MUTE = 0x8000
 
 
 class Mute:
-    """Registers that answer nothing while they are told to be silent. What was asked meanwhile is
-    answered late, and with a value that is none of theirs."""
+    """Registers that can be told to be silent. They answer the accesses of that time late, and
+    with a value that is not theirs."""
 
     SIZE = 0x1000
     LATE = 0xBAD0BAD0
@@ -150,14 +150,14 @@ def mute_device() -> tuple[SoftwareDevice, Mute]:
 
 
 def rss(pid: int | str = "self") -> int:
-    """How much memory a process has in use, in bytes."""
+    """The memory that a process uses, in bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGESIZE")
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a process holds: descriptors, threads, bytes of memory."""
+    """The resources of a process: descriptors, threads, bytes of memory."""
 
     fds: int
     threads: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is written is what is read: random requests against a model, and fio with checksums.
+"""Reads return what was written: random requests against a model, and fio with checksums.
 
 On memory whose windows and gaps alternate (ram.toml), through a mount.
 """
@@ -89,7 +89,7 @@ class Exerciser:
         self._model[offset : offset + done] = data[:done]
 
     def _change_files(self) -> None:
-        """What must not change the contents: another descriptor, and truncations."""
+        """Operations that must not change the contents: another descriptor, truncations."""
         number = self._source.randrange(len(self._fds))
         os.close(self._fds[number])
         flags = self._source.choice((0, os.O_TRUNC))

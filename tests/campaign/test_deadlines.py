@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A peer that takes requests and answers none of them in time."""
+"""A peer that receives requests and answers none of them in time."""
 
 import errno
 import os
@@ -52,7 +52,7 @@ def test_no_request_outlives_its_deadline(
     campaign.report(
         "no request outlives its deadline",
         f"{len(waited)} ETIMEDOUT after {min(waited):.2f} to {max(waited):.2f} s of {TIMEOUT} s; "
-        f"{register.late} late replies given to nobody; p99 of another device "
+        f"{register.late} late replies dropped; p99 of another device "
         f"{meanwhile:.0f} us, idle {before:.0f} us: {meanwhile / before:.2f}x",
     )
 

@@ -67,7 +67,7 @@ def leave(clients: list[subprocess.Popen[str]]) -> None:
 def ask_for_the_end(way: str, mount: Mounted, clients: list[subprocess.Popen[str]]) -> float:
     """Returns when it was asked for, by the clock that is monotonic.
 
-    Somebody who looks into every mount of the machine may keep one busy for a moment: asked again.
+    A process that scans all mounts may keep one busy for a moment, so this asks again.
     """
     if way == "SIGTERM":
         start = time.monotonic()
@@ -96,7 +96,7 @@ def end_once(folder: Path, state: str, way: str, client: Client) -> float:
     """Make a mount, end it, look for what is left; returns the seconds that it took to be gone."""
     folder.mkdir()
     device, register = mute_device()
-    # Who waits for an access can be ended no sooner than it; only SIGTERM does not wait for that.
+    # A client that waits for an access cannot end before it does; only SIGTERM need not wait.
     timeout = 60 if way == "SIGTERM" else 2
     with (
         software(folder, device) as name,
@@ -108,7 +108,7 @@ def end_once(folder: Path, state: str, way: str, client: Client) -> float:
             assert ended(mount.process) == 0
             took = time.monotonic() - start
             assert not is_mounted(mount.path)
-            while clients:  # those whom nobody ended: they were told
+            while clients:  # those that are still alive got an error
                 assert told(client.finish(clients.pop()))
         finally:
             leave(clients)
@@ -173,7 +173,7 @@ def test_kill_9_is_recoverable(tmp_path: Path, campaign: Campaign, client: Clien
     recovered = 0
     for cycle in range(cycles):
         with contextlib.ExitStack() as stack:
-            # Half of the kills hit somebody who reads, and half of the mounts come so soon after
+            # Half of the kills hit a client that reads, and half of the mounts come so soon after
             # that the dead one's helper has not cleared it away; it must leave the new one alone.
             with killed_daemon(path):
                 region = path / "bus/ffff:00:00.0/bar0"

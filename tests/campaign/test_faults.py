@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory that goes away, and mistakes in barfs itself, cost a request and never the daemon."""
+"""Lost memory and bugs in barfs cost a request, never the daemon."""
 
 import ctypes
 import errno
@@ -53,8 +53,8 @@ def test_losing_the_memory_of_a_device(tmp_path: Path, campaign: Campaign, clien
 def test_the_guard_of_a_mount_survives_its_surroundings(
     tmp_path: Path, campaign: Campaign, client: Client, faulthandler: bool
 ) -> None:
-    """A daemon that was started with SIGBUS blocked, or whose SIGBUS faulthandler wants; the rest
-    is seen in a process without a mount (`tests/unit/test_engine_sigbus.py`)."""
+    """A daemon that was started with SIGBUS blocked, or with faulthandler for SIGBUS; the other
+    cases need no mount (`tests/unit/test_engine_sigbus.py`)."""
     wanted = campaign.size(500, 10_000)
     device = demo_device(sealed=False)
     memory = Memory.of(device, BAR2)
@@ -70,7 +70,7 @@ def test_the_guard_of_a_mount_survives_its_surroundings(
         assert found["faults"] >= wanted
         assert (found["wrong"], found["refused"]) == (0, 0)
         assert "Bus error" not in mount.log.read_text()
-        # One that is not ours is what it ever was: the end, told by whoever wanted to tell it.
+        # A foreign SIGBUS still ends the process, reported by faulthandler if that is enabled.
         mount.process.send_signal(signal.SIGBUS)
         assert ended(mount.process) == -signal.SIGBUS
         wait_until(lambda: not is_mounted(mount.path), "the helper to unmount")
@@ -148,7 +148,7 @@ USES: dict[str, list[Callable[[Path], object]]] = {
     "Call.read": [lambda device: read_at(device / "bar0", GAP)],
     "Call.write": [lambda device: write_at(device / "bar0", GAP)],
 }
-"""What a user does, told the directory of a device, to reach each function of barfs."""
+"""User actions on a device's directory that reach each function of barfs."""
 
 
 def error_of(use: Callable[[Path], object], device: Path) -> int:

@@ -18,7 +18,7 @@ from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
 from barfs.vfio_user.dma import MOST_RANGES
 from tests.support import Served, served, wait_until
-from tests.unit.vfio_user.raw import RawClient, connection
+from tests.unit.vfio_user.raw import RawClient, connection, encode_command
 
 from .conftest import Campaign
 from .mutations import mutate
@@ -26,7 +26,7 @@ from .rig import rss
 
 RAM = Path(__file__).with_name("ram.toml")
 MOST = 1 << 20
-"""What the server takes and gives in one access."""
+"""The most that the server transfers in one access."""
 GROWTH = 12 << 20
 """More than a few messages of that size, and less than one for each hostile client."""
 
@@ -48,7 +48,7 @@ COMMANDS: tuple[m.Command, ...] = (
 
 @dataclass
 class Target:
-    """A server, and what it held before anybody was hostile."""
+    """A server, and what it held before the hostile clients."""
 
     server: Served
     files: int
@@ -124,7 +124,7 @@ def assert_thrown_out(sock: socket.socket) -> None:
 
 def test_random_commands(campaign: Campaign, target: Target) -> None:
     source = random.Random(11)
-    good = [m.encode_command(5, command) for command in COMMANDS]
+    good = [encode_command(5, command) for command in COMMANDS]
     clients, sent, started = campaign.size(300, 100_000), 0, time.perf_counter()
     for _client in range(clients):
         with connection(target.path) as sock:
@@ -148,9 +148,9 @@ def test_random_commands(campaign: Campaign, target: Target) -> None:
 
 
 def test_a_stream_may_end_at_every_byte(target: Target) -> None:
-    version = m.encode_command(1, m.Version())
+    version = encode_command(1, m.Version())
     for command in COMMANDS:
-        whole = m.encode_command(2, command)
+        whole = encode_command(2, command)
         for length in range(len(whole)):
             with connection(target.path) as sock:
                 send_all(sock, version + whole[:length])
@@ -171,7 +171,7 @@ def test_giants(campaign: Campaign, target: Target) -> None:
         with negotiated(target.path) as sock:
             sock.sendall(wire.HEADER.pack(1, 10, wire.SERVER_LIMIT, 0, 0) + bytes(MOST // 2))
         with negotiated(target.path) as sock:
-            send_all(sock, m.encode_command(1, m.RegionWrite(2, 0, bytes(MOST + 1))))
+            send_all(sock, encode_command(1, m.RegionWrite(2, 0, bytes(MOST + 1))))
             assert_thrown_out(sock)
         with negotiated(target.path) as sock:
             header = wire.HEADER.pack(1, 1, wire.SERVER_LIMIT, 0, 0)
@@ -187,7 +187,7 @@ def test_giants(campaign: Campaign, target: Target) -> None:
 
 def test_a_client_that_takes_no_replies(campaign: Campaign, target: Target) -> None:
     """All that it can make the server hold is one reply, and what the socket holds."""
-    request = m.encode_command(1, m.RegionRead(2, 0, MOST))
+    request = encode_command(1, m.RegionRead(2, 0, MOST))
     for _client in range(campaign.size(3, 200)):
         with negotiated(target.path) as sock:
             sock.setblocking(False)
@@ -209,7 +209,7 @@ def attack_with_descriptors(sock: socket.socket, count: int, request: bytes) -> 
 def test_floods_of_descriptors(campaign: Campaign, target: Target) -> None:
     """With whatever message, and also with single bytes of one: none is ever taken."""
     source, sent = random.Random(12), 0
-    requests = [m.encode_command(77, command) for command in COMMANDS[1:]]
+    requests = [encode_command(77, command) for command in COMMANDS[1:]]
     for _client in range(campaign.size(20, 1_000)):
         with negotiated(target.path) as sock:
             for _message in range(10):
@@ -268,7 +268,7 @@ def test_mappings_of_everything(campaign: Campaign, target: Target) -> None:
 
 def test_a_storm_of_connections(campaign: Campaign, target: Target) -> None:
     count, started = campaign.size(500, 50_000), time.perf_counter()
-    version = m.encode_command(1, m.Version())
+    version = encode_command(1, m.Version())
     for number in range(count):
         with connection(target.path) as sock:
             if number % 3:
@@ -279,7 +279,7 @@ def test_a_storm_of_connections(campaign: Campaign, target: Target) -> None:
 
 
 def in_a_message(sock: socket.socket) -> None:
-    sock.sendall(m.encode_command(1, m.RegionRead(0, 0, 4))[:20])
+    sock.sendall(encode_command(1, m.RegionRead(0, 0, 4))[:20])
 
 
 def before_version(sock: socket.socket) -> None:

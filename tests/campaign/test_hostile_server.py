@@ -41,7 +41,7 @@ from .rig import rss
 
 
 def verdict(exchange: Exchange, stream: bytes) -> str:
-    """What a client makes of a stream: the name of what is wrong with it, if anything is."""
+    """The name of the error that a client finds in a stream; empty if it finds none."""
     decoder = wire.Decoder(wire.CLIENT_LIMIT)
     decoder.feed(stream)
     try:
@@ -216,7 +216,7 @@ class Liar(threading.Thread):
 
 @contextlib.contextmanager
 def _some_descriptor(source: random.Random) -> Iterator[int]:
-    """What nobody should map, or a file that will be cut as soon as it is mapped."""
+    """A descriptor that is unsafe to map, or a file that is truncated once it is mapped."""
     kind = source.choice(("/proc/self/maps", "/dev/zero", "/dev/shm", "/", "memory"))
     if kind != "memory":
         fd = os.open(kind, os.O_RDONLY)

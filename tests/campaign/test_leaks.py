@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a daemon holds after much use is what it held before."""
+"""A daemon holds no more after much use than before."""
 
 import contextlib
 import os

@@ -204,7 +204,7 @@ def test_a_file_of_a_file_system_that_does_not_answer(tmp_path: Path) -> None:
             with client_of(answer) as (client, _peer):
                 assert client.region_fd(2) == "bad-descriptor"
             assert time.monotonic() - started < 2
-            # The copy that came: its close waits for the mount, and nobody for it.
+            # The copy that came: its close waits for the mount, in the background.
             assert "barfs-close" in [thread.name for thread in threading.enumerate()]
         finally:
             mount.process.send_signal(signal.SIGCONT)

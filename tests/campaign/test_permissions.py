@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Who may do what in a mount: users, file modes, mount options and operations, all with all.
+"""Permissions in a mount: all combinations of users, file modes, mount options and operations.
 
-What may succeed is worked out here from POSIX's rules (`Case.expected`); everything else must fail.
+`Case.expected` derives from POSIX's rules what may succeed; everything else must fail.
 """
 
 import itertools
@@ -237,15 +237,15 @@ def folders(public: Path) -> Iterator[Path]:
         ("root's, for all", 0, 0o777),
         ("root's, sticky", 0, 0o1777),
         ("root's, of my group", 0, 0o775),
-        ("somebody's", 4343, 0o755),
-        ("somebody's, for all", 4343, 0o777),
-        ("somebody's, sticky", 4343, 0o1777),
+        ("another's", 4343, 0o755),
+        ("another's, for all", 4343, 0o777),
+        ("another's, sticky", 4343, 0o1777),
     ):
         path = public / name
         path.mkdir()
         os.chown(path, owner, NOBODY)
         path.chmod(mode)
-    for name in ("root's, for all", "somebody's, for all"):
+    for name in ("root's, for all", "another's, for all"):
         (public / f"a link of mine to {name}").symlink_to(public / name)
         os.lchown(public / f"a link of mine to {name}", NOBODY, NOBODY)
     yield public
@@ -254,7 +254,7 @@ def folders(public: Path) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("_other_user")
 def test_a_mount_point_belongs_to_who_mounts(campaign: Campaign, folders: Path) -> None:
-    """A link of one's own makes nobody else's directory one's own; nor does the right to write."""
+    """Neither a link nor the right to write makes another user's directory the user's own."""
     refused = 0
     for path in sorted(folders.iterdir()):
         if path.name.startswith("mine"):
@@ -285,7 +285,7 @@ def test_a_mount_point_belongs_to_who_mounts(campaign: Campaign, folders: Path) 
 
 @pytest.mark.usefixtures("_root")
 def test_root_mounts_anywhere(folders: Path) -> None:
-    for name in ("somebody's", "root's, sticky", "mine, closed"):
+    for name in ("another's", "root's, sticky", "mine, closed"):
         path = folders / name
         assert barfs("mount", "demo", path).returncode == 0
         assert is_mounted(path)

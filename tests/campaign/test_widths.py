@@ -69,7 +69,7 @@ ALIGNED = {(offset, width) for width in WIDTHS for offset in (0, width, 64 - wid
 
 
 class Model:
-    """What the region holds, and which accesses a request has to become."""
+    """The contents of the region, and the accesses that a request must become."""
 
     def __init__(self, places: list[Place], width: int, windows: tuple[range, ...]) -> None:
         self.memory = bytearray(SIZE)

@@ -59,7 +59,7 @@ for (name, offset), value in last.items():
 print(json.dumps([done, bad, [[*where, value.hex()] for where, value in last.items()]]))
 """
 
-# What is read long is all zeros, or whole registers.
+# A long read returns all zeros, or whole registers.
 READER = """
 import os, sys
 folder, stop, size, offset = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -100,7 +100,7 @@ def process(program: str, *arguments: object) -> "subprocess.Popen[str]":
 
 
 def outcome(worker: "subprocess.Popen[str]") -> tuple[int, int, list[tuple[str, int, str]]]:
-    """How much it did, how much of that went wrong, and what it says its registers hold."""
+    """The operations it did, those that went wrong, and the registers as it left them."""
     output, _ = worker.communicate(timeout=600)
     assert worker.returncode == 0
     done, bad, last = json.loads(output)

@@ -11,8 +11,9 @@
  *   window_trace WIDTH BASE STEP    a line "r|w OFFSET COUNT: OFFSET+WIDTH..." for each STEPth request
  */
 #define _GNU_SOURCE
-#include "engine/transfer.h"
 #include "../require.h"
+#include "engine/sigbus.h"
+#include "engine/transfer.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -27,15 +28,15 @@ enum { OFFSETS = 65, COUNTS = 64, TRAP_FLAG = 0x100, WRITE_FAULT = 2 };
 static struct access {
     uint64_t offset;
     unsigned width;
-    int direction;
+    enum barfs_direction direction;
 } accesses[MOST];
 static volatile int access_count;
 
 static uint8_t *page;
 static uint8_t ram[REGION];
-static struct barfs_occupancy occupancy;
+static struct barfs_inflight inflight;
 
-static void note(uint64_t offset, unsigned width, int direction)
+static void note(uint64_t offset, unsigned width, enum barfs_direction direction)
 {
     REQUIRE(access_count < MOST);
     accesses[access_count++] = (struct access){offset, width, direction};
@@ -85,7 +86,8 @@ static void on_step(int number, siginfo_t *info, void *context)
     ((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TRAP_FLAG;
 }
 
-static int call(void *context, uint64_t offset, uint32_t width, int direction, void *data)
+static int call(void *context, uint64_t offset, uint32_t width, enum barfs_direction direction,
+                void *data)
 {
     uint8_t *place = (uint8_t *)context + offset;
 
@@ -94,7 +96,8 @@ static int call(void *context, uint64_t offset, uint32_t width, int direction, v
     return 0;
 }
 
-static void request(const struct barfs_table *table, uint64_t offset, uint64_t count, int direction)
+static void request(const struct barfs_table *table, uint64_t offset, uint64_t count,
+                    enum barfs_direction direction)
 {
     uint8_t buffer[COUNTS];
 
@@ -118,23 +121,37 @@ int main(int argc, char **argv)
     REQUIRE(argc == 4);
     page = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     REQUIRE(page != MAP_FAILED);
-    REQUIRE(barfs_guard_install() == 0);
+    REQUIRE(barfs_sigbus_install() == 0);
     REQUIRE(sigaction(SIGSEGV, &touch, NULL) == 0 && sigaction(SIGTRAP, &step, NULL) == 0);
 
-    const struct barfs_segment segments[] = {
-        {.start = 0, .end = WINDOW, .kind = BARFS_CALL, .permission = may, .max_width = 8,
-         .call = call, .context = ram},
-        {.start = WINDOW, .end = END, .kind = BARFS_MEMORY, .permission = may, .max_width = 8,
+    const struct barfs_table_entry entries[] = {
+        {.start = 0,
+         .end = WINDOW,
+         .kind = BARFS_CALL,
+         .permission = may,
+         .max_width = 8,
+         .call = call,
+         .context = ram},
+        {.start = WINDOW,
+         .end = END,
+         .kind = BARFS_MEMORY,
+         .permission = may,
+         .max_width = 8,
          .base = page + WINDOW},
-        {.start = END, .end = REGION, .kind = BARFS_CALL, .permission = may, .max_width = 4,
-         .call = call, .context = ram},
+        {.start = END,
+         .end = REGION,
+         .kind = BARFS_CALL,
+         .permission = may,
+         .max_width = 4,
+         .call = call,
+         .context = ram},
     };
     const struct barfs_table table = {
-        .occupancy = &occupancy,
+        .inflight = &inflight,
         .size = REGION,
         .width = (uint32_t)atoi(argv[1]),
-        .segment_count = sizeof segments / sizeof *segments,
-        .segments = segments,
+        .entry_count = sizeof entries / sizeof *entries,
+        .entries = entries,
     };
     const uint64_t base = (uint64_t)atoi(argv[2]);
     const int every = atoi(argv[3]);
@@ -142,7 +159,7 @@ int main(int argc, char **argv)
 
     for (uint64_t offset = base; offset < base + OFFSETS; offset++)
         for (uint64_t count = 1; count <= COUNTS; count++)
-            for (int direction = BARFS_READ; direction <= BARFS_WRITE; direction++)
+            for (enum barfs_direction direction = BARFS_READ; direction <= BARFS_WRITE; direction++)
                 if (number++ % every == 0)
                     request(&table, offset, count, direction);
     return 0;

@@ -67,7 +67,7 @@ def test_commands_without_a_mount(far: Served, here: None, command: list[str]) -
 
 def test_names_that_are_too_long(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 256)
-    advice = "255 bytes for a name and 4095 for all of it; choose shorter names"
+    advice = "a name has at most 255 bytes, a path 4095; use shorter names"
     for arguments in (["layout", f"vfio-user:{path}"], ["serve", "--socket", str(path)]):
         result = barfs(*arguments)
         assert result.returncode == 1

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""A made-up /sys, /dev and /proc below a folder, and a kernel that answers to what is written."""
+"""A simulated /sys, /dev and /proc below a folder, and a kernel that reacts to writes."""
 
 import contextlib
 from pathlib import Path
 
-from barfs.host.binding import Hands, Load, Own, Step, Write
+from barfs.host.executor import Executor
+from barfs.host.steps import Load, Own, Step, Write
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 
@@ -84,15 +85,15 @@ class FakeMachine:
         (folder / "fd/3").symlink_to(opened)
 
 
-class FakeKernel(Hands):
-    """Answers as PCI's core and VFIO do to the steps that it is told to take.
+class FakeKernel(Executor):
+    """Reacts to steps as the PCI core and VFIO do.
 
     `refuses` are drivers that fail to probe, `modules` those that modprobe can load.
     """
 
     def __init__(self, fake: FakeMachine) -> None:
         self.fake = fake
-        self.taken: list[str] = []
+        self.ran: list[str] = []
         self.owners: list[Own] = []
         self.refuses: set[str] = set()
         self.modules = {"vfio-pci"}
@@ -102,8 +103,8 @@ class FakeKernel(Hands):
     def permitted(self) -> bool:
         return self.root
 
-    def take(self, step: Step) -> None:
-        self.taken.append(str(step))
+    def run(self, step: Step) -> None:
+        self.ran.append(str(step))
         match step:
             case Load(module):
                 if module not in self.modules:

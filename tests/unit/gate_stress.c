@@ -2,11 +2,12 @@
  *
  * The gate without Python and without a kernel: requests, interrupts and a stop from all sides over a
  * socket in the place of /dev/fuse.  Every request is answered exactly once.  Built with the
- * sanitizers by test_native_c.py.
+ * sanitizers by test_engine_c.py.
  */
 #define _GNU_SOURCE
-#include "fuse/gate.h"
 #include "../require.h"
+#include "engine/common.h"
+#include "fuse/gate.h"
 
 #include <errno.h>
 #include <linux/fuse.h>
@@ -25,11 +26,12 @@ static atomic_uint answered;
 static uint8_t ram[REGION];
 static pthread_mutex_t ram_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static int access_ram(void *context, uint64_t offset, uint32_t width, int direction, void *data)
+static int access_ram(void *context, uint64_t offset, uint32_t width,
+                      enum barfs_direction direction, void *data)
 {
     pthread_mutex_lock(&ram_lock);
-    memcpy(direction == BARFS_READ ? data : ram + offset, direction == BARFS_READ ? ram + offset : data,
-           width);
+    memcpy(direction == BARFS_READ ? data : ram + offset,
+           direction == BARFS_READ ? ram + offset : data, width);
     pthread_mutex_unlock(&ram_lock);
     if (context && offset % 512 == 0)
         usleep(offset == TOO_SLOW ? 2 * TIMEOUT_NS / 1000 : 200);
@@ -130,7 +132,8 @@ static void *collect(void *unused)
 
 static void send_request(uint64_t unique, unsigned *seed)
 {
-    static unsigned char message[sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in) + REGION];
+    static unsigned char
+        message[sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in) + REGION];
     struct fuse_in_header *header = (void *)message;
     struct fuse_read_in *read = (void *)(message + sizeof *header);
     struct fuse_interrupt_in *interrupt = (void *)(message + sizeof *header);
@@ -139,7 +142,9 @@ static void send_request(uint64_t unique, unsigned *seed)
     memset(message, 0, sizeof message);
     *header = (struct fuse_in_header){.unique = unique,
                                       .nodeid = 1 + (unsigned)rand_r(seed) % NODES,
-                                      .opcode = kind == 0 ? FUSE_GETATTR : kind == 1 ? FUSE_WRITE : FUSE_READ,
+                                      .opcode = kind == 0   ? FUSE_GETATTR
+                                                : kind == 1 ? FUSE_WRITE
+                                                            : FUSE_READ,
                                       .len = sizeof *header + sizeof *read};
     read->offset = (unsigned)rand_r(seed) % REGION & ~3u;
     read->size = rand_r(seed) % 3 ? 4 : (unsigned)rand_r(seed) % REGION;
@@ -156,23 +161,23 @@ static void send_request(uint64_t unique, unsigned *seed)
     REQUIRE(send(kernel, message, header->len, 0) > 0);
 }
 
-static void *refusal_loop(void *unused)
+static void *error_loop(void *unused)
 {
-    struct barfs_refusal refusal;
+    struct barfs_logged_error logged;
 
-    while (barfs_gate_next_refusal(gate, &refusal))
-        REQUIRE(refusal.table ? refusal.error > 0 : refusal.more > 0);
+    while (barfs_gate_next_error(gate, &logged))
+        REQUIRE(logged.table ? logged.error > 0 : logged.more > 0);
     return unused;
 }
 
 static void run(unsigned round)
 {
     void *(*const loops[LOOPS])(void *) = {read_loop,  reply_loop, notify_loop,
-                                           watch_loop, spawn_loop, refusal_loop};
+                                           watch_loop, spawn_loop, error_loop};
     pthread_t threads[LOOPS], peer, collector;
-    struct barfs_occupancy occupancies[NODES] = {0};
+    struct barfs_inflight inflights[NODES] = {0};
     struct barfs_table tables[NODES];
-    struct barfs_segment segments[NODES];
+    struct barfs_table_entry entries[NODES];
     struct barfs_lanes *lanes[NODES];
     unsigned seed = round;
     int fuse[2], forward[2];
@@ -186,25 +191,25 @@ static void run(unsigned round)
     gate = barfs_gate_new(fuse[1], forward[0]);
     REQUIRE(gate);
     for (unsigned i = 0; i < NODES; i++) {
-        segments[i] = (struct barfs_segment){.start = 0,
-                                             .end = REGION,
-                                             .kind = i ? BARFS_CALL : BARFS_MEMORY,
-                                             .permission = 3,
-                                             .max_width = 4,
-                                             .base = ram,
-                                             .call = access_ram,
-                                             .context = i == 1 ? ram : NULL};
-        tables[i] = (struct barfs_table){.occupancy = &occupancies[i],
+        entries[i] = (struct barfs_table_entry){.start = 0,
+                                                .end = REGION,
+                                                .kind = i ? BARFS_CALL : BARFS_MEMORY,
+                                                .permission = 3,
+                                                .max_width = 4,
+                                                .base = ram,
+                                                .call = access_ram,
+                                                .context = i == 1 ? ram : NULL};
+        tables[i] = (struct barfs_table){.inflight = &inflights[i],
                                          .size = REGION,
                                          .width = 4,
                                          .timeout_ns = i == 1 ? TIMEOUT_NS : 0,
-                                         .segment_count = 1,
-                                         .segments = &segments[i]};
+                                         .entry_count = 1,
+                                         .entries = &entries[i]};
         lanes[i] = barfs_gate_add_device(gate);
         REQUIRE(lanes[i]);
         /* Node 1 is memory that nothing else touches: the others have a lock for theirs. */
         if (i == 0)
-            segments[i].base = calloc(1, REGION);
+            entries[i].base = calloc(1, REGION);
         REQUIRE(barfs_gate_add_region(gate, 1 + i, &tables[i], 3, lanes[i]) == 0);
         REQUIRE(barfs_gate_add_region(gate, 1 + i, &tables[i], 3, lanes[i]) == -EEXIST);
     }
@@ -215,9 +220,9 @@ static void run(unsigned round)
     for (uint64_t unique = 1; unique <= REQUESTS; unique++) {
         send_request(unique, &seed);
         if (unique == REQUESTS / 2) {
-            barfs_occupancy_close(&occupancies[2]);
+            barfs_inflight_close(&inflights[2]);
             barfs_gate_remove_region(gate, 3);
-            barfs_gate_remove_device(gate, lanes[2]);
+            barfs_lanes_stop(lanes[2]);
         }
     }
     if (round % 2) { /* else it is stopped in the middle of everything */
@@ -234,7 +239,7 @@ static void run(unsigned round)
     shutdown(kernel, SHUT_RDWR);
     pthread_join(collector, NULL);
     barfs_gate_free(gate);
-    free((void *)(uintptr_t)segments[0].base);
+    free((void *)(uintptr_t)entries[0].base);
     for (unsigned i = 0; i < 2; i++) {
         close(fuse[i]);
         close(forward[i]);

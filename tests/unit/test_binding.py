@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""bind and unbind on a made-up machine: what is refused, what is written, what is given back."""
+"""bind and unbind on a simulated machine: refusals, writes, and the way back."""
 
 import json
 
 import pytest
 
 from barfs.errors import BarfsError, DeviceError, UsageError
-from barfs.host.binding import Binder, Owner
+from barfs.host.advice import bind_command
+from barfs.host.binding import Binder
+from barfs.host.steps import Owner
 from barfs.pci import Bdf
 from tests.unit.fake_machine import BDF, BRIDGE, NVME, OTHER, PORT, FakeKernel, FakeMachine
 
@@ -21,7 +23,7 @@ def kernel(fake: FakeMachine) -> FakeKernel:
 @pytest.fixture
 def binder(fake: FakeMachine, kernel: FakeKernel) -> Binder:
     binder = Binder(fake.machine, kernel)
-    binder.node_time = 0.05
+    binder.device_node_time = 0.05
     return binder
 
 
@@ -49,11 +51,11 @@ def refusal(binder: Binder, *bdfs: Bdf, driver: str = "vfio-pci") -> str:
 def test_one_at_a_time(fake: FakeMachine, kernel: FakeKernel, binder: Binder) -> None:
     fake.add(BDF, "nvme")
     other = Binder(fake.machine, kernel)
-    with binder.alone():
-        with pytest.raises(DeviceError, match="another barfs bind or unbind is at work"):
-            other.alone().__enter__()
+    with binder.exclusive():
+        with pytest.raises(DeviceError, match="another barfs bind or unbind is running"):
+            other.exclusive().__enter__()
         bind(binder, BDF)
-    with other.alone():
+    with other.exclusive():
         unbind(other, BDF)
 
 
@@ -63,8 +65,8 @@ def test_bind_and_unbind_give_the_driver_back(
     fake.add(BDF, "nvme")
     bind(binder, BDF)
     assert state(fake) == ("vfio-pci", "vfio-pci")
-    memory = fake.machine.run / f"{BDF}.json"
-    assert json.loads(memory.read_text())["before"] == {"driver": "nvme", "override": None}
+    saved = fake.machine.run / f"{BDF}.json"
+    assert json.loads(saved.read_text())["before"] == {"driver": "nvme", "override": None}
     unbind(binder, BDF)
     assert state(fake) == ("nvme", None)
     assert not list(fake.machine.run.iterdir())
@@ -102,18 +104,20 @@ def test_binding_again_writes_nothing(
 ) -> None:
     fake.add(BDF, "nvme")
     bind(binder, BDF)
-    kernel.taken.clear()
+    kernel.ran.clear()
     bind(binder, BDF)
-    assert kernel.taken == []
+    assert kernel.ran == []
     unbind(binder, BDF)
     assert state(fake) == ("nvme", None)
 
 
-def test_a_memory_of_another_binding_is_not_used(fake: FakeMachine, binder: Binder) -> None:
+def test_a_saved_binding_that_was_changed_by_hand_is_not_used(
+    fake: FakeMachine, binder: Binder
+) -> None:
     fake.add(BDF, "nvme")
     bind(binder, BDF)
     device = fake.machine.pci_device(BDF)
-    (device / "driver").unlink()  # somebody else took it from vfio-pci
+    (device / "driver").unlink()  # it was unbound by hand
     (device / "vfio-dev").rmdir()
     (device / "driver_override").write_text("(null)\n")
     bind(binder, BDF)
@@ -131,7 +135,7 @@ def test_unbind_of_what_was_bound_by_hand_lets_the_kernel_choose(
     assert state(fake) == ("native", None)
 
 
-def test_a_broken_memory_is_named(fake: FakeMachine, binder: Binder) -> None:
+def test_a_broken_file_is_named(fake: FakeMachine, binder: Binder) -> None:
     fake.add(BDF, "nvme")
     bind(binder, BDF)
     (fake.machine.run / f"{BDF}.json").write_text("{")
@@ -159,7 +163,7 @@ def test_the_nodes_go_to_the_user_and_open_to_a_group(
     ]
     assert binder.notes([BDF], Owner()) == []
     assert binder.notes([BDF], ALICE) == [
-        f"{dev}/iommu is closed to user 1000, who therefore goes through {dev}/vfio/12"
+        f"user 1000 has no permission to open {dev}/iommu; barfs uses {dev}/vfio/12 instead"
     ]
 
 
@@ -181,15 +185,15 @@ def test_a_dry_run_gives_the_writes_and_does_nothing(
     ]
     assert (state(fake), state(fake, OTHER)) == (("nvme", None), (None, None))
     assert not fake.machine.run.exists()
-    assert kernel.taken == []
+    assert kernel.ran == []
     bind(binder, BDF, OTHER, owner=ALICE)
-    assert list(dict.fromkeys(kernel.taken)) == steps
+    assert list(dict.fromkeys(kernel.ran)) == steps
 
 
 def test_a_dry_run_of_unbind(fake: FakeMachine, kernel: FakeKernel, binder: Binder) -> None:
     fake.add(BDF, "nvme")
     bind(binder, BDF)
-    kernel.taken.clear()
+    kernel.ran.clear()
     steps = list(map(str, binder.rehearse_unbind([BDF])))
     device = fake.machine.pci_device(BDF)
     assert steps == [
@@ -198,9 +202,9 @@ def test_a_dry_run_of_unbind(fake: FakeMachine, kernel: FakeKernel, binder: Bind
         f"echo 0000:01:00.0 > {fake.machine.sysfs}/bus/pci/drivers_probe",
         f"echo > {device}/driver_override",
     ]
-    assert kernel.taken == []
+    assert kernel.ran == []
     unbind(binder, BDF)
-    assert kernel.taken == steps
+    assert kernel.ran == steps
 
 
 def test_a_driver_that_does_not_probe_changes_nothing(
@@ -209,7 +213,7 @@ def test_a_driver_that_does_not_probe_changes_nothing(
     fake.add(BDF, "nvme")
     fake.add(OTHER, "nvme")
     kernel.refuses.add("vfio-pci")
-    with pytest.raises(DeviceError, match="drivers_probe: Invalid argument; dmesg may tell why"):
+    with pytest.raises(DeviceError, match="drivers_probe: Invalid argument; dmesg may say why"):
         bind(binder, BDF)
     assert state(fake) == ("nvme", None)
     assert not list(fake.machine.run.iterdir())
@@ -226,12 +230,14 @@ def test_all_or_none(fake: FakeMachine, kernel: FakeKernel, binder: Binder) -> N
         bind(binder, BDF, OTHER, driver="my-vfio")
     fake.add_driver("my-vfio")
     kernel.makes_nodes = False
-    with pytest.raises(DeviceError, match=r"my-vfio has 0000:01:00.1, but no node came"):
+    with pytest.raises(
+        DeviceError, match=r"0000:01:00\.1 is bound to my-vfio, but got no device node"
+    ):
         bind(binder, OTHER, BDF, driver="my-vfio")
     assert state(fake) == ("vfio-pci", "vfio-pci")
     assert state(fake, OTHER) == ("e1000e", "e1000e")
-    (memory,) = fake.machine.run.iterdir()
-    assert json.loads(memory.read_text())["driver"] == "vfio-pci"
+    (saved,) = fake.machine.run.iterdir()
+    assert json.loads(saved.read_text())["driver"] == "vfio-pci"
 
 
 def test_a_rollback_that_fails_says_so(
@@ -239,7 +245,7 @@ def test_a_rollback_that_fails_says_so(
 ) -> None:
     fake.add(BDF, "nvme")
     kernel.refuses |= {"vfio-pci", "nvme"}
-    with pytest.raises(DeviceError, match=r"Invalid argument; .*; and it could not be undone: "):
+    with pytest.raises(DeviceError, match=r"Invalid argument; .*; and undoing it failed: "):
         bind(binder, BDF)
 
 
@@ -262,10 +268,12 @@ def test_without_root_nothing_is_written(
 ) -> None:
     fake.add(BDF, "nvme")
     kernel.root = False
-    with pytest.raises(DeviceError, match=r"takes root; sudo barfs bind \.\.\., or see with --dry"):
+    with pytest.raises(
+        DeviceError, match=r"must run as root, .*; sudo barfs bind \.\.\., or --dry-run"
+    ):
         bind(binder, BDF)
     assert state(fake) == ("nvme", None)
-    assert kernel.taken == []
+    assert kernel.ran == []
 
 
 def test_refuses_what_is_not_there(binder: Binder) -> None:
@@ -285,25 +293,27 @@ def test_refuses_without_an_iommu_group_unless_vfio_takes_it(
     fake: FakeMachine, binder: Binder
 ) -> None:
     fake.add(BDF, "nvme", group=False)
-    assert "has no IOMMU group; switch the IOMMU on in the firmware" in refusal(binder, BDF)
+    assert "has no IOMMU group; enable the IOMMU in the firmware" in refusal(binder, BDF)
     parameters = fake.machine.sysfs / "module/vfio/parameters"
     parameters.mkdir(parents=True)
     (parameters / "enable_unsafe_noiommu_mode").write_text("Y\n")
     binder.check_bind([BDF], "vfio-pci")
 
 
-def test_refuses_what_the_system_stands_on_unless_forced(fake: FakeMachine, binder: Binder) -> None:
+def test_refuses_what_the_system_depends_on_unless_forced(
+    fake: FakeMachine, binder: Binder
+) -> None:
     device = fake.add(BDF, "nvme", class_code=NVME)
     fake.disk(device, "nvme0n1", "259:0")
     fake.mount("/", "ext4", "/dev/nvme0n1", "259:0")
     message = refusal(binder, BDF)
     assert message == (
-        "0000:01:00.0 carries / (ext4 on nvme0n1); free it first, or lose it with --force"
+        "0000:01:00.0 backs / (ext4 on nvme0n1); free it first, or lose it with --force"
     )
     binder.check_bind([BDF], "vfio-pci", force=True)
 
 
-def test_refuses_what_somebody_has_open(fake: FakeMachine, binder: Binder) -> None:
+def test_refuses_what_a_process_has_open(fake: FakeMachine, binder: Binder) -> None:
     fake.add(BDF, "vfio-pci")
     fake.add_vfio_nodes()
     fake.process(77, "qemu", fake.machine.dev / "vfio/12")
@@ -317,14 +327,14 @@ def test_refuses_what_somebody_has_open(fake: FakeMachine, binder: Binder) -> No
 
 def test_refuses_to_unbind_what_vfio_does_not_have(fake: FakeMachine, binder: Binder) -> None:
     fake.add(BDF, "nvme")
-    with pytest.raises(DeviceError, match="is bound to nvme, so there is nothing"):
+    with pytest.raises(DeviceError, match="is bound to nvme, so it cannot be unbound from VFIO"):
         binder.check_unbind([BDF])
 
 
 @pytest.mark.parametrize("driver", ["", "../x", "a b", "-r"])
 def test_refuses_what_names_no_driver(fake: FakeMachine, binder: Binder, driver: str) -> None:
     fake.add(BDF, None)
-    with pytest.raises(UsageError, match="not the name of a driver"):
+    with pytest.raises(UsageError, match="driver must be a name like vfio-pci, not "):
         binder.check_bind([BDF], driver)
 
 
@@ -333,5 +343,5 @@ def test_says_when_the_group_is_not_viable(fake: FakeMachine, binder: Binder) ->
     fake.add(OTHER, "snd")
     bind(binder, BDF)
     assert binder.notes([BDF], Owner()) == [
-        "group 12 is not viable yet: 0000:01:00.1 is bound to snd; bind it too"
+        "group 12 is not viable yet: 0000:01:00.1 is bound to snd; " + bind_command("0000:01:00.1")
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""doctor and list on a made-up machine: each obstacle is named, with what to do about it."""
+"""doctor and list on a simulated machine: each obstacle is named, with what to do about it."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def no(_node: Path) -> bool:
 
 
 def ready(fake: FakeMachine) -> Path:
-    """A machine on which nothing stands in the way of BDF."""
+    """A machine on which BDF can be mounted."""
     device = fake.add(BDF, "vfio-pci")
     fake.add_vfio_nodes()
     (fake.machine.dev / "fuse").touch()
@@ -57,14 +57,14 @@ def test_all_is_well(fake: FakeMachine) -> None:
     expected = [
         "ok    IOMMU: on, 1 groups",
         "ok    vfio-pci: loaded, or built in",
-        f"ok    {dev}/vfio/vfio: yours to read and write",
-        "ok    memory lock limit: not needed, no memory is given to devices",
+        f"ok    {dev}/vfio/vfio: read and write permission",
+        "ok    memory lock limit: irrelevant, barfs gives no memory to devices",
         "ok    0000:01:00.0: in IOMMU group 12",
         "ok    0000:01:00.0: bound to vfio-pci",
-        "ok    group 12: no member is in the way",
-        f"ok    {dev}/vfio/12: yours to read and write",
-        "ok    0000:01:00.0: not seen in use by anybody",
-        f"ok    {dev}/fuse: yours to read and write",
+        "ok    group 12: viable",
+        f"ok    {dev}/vfio/12: read and write permission",
+        "ok    0000:01:00.0: no process is seen to use it",
+        f"ok    {dev}/fuse: read and write permission",
         f"note  user_allow_other is not in {fake.machine.etc}/fuse.conf: only root may mount with "
         "-o allow_other",
     ]
@@ -74,11 +74,11 @@ def test_all_is_well(fake: FakeMachine) -> None:
 @pytest.mark.parametrize(
     ("files", "advice"),
     [
-        ({"sys/firmware/acpi/tables/DMAR": ""}, "boot with intel_iommu=on"),
-        ({"proc/cpuinfo": "vendor_id : GenuineIntel"}, "switch VT-d on in the firmware"),
-        ({"proc/cpuinfo": "vendor_id : AuthenticAMD"}, "switch AMD-Vi (IOMMU) on"),
-        ({"proc/cmdline": "quiet iommu=off"}, "take iommu=off off the kernel's command line"),
-        ({}, "switch it on in the firmware"),
+        ({"sys/firmware/acpi/tables/DMAR": ""}, "add intel_iommu=on to the kernel's command line"),
+        ({"proc/cpuinfo": "vendor_id : GenuineIntel"}, "enable VT-d in the firmware"),
+        ({"proc/cpuinfo": "vendor_id : AuthenticAMD"}, "enable AMD-Vi (IOMMU)"),
+        ({"proc/cmdline": "quiet iommu=off"}, "remove iommu=off from the kernel's command line"),
+        ({}, "enable it in the firmware"),
     ],
 )
 def test_no_iommu(fake: FakeMachine, files: dict[str, str], advice: str) -> None:
@@ -97,11 +97,11 @@ def test_no_iommu(fake: FakeMachine, files: dict[str, str], advice: str) -> None
 def test_nothing_is_there(fake: FakeMachine) -> None:
     found = failures(fake, None)
     assert found == [
-        "vfio-pci is not loaded: modprobe vfio-pci, as root (barfs bind does it too)",
+        "vfio-pci is not loaded: modprobe vfio-pci, as root (barfs bind also does it)",
         f"{fake.machine.dev}/vfio/vfio does not exist: modprobe vfio-pci, as root",
         f"{fake.machine.dev}/fuse does not exist: modprobe fuse, as root",
     ]
-    assert "0000:01:00.0: no such PCI device: barfs list shows those there are" in failures(fake)
+    assert "0000:01:00.0: no such PCI device: barfs list shows those present" in failures(fake)
 
 
 def test_bound_elsewhere(fake: FakeMachine) -> None:
@@ -113,7 +113,7 @@ def test_bound_elsewhere(fake: FakeMachine) -> None:
     ]
     fake.add(PORT, "pcieport", class_code=BRIDGE)
     assert failures(fake, PORT) == [
-        "0000:00:01.0 is a bridge: VFIO takes the devices behind it, not it"
+        "0000:00:01.0 is a bridge: VFIO supports only the devices behind it"
     ]
 
 
@@ -122,7 +122,7 @@ def test_what_the_system_needs(fake: FakeMachine) -> None:
     fake.disk(fake.add(OTHER, "nvme", class_code=NVME), "nvme0n1", "259:0")
     fake.mount("/", "ext4", "/dev/nvme0n1", "259:0")
     (line,) = failures(fake, OTHER)
-    assert line.startswith("0000:01:00.1 is bound to nvme and carries / (ext4 on nvme0n1): ")
+    assert line.startswith("0000:01:00.1 is bound to nvme and backs / (ext4 on nvme0n1): ")
 
 
 def test_not_viable(fake: FakeMachine) -> None:
@@ -133,14 +133,13 @@ def test_not_viable(fake: FakeMachine) -> None:
     ]
 
 
-def test_nodes_of_somebody_else(fake: FakeMachine) -> None:
+def test_device_nodes_of_another_user(fake: FakeMachine) -> None:
     ready(fake)
     dev = fake.machine.dev
     assert failures(fake, may_open=no, uid=UNKNOWN_USER) == [
-        f"{dev}/vfio/vfio is not yours to read and write: chmod 666 {dev}/vfio/vfio, as root",
-        f"{dev}/vfio/12 is not yours to read and write: "
-        f"sudo barfs bind 0000:01:00.0 --user {UNKNOWN_USER}",
-        f"{dev}/fuse is not yours to read and write: chmod 666 {dev}/fuse, as root",
+        f"no permission to open {dev}/vfio/vfio: chmod 666 {dev}/vfio/vfio, as root",
+        f"no permission to open {dev}/vfio/12: sudo barfs bind 0000:01:00.0 --user {UNKNOWN_USER}",
+        f"no permission to open {dev}/fuse: chmod 666 {dev}/fuse, as root",
     ]
 
 
@@ -152,18 +151,18 @@ def test_the_group_does_where_iommufd_is_closed(fake: FakeMachine) -> None:
     (dev / "vfio/devices/vfio0").touch()
     (dev / "iommu").touch()
     lines = examine(fake, may_open=lambda node: node != dev / "iommu")
-    assert f"note  {dev}/iommu is not yours to read and write: the group is used" in lines
-    assert f"ok    {dev}/vfio/12: yours to read and write" in lines
+    assert f"note  no permission to open {dev}/iommu: barfs uses the group instead" in lines
+    assert f"ok    {dev}/vfio/12: read and write permission" in lines
     assert not [line for line in lines if line.startswith("FAIL")]
     lines = examine(fake, may_open=lambda node: node != dev / "vfio/12")
-    assert f"ok    {dev}/vfio/devices/vfio0 and {dev}/iommu: yours to read and write" in lines
+    assert f"ok    {dev}/vfio/devices/vfio0 and {dev}/iommu: read and write permission" in lines
     assert not [line for line in lines if line.startswith("FAIL")]
 
 
 def test_in_use(fake: FakeMachine) -> None:
     ready(fake)
     fake.process(31, "qemu", fake.machine.dev / "vfio/12")
-    assert failures(fake) == ["0000:01:00.0 is in use by process 31 (qemu): end it first"]
+    assert failures(fake) == ["0000:01:00.0 is in use by process 31 (qemu): end that process first"]
     mounted = {str(BDF): Path("/mnt")}
     assert "ok    0000:01:00.0: mounted on /mnt" in examine(fake, mounted=mounted)
 
@@ -193,26 +192,49 @@ def listed(
 def test_obstacles(fake: FakeMachine) -> None:
     ready(fake)
     assert listed(fake)[BDF].obstacle is None
-    assert listed(fake, may_open=no)[BDF].obstacle == f"{fake.machine.dev}/vfio/12 is not yours"
+    assert (
+        listed(fake, may_open=no)[BDF].obstacle
+        == f"no permission to open {fake.machine.dev}/vfio/12"
+    )
     fake.add(PORT, "pcieport", class_code=BRIDGE)
     fake.add(Bdf(0, 2, 0, 0), None, group=False)
     fake.add(Bdf(0, 2, 0, 1), None)
     assert [function.obstacle for function in listed(fake).values()] == [
-        "a bridge",
+        "is a bridge",
         None,
-        "no IOMMU group",
-        "no driver",
+        "has no IOMMU group",
+        "has no driver",
     ]
     fake.process(31, "qemu", fake.machine.dev / "vfio/12")
-    assert listed(fake)[BDF].obstacle == "in use by process 31 (qemu)"
+    assert listed(fake)[BDF].obstacle == "is in use by process 31 (qemu)"
     assert listed(fake, {str(BDF): Path("/mnt")})[BDF].obstacle is None
     disk = fake.disk(fake.add(OTHER, "nvme"), "nvme0n1", "259:0")
-    assert listed(fake)[OTHER].obstacle == "bound to nvme"
-    assert listed(fake)[BDF].obstacle == "group not viable: 0000:01:00.1 is bound to nvme"
+    assert listed(fake)[OTHER].obstacle == "is bound to nvme"
+    assert listed(fake)[BDF].obstacle == "group 12 is not viable: 0000:01:00.1 is bound to nvme"
     fake.mount("/", "ext4", f"/dev/{disk.name}", "259:0")
-    assert listed(fake)[OTHER].obstacle == "bound to nvme, carries / (ext4 on nvme0n1)"
+    assert listed(fake)[OTHER].obstacle == "is bound to nvme and backs / (ext4 on nvme0n1)"
     (fake.machine.dev / "vfio/12").unlink()
-    assert listed(fake)[BDF].obstacle == "no VFIO node"
+    assert listed(fake)[BDF].obstacle == "has no VFIO device node"
+
+
+def test_a_device_node_needs_iommufd_or_the_container_too(fake: FakeMachine) -> None:
+    (ready(fake) / "vfio-dev/vfio0").mkdir(parents=True)
+    dev = fake.machine.dev
+    cdev = dev / "vfio/devices/vfio0"
+    cdev.parent.mkdir()
+    cdev.touch()
+
+    def seen(*closed: Path) -> tuple[Path | None, str | None]:
+        function = listed(fake, may_open=lambda node: node not in closed)[BDF]
+        return function.device_node, function.obstacle
+
+    assert seen() == (cdev, None)
+    assert seen(dev / "iommu") == (dev / "vfio/12", None)
+    assert seen(dev / "vfio/vfio") == (cdev, None)
+    assert seen(dev / "iommu", dev / "vfio/vfio") == (
+        cdev,
+        f"no permission to open {dev}/iommu",
+    )
 
 
 def words(line: str) -> str:
@@ -226,7 +248,7 @@ def test_table_and_json(fake: FakeMachine) -> None:
     node = f"{fake.machine.dev}/vfio/12"
     first, second, third = to_table(found).splitlines()
     assert words(first) == "BDF ID CLASS DRIVER GROUP NODE MOUNTED IN THE WAY"
-    assert words(second) == "0000:00:01.0 1234:11e8 0604 bridge pcieport 12 - - a bridge"
+    assert words(second) == "0000:00:01.0 1234:11e8 0604 bridge pcieport 12 - - is a bridge"
     assert words(third) == f"{BDF} 1234:11e8 0200 network vfio-pci 12 {node} /mnt -"
     assert second.index("pcieport") == third.index("vfio-pci") == first.index("DRIVER")
     assert json.loads(to_json(found))[1] == {

@@ -12,7 +12,8 @@ import pytest
 
 import barfs
 from barfs.engine import table
-from barfs.host.binding import Binder, Owner, Step
+from barfs.host.binding import Binder
+from barfs.host.steps import Owner, Step
 from barfs.process.signals import Ended, Held, ended_by_signals, heard, too_late
 from barfs.vfio_user.channel import Channel
 from tests.unit.fake_machine import BDF, OTHER, FakeKernel, FakeMachine
@@ -142,9 +143,9 @@ class InterruptedKernel(FakeKernel):
         super().__init__(fake)
         self._at = at
 
-    def take(self, step: Step) -> None:
-        super().take(step)
-        if len(self.taken) in (self._at, self._at + 1):
+    def run(self, step: Step) -> None:
+        super().run(step)
+        if len(self.ran) in (self._at, self._at + 1):
             send(signal.SIGINT)
 
 

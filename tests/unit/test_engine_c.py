@@ -23,18 +23,34 @@ needs_objdump = pytest.mark.skipif(
 )
 
 
-@needs_compiler
-@pytest.mark.parametrize("name", ["engine_stress", "gate_stress"])
-def test_c_threads_under_the_sanitizers(tmp_path: Path, name: str) -> None:
-    program = tmp_path / name
+# What the constructors of the gate call, and what undoes it.
+WRAPPED = [
+    *("calloc", "free"),
+    *("pthread_mutex_init", "pthread_mutex_destroy", "pthread_cond_init", "pthread_cond_destroy"),
+]
+
+
+def run_sanitized(folder: Path, name: str, *options: str) -> None:
+    program = folder / name
     sources = [Path(__file__).with_name(f"{name}.c"), *sorted(SOURCES.glob("*/*.c"))]
-    command = ["cc", *STRICT, *SANITIZERS, "-O1", "-g", *map(str, sources), "-o", str(program)]
-    built = subprocess.run(command, capture_output=True, text=True)
+    command = ["cc", *STRICT, *SANITIZERS, "-O1", "-g", *options, *map(str, sources)]
+    built = subprocess.run([*command, "-o", program], capture_output=True, text=True)
     if "cannot find" in built.stderr and "san" in built.stderr:
         pytest.skip("the compiler's sanitizer libraries are not installed")
     assert built.returncode == 0, built.stderr
     run = subprocess.run([program], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["engine_stress", "gate_stress"])
+def test_c_threads_under_the_sanitizers(tmp_path: Path, name: str) -> None:
+    run_sanitized(tmp_path, name)
+
+
+@needs_compiler
+def test_a_gate_that_cannot_be_made_undoes_what_was_made(tmp_path: Path) -> None:
+    run_sanitized(tmp_path, "gate_unwind", *(f"-Wl,--wrap={name}" for name in WRAPPED))
 
 
 @needs_objdump

@@ -11,16 +11,20 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from barfs import engine
+from barfs import engine, errors
 from barfs.errors import (
+    ACCESS_ERRORS,
     AccessDenied,
     AccessError,
     AccessTimeout,
     BeyondEnd,
     BusFault,
     DeviceGone,
+    ForkedAccess,
     Interrupted,
     InvalidAccess,
+    PolicyDenied,
+    access_error,
 )
 from tests.unit.engine_bench import PAGE, Access, Recorder, call_table, memfd, memory_table, outcome
 
@@ -269,24 +273,42 @@ class TestErrnos:
             (AccessTimeout, errno.ETIMEDOUT),
             (InvalidAccess, errno.EINVAL),
             (AccessDenied, errno.EACCES),
+            (PolicyDenied, errno.EPERM),
             (BeyondEnd, errno.EFBIG),
             (Interrupted, errno.EINTR),
+            (ForkedAccess, errno.ECHILD),
         ],
     )
     def test_there_and_back(self, kind: type[AccessError], number: int) -> None:
-        assert engine.errno_of(kind()) == number
-        error = engine.error_from(number, "bar0", 0x10, 4)
+        assert kind().errno == number
+        error = access_error(number, region="bar0", offset=0x10, width=4)
         assert outcome(error) == (kind, "bar0", 0x10, 4)
 
-    def test_what_the_table_lacks_is_a_fault(self) -> None:
+    def test_every_class_of_the_package_can_come_back(self) -> None:
+        kinds = {
+            kind
+            for kind in vars(errors).values()
+            if isinstance(kind, type) and issubclass(kind, AccessError)
+        }
+        assert set(ACCESS_ERRORS) == kinds - {AccessError}
+        assert len({kind.errno for kind in ACCESS_ERRORS}) == len(ACCESS_ERRORS)
+
+    def test_what_no_class_has_is_a_fault(self) -> None:
         class Child(DeviceGone):
             pass
 
-        assert engine.errno_of(Child()) == errno.ENODEV
-        assert engine.errno_of(AccessError()) == errno.EIO
-        error = engine.error_from(errno.ENOSPC, "bar0", 0, 4)
+        assert Child().errno == errno.ENODEV
+        assert AccessError().errno == errno.EIO
+        error = access_error(errno.ENOSPC, region="bar0", offset=0, width=4)
         assert isinstance(error, BusFault)
         assert "ENOSPC" in str(error)
+
+    def test_only_the_classes_that_were_asked_for(self) -> None:
+        error = access_error(
+            errno.EPERM, "it says no", region="bar0", offset=0, width=4, among=(DeviceGone,)
+        )
+        assert type(error) is BusFault
+        assert str(error).endswith(": it says no")
 
 
 def mapping_of(table: engine.Table) -> engine.Mapping:

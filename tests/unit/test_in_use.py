@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.host.in_use import carried, openers
+from barfs.host.in_use import dependents, openers
 from tests.unit.fake_machine import BDF, NVME, FakeMachine
 
 HEADING = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
@@ -18,7 +18,7 @@ def device(fake: FakeMachine) -> Path:
 
 
 def found(fake: FakeMachine) -> list[str]:
-    return carried(fake.machine, BDF)
+    return dependents(fake.machine, BDF)
 
 
 def partition(disk: Path, name: str, number: str) -> Path:

@@ -97,3 +97,9 @@ def test_one_module_imports_the_extension() -> None:
         )
     ]
     assert users == ["engine/extension.py"]
+
+
+@pytest.mark.parametrize("package", ["daemon", "dump", "emulated", "fuse", "host", "process"])
+def test_a_package_of_many_jobs_imports_none_of_them(package: str) -> None:
+    """Most commands need one module of `fuse` or `host`, and neither pyfuse3 nor trio."""
+    assert (PACKAGE / package / "__init__.py").read_text() == ""

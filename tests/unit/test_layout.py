@@ -427,7 +427,7 @@ def test_what_is_no_layout(text: str) -> None:
 
 
 def test_segments_must_cover() -> None:
-    with pytest.raises(LayoutError, match="segments end at 0x10"):
+    with pytest.raises(LayoutError, match="the ranges end at 0x10"):
         Layout("x", "bar0", 0x20, (), 4, None, (Segment(0, 0x10, "pread", "rw", 4),))
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from barfs.dump.file import Dump, new_dump
-from barfs.dump.replay import facts_of
-from barfs.emulated.spec import RegionFacts
+from barfs.dump.replay import spec_of
+from barfs.emulated.spec import RegionSpec
 from barfs.layout import Choices, Layout, Segment, plan
 from barfs.uapi import RegionInfo, SparseArea
 
@@ -23,13 +23,13 @@ def layout_of(info: RegionInfo) -> Layout:
     return plan(info, device="x", choices=Choices(), page_size=PAGE, gap_width=8).merged()
 
 
-def replica_of(folder: Path, shown: Layout, config: bytes = bytes(256)) -> RegionFacts:
+def replica_of(folder: Path, shown: Layout, config: bytes = bytes(256)) -> RegionSpec:
     """Region 0 of what becomes of a dump of a device with that region."""
     with new_dump(folder / "dump") as writer:
         writer.add(shown, [(0, bytes(shown.size))], [])
         writer.add(CONFIG, [(0, config)], [])
     with Dump(folder / "dump") as dump:
-        return facts_of(dump).by_index[0]
+        return spec_of(dump).by_index[0]
 
 
 @pytest.mark.parametrize(

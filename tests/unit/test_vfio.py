@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What stands in the way of a device, told from a made-up /sys and /dev."""
+"""The obstacles to opening a device, found in a simulated /sys and /dev."""
 
 import pytest
 
 from barfs.errors import DeviceError
+from barfs.host.advice import bind_command
 from barfs.pci import Bdf
 from barfs.vfio import KernelDevice
 from tests.unit.fake_machine import BDF, OTHER, PORT, FakeMachine
@@ -28,26 +29,37 @@ def test_no_iommu_group(fake: FakeMachine) -> None:
 
 def test_no_vfio_at_all(fake: FakeMachine) -> None:
     fake.add(BDF, "vfio-pci")
-    assert failure(fake).endswith("dev/vfio/vfio does not exist; modprobe vfio-pci makes it")
+    assert failure(fake).endswith("dev/vfio/vfio does not exist; as root: modprobe vfio-pci")
 
 
 def test_bound_to_another_driver(fake: FakeMachine) -> None:
     fake.add(BDF, "nvme")
     (fake.machine.dev / "vfio/vfio").touch()
     message = failure(fake)
-    sysfs = fake.machine.sysfs
     assert message == (
-        "0000:01:00.0 is bound to nvme, which is no VFIO driver; bind it: "
-        f"echo vfio-pci > {sysfs}/bus/pci/devices/0000:01:00.0/driver_override; "
-        f"echo 0000:01:00.0 > {sysfs}/bus/pci/devices/0000:01:00.0/driver/unbind; "
-        f"echo 0000:01:00.0 > {sysfs}/bus/pci/drivers_probe"
+        f"0000:01:00.0 is bound to nvme, which is not a VFIO driver; {bind_command(BDF)}"
     )
 
 
 def test_bound_to_no_driver(fake: FakeMachine) -> None:
     fake.add(BDF, None)
     (fake.machine.dev / "vfio/vfio").touch()
-    assert failure(fake).startswith("0000:01:00.0 has no driver; bind it: ")
+    assert failure(fake) == f"0000:01:00.0 has no driver; {bind_command(BDF)}"
+
+
+def test_the_command_that_binds_for_a_user() -> None:
+    assert bind_command(BDF, 0) == "barfs bind 0000:01:00.0"
+    assert bind_command(BDF, 65534) == "sudo barfs bind 0000:01:00.0 --user nobody"
+    assert bind_command(BDF, 4_000_000_000) == "sudo barfs bind 0000:01:00.0 --user 4000000000"
+
+
+def test_bound_to_vfio_without_a_device_node(fake: FakeMachine) -> None:
+    fake.add(BDF, "vfio-pci")
+    (fake.machine.dev / "vfio/vfio").touch()
+    assert failure(fake) == (
+        f"0000:01:00.0 is bound to vfio-pci, but {fake.machine.dev}/vfio/12 does not exist; use "
+        "-o vfio=cdev, or let udev (for a container, its manager) make it"
+    )
 
 
 def test_blockers_are_members_with_host_drivers(fake: FakeMachine) -> None:

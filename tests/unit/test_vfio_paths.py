@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which way into VFIO is taken, and what is said when it is closed; the ioctls are a fake's."""
+"""Which way into VFIO is taken, and the error when it is closed; the ioctls are simulated."""
 
 import errno
 import fcntl
@@ -15,15 +15,23 @@ from barfs.attach import DeviceName
 from barfs.backend import VfioPath
 from barfs.errors import DeviceError, UsageError
 from barfs.fuse.mounts import mountpoints_by_device
+from barfs.host.advice import bind_command, rebind_command
 from barfs.vfio import KernelDevice
+from barfs.vfio.ioctls import (
+    VFIO_CHECK_EXTENSION,
+    VFIO_DEVICE_BIND_IOMMUFD,
+    VFIO_DEVICE_GET_IRQ_INFO,
+    VFIO_DEVICE_SET_IRQS,
+    VFIO_GROUP_FLAGS_VIABLE,
+    VFIO_GROUP_GET_DEVICE_FD,
+    VFIO_GROUP_GET_STATUS,
+    VFIO_SET_IOMMU,
+)
 from tests.forks import in_child
 
 from .fake_machine import BDF, OTHER, FakeMachine
 
 TOKEN = UUID("14d63f20-8445-11ea-8900-1f9ce7d5650d")
-
-CHECK_EXTENSION, SET_IOMMU, GROUP_STATUS = 0x3B65, 0x3B66, 0x3B67
-GET_DEVICE_FD, IRQ_INFO, SET_IRQS, BIND = 0x3B6A, 0x3B6D, 0x3B6E, 0x3B76
 
 
 class FakeVfio:
@@ -39,17 +47,17 @@ class FakeVfio:
         self.calls.append((request, data if isinstance(data, int) else bytes(data)))  # type: ignore[call-overload]
         if request in self.errors:
             raise OSError(self.errors[request], os.strerror(self.errors[request]))
-        if request == GET_DEVICE_FD:
+        if request == VFIO_GROUP_GET_DEVICE_FD:
             return os.open("/dev/null", os.O_RDWR)
-        if request == GROUP_STATUS:
-            data[1] = 1  # type: ignore[index]
-        elif request == IRQ_INFO:
+        if request == VFIO_GROUP_GET_STATUS:
+            struct.pack_into("=I", data, 4, VFIO_GROUP_FLAGS_VIABLE)  # type: ignore[arg-type]
+        elif request == VFIO_DEVICE_GET_IRQ_INFO:
             (index,) = struct.unpack_from("=I", data, 8)  # type: ignore[arg-type]
             struct.pack_into("=I", data, 12, self.irqs[index])  # type: ignore[arg-type]
-        elif request == SET_IRQS:
+        elif request == VFIO_DEVICE_SET_IRQS:
             _, _, index, _, _, event = struct.unpack("=IIIIIi", data)  # type: ignore[arg-type]
             self.events[index] = event
-        return 1 if request == CHECK_EXTENSION else 0
+        return 1 if request == VFIO_CHECK_EXTENSION else 0
 
     def called(self, request: int) -> list[bytes | int]:
         return [data for number, data in self.calls if number == request]
@@ -78,9 +86,9 @@ def descriptors() -> int:
 
 
 def way(kernel: FakeVfio) -> str:
-    if kernel.called(BIND):
+    if kernel.called(VFIO_DEVICE_BIND_IOMMUFD):
         return "cdev"
-    return "group" if kernel.called(GET_DEVICE_FD) else "none"
+    return "group" if kernel.called(VFIO_GROUP_GET_DEVICE_FD) else "none"
 
 
 def opened(fake: FakeMachine, path: VfioPath = "auto", token: UUID | None = None) -> None:
@@ -102,7 +110,7 @@ def failure(fake: FakeMachine, path: VfioPath, token: UUID | None = None) -> str
 def test_auto_prefers_the_character_device(fake: FakeMachine, kernel: FakeVfio) -> None:
     opened(fake)
     assert way(kernel) == "cdev"
-    (data,) = kernel.called(BIND)
+    (data,) = kernel.called(VFIO_DEVICE_BIND_IOMMUFD)
     assert isinstance(data, bytes)
     assert struct.unpack("=IIiI", data)[:2] == (16, 0)
 
@@ -172,7 +180,7 @@ def test_no_driver_no_character_device(fake: FakeMachine) -> None:
     (device / "vfio-dev/vfio3").rmdir()
     (device / "vfio-dev").rmdir()
     (device / "driver").unlink()
-    assert "has no driver; bind it: " in failure(fake, "cdev")
+    assert f"has no driver; {bind_command(BDF)}" in failure(fake, "cdev")
 
 
 @pytest.mark.parametrize("node", ["iommu", "vfio/devices/vfio3"])
@@ -188,9 +196,10 @@ def test_the_node_that_may_not_be_opened_is_named(
         return real(path, flags)
 
     monkeypatch.setattr(os, "open", refuse)
-    message = failure(fake, "cdev")
-    assert message.startswith(f"{refused}: permission denied; ")
-    assert message.endswith(f"chown {os.getuid()} {refused}")
+    remedy = f"as root: chown {os.getuid()} {refused}, or use -o vfio=group"
+    if node != "iommu":
+        remedy = bind_command(BDF)
+    assert failure(fake, "cdev") == f"no permission to open {refused}; {remedy}"
 
 
 @pytest.mark.parametrize(
@@ -200,20 +209,20 @@ def test_the_node_that_may_not_be_opened_is_named(
         (errno.EBUSY, "vfio/12 is in use by another process; fuser -v "),
         (errno.EPERM, "iommufd.allow_unsafe_interrupts=1"),
         (errno.EACCES, "name it 0000:01:00.0,vf_token=UUID"),
-        (errno.ENODEV, "bind it: "),
-        (errno.ENOMEM, "cannot be given to iommufd: out of memory"),
+        (errno.ENODEV, f"is being unbound from vfio-pci; {bind_command(BDF)}"),
+        (errno.ENOMEM, "cannot be bound to iommufd: out of memory"),
     ],
 )
 def test_what_a_refused_bind_means(
     fake: FakeMachine, kernel: FakeVfio, error: int, message: str
 ) -> None:
-    kernel.errors[BIND] = error
+    kernel.errors[VFIO_DEVICE_BIND_IOMMUFD] = error
     assert message in failure(fake, "cdev")
 
 
 def test_a_group_that_is_not_viable_names_its_member(fake: FakeMachine, kernel: FakeVfio) -> None:
     fake.add(OTHER, "nvme")
-    kernel.errors[BIND] = errno.EBUSY
+    kernel.errors[VFIO_DEVICE_BIND_IOMMUFD] = errno.EBUSY
     assert failure(fake, "cdev").startswith(
         "group 12 is not viable: 0000:01:00.1 is bound to nvme; "
     )
@@ -221,12 +230,12 @@ def test_a_group_that_is_not_viable_names_its_member(fake: FakeMachine, kernel: 
 
 def test_a_token_over_the_group(fake: FakeMachine, kernel: FakeVfio) -> None:
     opened(fake, "group", TOKEN)
-    assert kernel.called(GET_DEVICE_FD) == [f"0000:01:00.0 vf_token={TOKEN}\0".encode()]
+    assert kernel.called(VFIO_GROUP_GET_DEVICE_FD) == [f"0000:01:00.0 vf_token={TOKEN}\0".encode()]
 
 
 def test_a_token_over_the_character_device(fake: FakeMachine, kernel: FakeVfio) -> None:
     opened(fake, "cdev", TOKEN)
-    (data,) = kernel.called(BIND)
+    (data,) = kernel.called(VFIO_DEVICE_BIND_IOMMUFD)
     assert isinstance(data, bytes)
     size, flags, _iommufd, _devid, address = struct.unpack("=IIiIQ", data)
     assert (size, flags) == (24, 1)
@@ -236,21 +245,21 @@ def test_a_token_over_the_character_device(fake: FakeMachine, kernel: FakeVfio) 
 def test_a_token_that_the_character_device_does_not_know(
     fake: FakeMachine, kernel: FakeVfio
 ) -> None:
-    kernel.errors[BIND] = errno.EINVAL
+    kernel.errors[VFIO_DEVICE_BIND_IOMMUFD] = errno.EINVAL
     assert failure(fake, "cdev", TOKEN).endswith("use -o vfio=group")
     opened(fake, "auto", TOKEN)
     assert way(kernel) == "cdev"
-    assert kernel.called(GET_DEVICE_FD)
+    assert kernel.called(VFIO_GROUP_GET_DEVICE_FD)
 
 
 @pytest.mark.parametrize(
     ("token", "message"),
-    [(None, "opens with a token only"), (TOKEN, "not the one")],
+    [(None, "can be opened only with a token"), (TOKEN, "must be the one with which its physical")],
 )
 def test_a_virtual_function_without_its_token(
     fake: FakeMachine, kernel: FakeVfio, token: UUID | None, message: str
 ) -> None:
-    kernel.errors[GET_DEVICE_FD] = errno.EACCES
+    kernel.errors[VFIO_GROUP_GET_DEVICE_FD] = errno.EACCES
     assert message in failure(fake, "group", token)
 
 
@@ -269,18 +278,18 @@ def test_noiommu_only_by_name(
     fake: FakeMachine, kernel: FakeVfio, caplog: pytest.LogCaptureFixture
 ) -> None:
     noiommu(fake, "Y")
-    assert "-o vfio=noiommu opens that" in failure(fake, "auto")
+    assert "-o vfio=noiommu opens " in failure(fake, "auto")
     opened(fake, "noiommu")
-    assert kernel.called(SET_IOMMU) == [8]
+    assert kernel.called(VFIO_SET_IOMMU) == [8]
     (record,) = caplog.records
-    assert "nothing keeps its DMA from any memory" in record.message
+    assert "its DMA can reach all memory" in record.message
 
 
 @pytest.mark.parametrize(
     ("parameter", "message"),
     [
         (None, "this kernel was built without VFIO_NOIOMMU"),
-        ("N", "noiommu is off; echo Y > "),
+        ("N", "noiommu is off; as root: echo Y > "),
     ],
 )
 def test_noiommu_that_is_off(fake: FakeMachine, parameter: str | None, message: str) -> None:
@@ -288,15 +297,29 @@ def test_noiommu_that_is_off(fake: FakeMachine, parameter: str | None, message: 
     assert message in failure(fake, "noiommu")
 
 
+def test_noiommu_that_came_after_the_binding(fake: FakeMachine) -> None:
+    noiommu(fake, "N")
+    assert failure(fake, "noiommu").endswith(f"; then {rebind_command(BDF)}")
+    fake.machine.noiommu_parameter.write_text("Y\n")
+    (fake.machine.pci_device(BDF) / "iommu_group").unlink()
+    assert failure(fake, "noiommu") == (
+        f"{BDF} was bound before noiommu was switched on; {rebind_command(BDF)}"
+    )
+    (fake.machine.pci_device(BDF) / "vfio-dev/vfio3").rmdir()
+    (fake.machine.pci_device(BDF) / "vfio-dev").rmdir()
+    (fake.machine.pci_device(BDF) / "driver").unlink()
+    assert failure(fake, "noiommu") == f"{BDF} has no driver; {bind_command(BDF)}"
+
+
 def test_noiommu_where_there_is_an_iommu(fake: FakeMachine) -> None:
     noiommu(fake, "Y")
     (fake.machine.dev / "vfio/noiommu-12").rename(fake.machine.dev / "vfio/12")
-    assert "has an IOMMU, group 12; leave vfio=noiommu out" in failure(fake, "noiommu")
+    assert "is behind an IOMMU, in group 12; leave out vfio=noiommu" in failure(fake, "noiommu")
 
 
 def test_noiommu_without_the_capability(fake: FakeMachine, kernel: FakeVfio) -> None:
     noiommu(fake, "Y")
-    kernel.errors[GET_DEVICE_FD] = errno.EPERM
+    kernel.errors[VFIO_GROUP_GET_DEVICE_FD] = errno.EPERM
     assert "CAP_SYS_RAWIO" in failure(fake, "noiommu")
 
 
@@ -319,7 +342,7 @@ def test_a_request_and_an_error_are_signals(fake: FakeMachine, kernel: FakeVfio)
 
 def test_a_device_without_these_interrupts(fake: FakeMachine, kernel: FakeVfio) -> None:
     kernel.irqs = {3: 0, 4: 1}
-    kernel.errors[SET_IRQS] = errno.EINVAL
+    kernel.errors[VFIO_DEVICE_SET_IRQS] = errno.EINVAL
     before = descriptors()
     device = KernelDevice(BDF, fake.machine)
     assert device.signals() == ()

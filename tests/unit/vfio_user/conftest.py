@@ -33,13 +33,8 @@ def _no_descriptor_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def log() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def device(log: list[str]) -> Iterator[SoftwareDevice]:
-    with contextlib.closing(demo_device(log.append)) as made:
+def device() -> Iterator[SoftwareDevice]:
+    with contextlib.closing(demo_device()) as made:
         yield made
 
 

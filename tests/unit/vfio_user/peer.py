@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A vfio-user server that answers as a test tells it, right or wrong."""
+"""A vfio-user server that follows a test's script, right or wrong."""
 
 import contextlib
 import fcntl
@@ -32,9 +32,9 @@ def recv_exactly(sock: socket.socket, count: int) -> bytes:
 
 
 class Peer:
-    """Answers each message of one client by the next function of its script, then leaves.
+    """Answers each message of one client with the next function of its script, then leaves.
 
-    VERSION is answered before, unless the script is told to do that, too.
+    It answers VERSION itself if told to `negotiate`, else by the script.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ def done(peer: Peer, message: wire.Message) -> None:
 
 
 def raw(make: Callable[[wire.Message], bytes]) -> Answer:
-    """Answer with the bytes that are made from the message."""
+    """Answer with the bytes that `make` returns for the message."""
     return lambda peer, message: peer.sock.sendall(make(message))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A vfio-user client that sends what a test says, and a server for it."""
+"""A vfio-user client that sends what a test tells it to, and a server for it."""
 
 import contextlib
 import socket
@@ -16,8 +16,13 @@ from barfs.vfio_user.server import Server, listening
 from .peer import recv_exactly
 
 
+def encode_command(identifier: int, command: m.Command) -> bytes:
+    """The message of a command, as a client sends it."""
+    return wire.encode(identifier, command.NUMBER, command.body())
+
+
 class RawClient:
-    """Sends what a test says, byte for byte."""
+    """Sends exactly what a test tells it to."""
 
     def __init__(self, sock: socket.socket, *, negotiate: bool = True) -> None:
         self.sock = sock

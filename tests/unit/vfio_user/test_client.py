@@ -126,7 +126,7 @@ def test_half_a_late_reply_keeps_the_stream_in_step() -> None:
 
 
 def test_a_server_that_takes_no_more_is_waited_for_no_longer_than_allowed() -> None:
-    """What did not fit was not sent: its access does not take place later."""
+    """A request without room is never sent: its access does not happen later."""
 
     def stuck(peer: Peer, message: wire.Message) -> None:
         peer.release.wait()
@@ -200,7 +200,7 @@ def test_waiting_for_accesses_that_are_answered_does_not_count() -> None:
 
 
 def test_a_peer_that_falls_silent_is_given_up_by_all_who_wait() -> None:
-    """In time after its last reply."""
+    """Within the timeout after its last reply."""
     silent = [slowly, slowly, lambda peer, _message: hold(peer)]
     with client_of(*silent, timeout=1) as (client, _peer), ThreadPoolExecutor(5) as threads:
         started = time.monotonic()
@@ -322,13 +322,13 @@ def test_where_there_is_no_server(tmp_path: Path) -> None:
     assert "is not a socket" in problem(tmp_path)
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(tmp_path / "stale"))
-    assert "nobody listens there; start the server, or remove" in problem(tmp_path / "stale")
+    assert "no server listens there; start it, or remove" in problem(tmp_path / "stale")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
         datagrams.bind(str(tmp_path / "datagrams"))
         assert "needs a stream socket" in problem(tmp_path / "datagrams")
     assert "no such socket" in problem(tmp_path / ("x" * 200))
     for path in (tmp_path / ("x" * 256), tmp_path / ("x/" * 2200)):
-        assert "255 bytes for a name and 4095 for all of it; choose shorter" in problem(path)
+        assert "a name has at most 255 bytes, a path 4095; use shorter" in problem(path)
     with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as other:
         full.bind(str(tmp_path / "full"))
         full.listen(0)

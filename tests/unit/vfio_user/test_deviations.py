@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Servers that deviate: what is bounded and unambiguous costs one request, the rest the device."""
+"""Servers that deviate: a bounded, unambiguous mistake costs one request, any other the device."""
 
 import errno
 import socket
@@ -63,7 +63,7 @@ def reply_with(**changes: int) -> Answer:
         (reply(struct.pack("=QII", 0, 3, 4) + b"abcd"), wire.WrongPlace),
     ],
 )
-def test_a_reply_that_may_be_anybodys_is_told_once_and_ends_the_device(
+def test_a_reply_that_cannot_be_matched_is_reported_once_and_ends_the_device(
     answer: Answer, error: type[PeerError]
 ) -> None:
     with client_of(answer, data(b"abcd")) as (client, _peer):
@@ -88,7 +88,7 @@ def test_a_reply_that_may_be_anybodys_is_told_once_and_ends_the_device(
         (reply_with(flags=0), "type of a command"),
     ],
 )
-def test_a_reply_whose_body_makes_no_sense_costs_its_access(
+def test_a_reply_with_an_invalid_body_costs_its_access(
     answer: Answer, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with client_of(answer, answer, data(b"abcd")) as (client, _peer):
@@ -132,7 +132,7 @@ def test_an_error_reply_with_the_type_of_a_command_is_one(
         refusal, reply_with(flags=flags, error=error), refusal, refusal, data(b"abcd")
     ) as (client, _peer):
         for _access in range(2):
-            with pytest.raises(kind, match="the peer refused it"):
+            with pytest.raises(kind, match="the server refused it"):
                 client.read(0, 0, 4)
         assert client.region_info(9) == RegionInfo(9, 0, 0, 0)
         with pytest.raises(DeviceError, match="refused DEVICE_RESET"):
@@ -231,12 +231,12 @@ def test_a_server_that_only_commands_is_not_waited_for() -> None:
 
     with client_of(command, timeout=SHORT) as (client, _peer):
         started = time.monotonic()
-        with pytest.raises(AccessTimeout, match="sends commands, and does not answer"):
+        with pytest.raises(AccessTimeout, match="sends commands but does not answer"):
             client.read(0, 0, 4)
         assert time.monotonic() - started < 5
 
 
-def test_a_server_that_commands_and_never_listens_is_sent_away() -> None:
+def test_a_server_that_commands_and_never_receives_is_given_up() -> None:
     def command(peer: Peer, _message: wire.Message) -> None:
         while True:
             peer.sock.sendall(dma(wire.Number.DMA_READ, 7) * 100)
@@ -257,7 +257,7 @@ def test_a_server_that_commands_and_never_listens_is_sent_away() -> None:
         b"",
     ],
 )
-def test_a_region_that_cannot_be_is_left_out_alone(body: bytes) -> None:
+def test_an_impossible_region_alone_is_left_out(body: bytes) -> None:
     good = reply(struct.pack("=IIIIQQ", 32, 3, 3, 0, 0x1000, 0))
     with client_of(reply(body), good) as (client, _peer):
         with pytest.raises(RegionError, match="vfio-user:test: the server broke the protocol"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ranges of memory that a client offers, against sets of single addresses."""
+"""The ranges of memory that a client offers, checked against sets of addresses."""
 
 import pytest
 from hypothesis import given

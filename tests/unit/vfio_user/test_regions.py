@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the vfio-user client makes of region infos and of the descriptors that come with them."""
+"""The vfio-user client: region infos and the descriptors that come with them."""
 
 import errno
 import logging
@@ -81,17 +81,22 @@ def memory_folder() -> int:
     [
         (SPARSE, lambda: [memory(0x57FF)], BAD, "ends at 0x57ff, the windows at 0x5800"),
         (WHOLE, lambda: [memory(0xFFF)], BAD, "ends at 0xfff"),
-        (WHOLE, lambda: [disk_file()], BAD, "neither of tmpfs nor of hugetlbfs"),
-        (WHOLE, lambda: [pipe_end()], BAD, "neither of tmpfs nor of hugetlbfs"),
-        (WHOLE, lambda: [memory_folder()], BAD, "neither|not of a file"),
+        (WHOLE, lambda: [disk_file()], BAD, "must be in tmpfs or hugetlbfs"),
+        (WHOLE, lambda: [pipe_end()], BAD, "must be in tmpfs or hugetlbfs"),
+        (
+            WHOLE,
+            lambda: [memory_folder()],
+            BAD,
+            "must be in tmpfs or hugetlbfs|must be a regular file",
+        ),
         (
             WHOLE,
             lambda: [os.open("/dev/zero", os.O_RDWR)],
             BAD,
-            "neither of tmpfs nor of hugetlbfs",
+            "must be in tmpfs or hugetlbfs",
         ),
-        (WHOLE, lambda: [disk_file(), memory(0x1000)], BAD, "neither of tmpfs nor of hugetlbfs"),
-        (WHOLE, lambda: [memory(0x1000), disk_file()], BAD, "neither of tmpfs nor of hugetlbfs"),
+        (WHOLE, lambda: [disk_file(), memory(0x1000)], BAD, "must be in tmpfs or hugetlbfs"),
+        (WHOLE, lambda: [memory(0x1000), disk_file()], BAD, "must be in tmpfs or hugetlbfs"),
         (SPARSE, lambda: [memory(0x5800), memory(0x5800)], "descriptors-differ", "of 2 files"),
         (WHOLE, list, "no-descriptor", "no descriptor came"),
     ],
@@ -128,7 +133,7 @@ def test_a_file_on_tmpfs_is_accepted() -> None:
         RegionInfo(0, 0, 0, 0),
     ],
 )
-def test_a_descriptor_that_nobody_needs_is_closed(info: RegionInfo) -> None:
+def test_a_descriptor_without_windows_is_closed(info: RegionInfo) -> None:
     with client_of(region(info, lambda: [memory(0x1000)])) as (client, _peer):
         assert client.region_fd(0) == "no-descriptor"
 

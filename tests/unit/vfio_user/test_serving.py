@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The life of a vfio-user server: its socket, its clients one by one, its end."""
+"""A vfio-user server's socket, its clients one by one, and its end."""
 
 import contextlib
 import os
@@ -90,12 +90,12 @@ def test_a_place_where_no_socket_can_be(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("precious")
     for path, problem in (
-        (file, "is there already and is no socket"),
+        (file, "already exists and is not a socket"),
         (tmp_path / "no" / "where", "No such file or directory"),
-        (tmp_path / ("x" * 256), "255 bytes for a name and 4095 for all of it; choose shorter"),
-        (tmp_path / ("x/" * 2200) / "sock", "255 bytes for a name and 4095 for all of it"),
+        (tmp_path / ("x" * 256), "a name has at most 255 bytes, a path 4095; use shorter names"),
+        (tmp_path / ("x/" * 2200) / "sock", "a name has at most 255 bytes, a path 4095"),
         (file / "where", "Not a directory"),
-        (Path(), "is there already and is no socket"),
+        (Path(), "already exists and is not a socket"),
     ):
         with pytest.raises(DeviceError, match=problem), listening(str(path)):
             pass
@@ -139,13 +139,13 @@ def test_a_path_may_be_longer_than_an_address(
     assert list(path.parent.iterdir()) == []
     with place_of(str(path)) as place, socket.socket(socket.AF_UNIX) as stale:
         place.bind(stale, 0o600)
-    with pytest.raises(DeviceError, match="nobody listens there"):
+    with pytest.raises(DeviceError, match="no server listens there"):
         VfioUserClient(str(path), bdf=bdf, source="t")
     with running(path, device):
         VfioUserClient(str(path), bdf=bdf, source="t").close()
     assert list(path.parent.iterdir()) == []
     path.write_text("precious")
-    with pytest.raises(DeviceError, match="is no socket"), listening(str(path)):
+    with pytest.raises(DeviceError, match="is not a socket"), listening(str(path)):
         pass
     with pytest.raises(DeviceError, match="is not a socket"):
         VfioUserClient(str(path), bdf=bdf, source="t")
@@ -225,8 +225,8 @@ except DeviceError as error:
 """
 
 
-def test_a_group_of_others_is_told_of(tmp_path: Path) -> None:
-    require("root", os.geteuid() == 0, "only root can become somebody else")
+def test_a_foreign_group_is_an_error(tmp_path: Path) -> None:
+    require("root", os.geteuid() == 0, "only root can become another user")
     tmp_path.chmod(0o777)
     result = subprocess.run(
         [sys.executable, "-c", STRANGE_GROUP],
@@ -236,7 +236,7 @@ def test_a_group_of_others_is_told_of(tmp_path: Path) -> None:
         check=True,
     )
     assert result.stdout == (
-        "device.sock: cannot be given to the group 12345; be a member of it, or run as root\n"
+        "device.sock: cannot set its group to 12345; join that group, or run as root\n"
     )
     assert list(tmp_path.iterdir()) == []
 

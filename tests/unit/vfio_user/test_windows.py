@@ -26,7 +26,7 @@ PAGE = 0x1000
 SIZE = 4 * PAGE
 MEMORY = b"\x11"
 MESSAGE = b"\x22"
-"""What memory and messages read as: where an access went is seen in what it gives."""
+"""The contents of memory and of messages, which show where an access went."""
 
 IO_BAR = bytes(16) + b"\1\0\0\0"
 ROM_INDEX = 6
@@ -247,8 +247,8 @@ def zero() -> int:
         (lambda: [memory(), memory()], "descriptors-differ", "2 descriptors are of 2 files"),
         (lambda: [*same_file(2), memory()], "descriptors-differ", "3 descriptors are of 2 files"),
         (lambda: [memory(), memory(PAGE)], "descriptors-differ", "of 2 files"),
-        (lambda: [memory(), zero()], "bad-descriptor", "neither of tmpfs nor of hugetlbfs"),
-        (lambda: [zero()], "bad-descriptor", "neither of tmpfs nor of hugetlbfs"),
+        (lambda: [memory(), zero()], "bad-descriptor", "must be in tmpfs or hugetlbfs"),
+        (lambda: [zero()], "bad-descriptor", "must be in tmpfs or hugetlbfs"),
         (lambda: [memory(SIZE - 1)], "bad-descriptor", "ends at 0x3fff, the windows at 0x4000"),
         (list, "no-descriptor", "no descriptor came"),
     ],
@@ -315,7 +315,7 @@ def test_two_answers_that_contradict_each_other_make_no_window(
         assert rows(device) == [(0, SIZE, "pread", 8, "bad-capability")]
         assert device["bar0"].read(PAGE, 4) == MESSAGE * 4
     (record,) = caplog.records
-    assert f"bar0: asked twice, {changed}" in record.getMessage()
+    assert f"bar0: {changed} between two answers" in record.getMessage()
 
 
 @pytest.mark.parametrize("flags", [3, 7])

@@ -35,7 +35,7 @@ struct sparse_layout {
 
 struct sparse_device {
 	struct vfio_pci_core_device core;
-	struct sparse_layout layout;	/* as the parameters were at probe */
+	struct sparse_layout layout; /* as the parameters were at probe */
 };
 
 /* What the parameters say now; guarded by kernel_param_lock(). */
@@ -120,8 +120,7 @@ static struct sparse_device *to_sparse(struct vfio_device *vdev)
 static bool is_sparse(const struct sparse_device *sparse, unsigned int index)
 {
 	return !sparse->layout.none && index == sparse->layout.bar &&
-	       index <= VFIO_PCI_BAR5_REGION_INDEX &&
-	       pci_resource_len(sparse->core.pdev, index);
+	       index <= VFIO_PCI_BAR5_REGION_INDEX && pci_resource_len(sparse->core.pdev, index);
 }
 
 /* Does one area hold all of [start, end)? */
@@ -170,7 +169,7 @@ static int add_capabilities(struct sparse_device *sparse, struct vfio_info_cap *
 static long get_region_info(struct sparse_device *sparse, void __user *arg)
 {
 	const size_t minsz = offsetofend(struct vfio_region_info, offset);
-	struct vfio_info_cap caps = { };
+	struct vfio_info_cap caps = {};
 	struct vfio_region_info info;
 	long ret;
 
@@ -287,7 +286,7 @@ static void sparse_remove(struct pci_dev *pdev)
 /* Only devices whose driver_override names this driver are ever matched. */
 static const struct pci_device_id sparse_table[] = {
 	{ PCI_DRIVER_OVERRIDE_DEVICE_VFIO(PCI_ANY_ID, PCI_ANY_ID) },
-	{ }
+	{},
 };
 MODULE_DEVICE_TABLE(pci, sparse_table);
 

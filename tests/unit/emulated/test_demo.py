@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The registers of the demo device, one access at a time, and its words about itself."""
+"""The demo device: its identity, and its registers one access at a time."""
 
 import contextlib
 import threading
@@ -43,7 +43,7 @@ def fresh(demo: Registers) -> Registers:
     return demo
 
 
-def test_it_says_who_it_is(fresh: Registers) -> None:
+def test_it_identifies_itself(fresh: Registers) -> None:
     assert fresh.device.read(BAR0, 0, 4) == b"barf"
     assert fresh.device.read(BAR0, 0x1000, 4) == b"barf"
     assert fresh.device.read(BAR4, 0, 4) == b"port"
@@ -71,7 +71,7 @@ def test_scratch_keeps_and_invert_inverts(
 
 @given(st.data())
 def test_scratch_is_memory_for_every_width(demo: Registers, data: st.DataObject) -> None:
-    """Seen as an oracle: an access of any width moves just its bytes."""
+    """An access of any width moves just its bytes."""
     demo.device.reset()
     expected = bytearray(8)
     for _access in range(data.draw(st.integers(1, 6))):
@@ -104,7 +104,7 @@ def test_a_write_of_the_reset_bit_resets_the_function(fresh: Registers) -> None:
         assert fresh.device.read(CONFIG, 0, 4096) == before
 
 
-def test_ones_and_what_is_not_there(fresh: Registers) -> None:
+def test_ones_and_absent_registers(fresh: Registers) -> None:
     fresh.set(0x14, 0)
     assert fresh.get(0x14) == ONES
     assert fresh.get(0x0C, region=BAR4) == ONES

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The vfio-user codec: whatever comes in is a fact or a named error, and never anything else."""
+"""The vfio-user codec: any input decodes to a message or raises a named error."""
 
 import json
 import struct
@@ -14,6 +14,8 @@ from barfs.errors import PeerError
 from barfs.uapi import DeviceInfo, RegionInfo, SparseArea, encode_region_info
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
+
+from .raw import encode_command
 
 LIMIT = 4096
 
@@ -44,7 +46,7 @@ def message(body: bytes, command: int, *, flags: int = wire.FLAG_REPLY) -> wire.
 
 
 def outcome(decode: Callable[[], T]) -> tuple[T | None, PeerError | None]:
-    """What decoding gives, or the peer's error; any other exception is a failure."""
+    """The result of decoding, or the peer's error; any other exception fails the test."""
     try:
         return decode(), None
     except PeerError as error:
@@ -52,7 +54,7 @@ def outcome(decode: Callable[[], T]) -> tuple[T | None, PeerError | None]:
 
 
 def decode_all(stream: bytes, cuts: list[int]) -> list[wire.Message]:
-    """Feed a stream in pieces, as a socket would give it."""
+    """Feed a stream in pieces, as a socket delivers it."""
     decoder = wire.Decoder(LIMIT)
     found = []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
@@ -65,7 +67,7 @@ def decode_all(stream: bytes, cuts: list[int]) -> list[wire.Message]:
 @given(u16, commands)
 def test_a_command_comes_back_from_its_bytes(identifier: int, command: m.Command) -> None:
     decoder = wire.Decoder(LIMIT)
-    decoder.feed(m.encode_command(identifier, command))
+    decoder.feed(encode_command(identifier, command))
     got = decoder.next_message()
     assert got is not None
     assert (got.id, got.command, got.is_reply) == (identifier, command.NUMBER, False)
@@ -77,14 +79,14 @@ def test_a_command_comes_back_from_its_bytes(identifier: int, command: m.Command
 def test_where_the_stream_is_cut_makes_no_difference(
     sent: list[m.Command], data: st.DataObject
 ) -> None:
-    stream = b"".join(m.encode_command(number, one) for number, one in enumerate(sent))
+    stream = b"".join(encode_command(number, one) for number, one in enumerate(sent))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
     assert [m.decode_command(one) for one in decode_all(stream, cuts)] == sent
 
 
 @given(commands)
 def test_a_stream_that_ends_early_is_an_incomplete_message(command: m.Command) -> None:
-    stream = m.encode_command(1, command)
+    stream = encode_command(1, command)
     for end in range(len(stream)):
         decoder = wire.Decoder(LIMIT)
         decoder.feed(stream[:end])
@@ -349,7 +351,7 @@ def test_device_info() -> None:
 
 
 def test_an_error_reply_is_a_header_and_an_access_of_nothing_too() -> None:
-    (asked,) = decode_all(m.encode_command(9, m.RegionRead(0, 0, 0)), [])
+    (asked,) = decode_all(encode_command(9, m.RegionRead(0, 0, 0)), [])
     (error,) = decode_all(m.encode_error(asked, 22), [])
     assert (error.id, error.command, error.is_reply, error.is_error) == (9, 9, True, True)
     assert (error.error, error.body) == (22, b"")

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""The command `layout`."""
+
+import argparse
+import sys
+
+from barfs.attach import DeviceName
+from barfs.cli.edge import tell
+from barfs.cli.help import explain
+from barfs.errors import UsageError
+from barfs.fuse.mounts import find_device, layouts_in
+from barfs.layout import Layout, layouts_to_json
+from barfs.pci import region_index
+from barfs.text import printable_lines
+
+
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("device", metavar="DEVICE", help="as for barfs mount")
+    parser.add_argument("region", metavar="REGION", nargs="?", help="bar0, rom, config, ...")
+    parser.add_argument(
+        "--json", action="store_true", help="a JSON list, integers plain and as hexadecimal text"
+    )
+    explain(
+        parser,
+        "barfs layout demo bar0",
+        "barfs layout --json 0000:01:00.0",
+        "barfs layout vfio-user:/run/device.sock",
+        details="A device in a mount of barfs is not touched for it. Another one is opened, and "
+        "the kernel may reset it.",
+    )
+    parser.set_defaults(run=_layout)
+
+
+def _layout(choice: argparse.Namespace) -> int:
+    name = DeviceName.parse(choice.device)
+    if choice.region is not None:
+        region_index(choice.region)
+    directory = find_device(name.source)
+    layouts = _layouts_of_opened(name) if directory is None else layouts_in(directory)
+    if choice.region is not None:
+        if choice.region not in layouts:
+            raise UsageError(f"{name.source} has no {choice.region}; it has {', '.join(layouts)}")
+        layouts = {choice.region: layouts[choice.region]}
+    if choice.json:
+        sys.stdout.write(layouts_to_json(layouts.values()))
+    else:
+        text = "\n".join(layout.to_text() for layout in layouts.values())
+        sys.stdout.write(printable_lines(text))
+    return 0
+
+
+def _layouts_of_opened(name: DeviceName) -> dict[str, Layout]:
+    from barfs.attach import open_implicitly
+    from barfs.daemon.logs import log_to_stderr
+
+    log_to_stderr()
+    with open_implicitly(name, tell) as device:
+        return {region: device[region].layout for region in device}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What several files of the C need: time, conditions and small arithmetic.
+ *
+ * Every header puts its declarations between `#pragma GCC visibility push(hidden)` and `pop`: compiled
+ * with -fvisibility=hidden alone, calls between files would go through the PLT, since the option says
+ * nothing about what is only declared.
+ */
+#ifndef BARFS_COMMON_H
+#define BARFS_COMMON_H
+
+#include <pthread.h>
+#include <stdint.h>
+#include <time.h>
+
+#define BARFS_NS_PER_S INT64_C(1000000000)
+
+/* CLOCK_MONOTONIC: what deadlines are measured on. */
+static inline int64_t barfs_now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * BARFS_NS_PER_S + now.tv_nsec;
+}
+
+static inline struct timespec barfs_timespec(int64_t ns)
+{
+    return (struct timespec){.tv_sec = ns / BARFS_NS_PER_S, .tv_nsec = ns % BARFS_NS_PER_S};
+}
+
+/* A condition whose deadlines are of CLOCK_MONOTONIC.  Returns 0, or -errno. */
+static inline int barfs_cond_init(pthread_cond_t *condition)
+{
+    pthread_condattr_t attributes;
+    int error = pthread_condattr_init(&attributes);
+
+    if (error)
+        return -error;
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    error = pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return -error;
+}
+
+static inline uint64_t barfs_min(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+#endif

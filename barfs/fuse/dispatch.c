@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "fuse/dispatch.h"
+#include "engine/trace.h"
+#include "engine/validate.h"
+#include "fuse/handshake.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* Longer requests go to the slow lane.  An uncached load takes up to a microsecond on PCI Express: the
+ * reader is never away for more than a millisecond or so. */
+static const uint64_t MOST_BYTES_HERE = 4096;
+static const uint64_t MOST_FD_BYTES_HERE = 256;
+static const uint64_t MOST_QUICK_BYTES = 256;
+
+#ifndef FOPEN_PARALLEL_DIRECT_WRITES /* Linux 6.2; older kernels ignore it */
+#define FOPEN_PARALLEL_DIRECT_WRITES (1 << 6)
+#endif
+
+static const uint32_t HEADER = sizeof(struct fuse_in_header);
+_Static_assert(BARFS_PAYLOAD == sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in),
+               "data of a WRITE stands behind both headers");
+
+/* A reply that the kernel does not want any more (ENOENT: interrupted or aborted) is nobody's loss. */
+static void send_reply(int fd, const void *message, size_t size)
+{
+    while (write(fd, message, size) < 0 && errno == EINTR)
+        ;
+}
+
+static void reply(struct barfs_dispatch *dispatch, uint64_t unique, int64_t result,
+                  const void *body, size_t size)
+{
+    struct fuse_out_header header = {
+        .len = (uint32_t)(sizeof header + (result < 0 ? 0 : size)),
+        /* The kernel takes no others, and would wait for ever. (fuse_dev_do_write) */
+        .error = result < 0 ? (result > -512 ? (int32_t)result : -EIO) : 0,
+        .unique = unique,
+    };
+    struct iovec parts[] = {
+        {.iov_base = &header, .iov_len = sizeof header},
+        {.iov_base = (void *)(uintptr_t)body, .iov_len = result < 0 ? 0 : size},
+    };
+
+    while (writev(dispatch->fuse_fd, parts, size ? 2 : 1) < 0 && errno == EINTR)
+        ;
+}
+
+/* An interrupted request was not refused; nor was a read of the page cache, which comes again as a
+ * plain one. */
+static void log_error(struct barfs_dispatch *dispatch, const struct barfs_logged_error *logged)
+{
+    if (logged->error != EINTR && logged->error != EOPNOTSUPP)
+        barfs_error_log_push(&dispatch->errors, logged);
+}
+
+/* A read's header is put right in front of its data, so that the reply is one piece. */
+static void answer(void *context, struct barfs_request *request, int64_t result)
+{
+    struct barfs_dispatch *dispatch = context;
+
+    if (result < 0) {
+        struct barfs_logged_error logged = {
+            .table = request->table,
+            .operation = request->direction == BARFS_READ ? BARFS_LOG_READ : BARFS_LOG_WRITE,
+            .error = (int)-result,
+            .offset = request->offset,
+            .count = request->count,
+        };
+
+        log_error(dispatch, &logged);
+    }
+    if (request->direction == BARFS_READ && result >= 0) {
+        struct fuse_out_header header = {
+            .len = (uint32_t)(sizeof header + (size_t)result),
+            .unique = request->unique,
+        };
+        unsigned char *start = request->message + BARFS_PAYLOAD - sizeof header;
+
+        memcpy(start, &header, sizeof header);
+        send_reply(dispatch->fuse_fd, start, header.len);
+    } else {
+        struct fuse_write_out written = {.size = result < 0 ? 0 : (uint32_t)result};
+
+        reply(dispatch, request->unique, result, &written, sizeof written);
+    }
+}
+
+static void open_region(struct barfs_dispatch *dispatch, const struct barfs_inode *inode,
+                        const struct barfs_request *request)
+{
+    const struct fuse_open_in *in = (const void *)(request->message + HEADER);
+    struct fuse_open_out out = {.open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES};
+    uint32_t mode = in->flags & O_ACCMODE;
+    uint32_t wanted =
+        (mode == O_WRONLY ? 0 : BARFS_MAY_READ) | (mode == O_RDONLY ? 0 : BARFS_MAY_WRITE);
+    int result = 0;
+
+    if (atomic_load(&inode->removed) || barfs_inflight_closed(inode->table->inflight))
+        result = -ENXIO;
+    else if (wanted & ~inode->permission)
+        result = -EACCES; /* root, whom the kernel does not stop */
+    if (result < 0) {
+        struct barfs_logged_error logged = {
+            .table = inode->table,
+            .operation = BARFS_LOG_OPEN,
+            .error = -result,
+        };
+
+        log_error(dispatch, &logged);
+    }
+    reply(dispatch, request->unique, result, &out, sizeof out);
+}
+
+/* Where a transfer belongs: NULL, right here. */
+static struct barfs_lane *choose_lane(const struct barfs_inode *inode,
+                                      const struct barfs_request *request)
+{
+    struct barfs_lanes *lanes = inode->lanes;
+    struct barfs_cost cost;
+
+    cost = barfs_transfer_cost(request->table, request->offset, request->count);
+    if (cost.calls)
+        return request->count > MOST_QUICK_BYTES ? &lanes->patient : &lanes->quick;
+    if (request->count > MOST_BYTES_HERE || cost.fd_bytes > MOST_FD_BYTES_HERE)
+        return &lanes->slow;
+    return NULL;
+}
+
+/* A READ or WRITE of a region.  Returns whether the request was given away. */
+static bool transfer(struct barfs_dispatch *dispatch, const struct barfs_inode *inode,
+                     struct barfs_request *request)
+{
+    struct barfs_control none = {.pid = request->control.pid};
+    struct barfs_lane *lane;
+    int64_t result;
+
+    if (atomic_load(&inode->removed)) {
+        answer(dispatch, request, -ENODEV);
+        return false;
+    }
+    lane = choose_lane(inode, request);
+    if (lane) {
+        struct barfs_validated valid =
+            barfs_validate(request->table, request->offset, request->count, request->direction);
+
+        /* What no device is asked for does not wait for one. */
+        if (valid.count == 0 && !barfs_inflight_closed(request->table->inflight)) {
+            answer(dispatch, request, valid.result);
+            return false;
+        }
+        barfs_lane_push(lane, request);
+        return true;
+    }
+    result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
+                            request->count, request->direction, &none);
+    if (!atomic_load(&dispatch->abandoned))
+        answer(dispatch, request, result);
+    return false;
+}
+
+static bool read_region(struct barfs_dispatch *dispatch, const struct barfs_inode *inode,
+                        struct barfs_request *request)
+{
+    const struct fuse_read_in *in = (const void *)(request->message + HEADER);
+
+    request->direction = BARFS_READ;
+    request->offset = in->offset;
+    request->count = in->size < BARFS_MOST_DATA ? in->size : BARFS_MOST_DATA;
+    if (!(in->read_flags & FUSE_READ_LOCKOWNER)) {
+        answer(dispatch, request, -EOPNOTSUPP);
+        return false;
+    }
+    return transfer(dispatch, inode, request);
+}
+
+static bool write_region(struct barfs_dispatch *dispatch, const struct barfs_inode *inode,
+                         struct barfs_request *request)
+{
+    const struct fuse_write_in *in = (const void *)(request->message + HEADER);
+
+    request->direction = BARFS_WRITE;
+    request->offset = in->offset;
+    request->count = in->size;
+    if (request->length != BARFS_PAYLOAD + (size_t)in->size) {
+        answer(dispatch, request, -EIO);
+        return false;
+    }
+    return transfer(dispatch, inode, request);
+}
+
+static bool wants_answer(uint32_t opcode)
+{
+    return opcode != FUSE_FORGET && opcode != FUSE_BATCH_FORGET && opcode != FUSE_INTERRUPT &&
+           opcode != FUSE_NOTIFY_REPLY;
+}
+
+/* Blocks while libfuse is far behind; it never waits for the reader. */
+static void forward(struct barfs_dispatch *dispatch, const struct barfs_request *request,
+                    uint32_t opcode)
+{
+    while (send(dispatch->forward_fd, request->message, request->length, MSG_NOSIGNAL) < 0) {
+        if (errno == EINTR && !atomic_load(&dispatch->stopping))
+            continue;
+        /* Longer than an unprivileged socket takes, or nobody there any more. */
+        if (wants_answer(opcode))
+            reply(dispatch, request->unique, errno == EMSGSIZE ? -E2BIG : -EIO, NULL, 0);
+        return;
+    }
+}
+
+/* What the gate reads of a request of this kind, without a WRITE's data. */
+static size_t needed_length(uint32_t opcode)
+{
+    switch (opcode) {
+    case FUSE_READ:
+        return HEADER + sizeof(struct fuse_read_in);
+    case FUSE_WRITE:
+        return HEADER + sizeof(struct fuse_write_in);
+    case FUSE_OPEN:
+        return HEADER + sizeof(struct fuse_open_in);
+    case FUSE_INTERRUPT:
+        return HEADER + sizeof(struct fuse_interrupt_in);
+    case FUSE_INIT:
+        return HEADER + offsetof(struct fuse_init_in, flags) + sizeof(uint32_t);
+    default:
+        return HEADER;
+    }
+}
+
+bool barfs_dispatch_request(struct barfs_dispatch *dispatch, struct barfs_request *request)
+{
+    const struct fuse_in_header *header = (const void *)request->message;
+    const struct barfs_inode *inode;
+
+    request->unique = header->unique;
+    request->control.pid = header->pid ? (int32_t)header->pid : BARFS_PID_UNKNOWN;
+    if (header->len != request->length || request->length < needed_length(header->opcode)) {
+        if (wants_answer(header->opcode))
+            reply(dispatch, request->unique, -EIO, NULL, 0);
+        return false;
+    }
+    if (header->opcode == FUSE_INTERRUPT) {
+        const struct fuse_interrupt_in *in = (const void *)(request->message + HEADER);
+
+        barfs_workers_interrupt(&dispatch->workers, in->unique);
+        return false;
+    }
+    inode = barfs_inodes_find(&dispatch->inodes, header->nodeid);
+    if (inode) {
+        request->table = inode->table;
+        switch (header->opcode) {
+        case FUSE_READ:
+            return read_region(dispatch, inode, request);
+        case FUSE_WRITE:
+            return write_region(dispatch, inode, request);
+        case FUSE_OPEN:
+            open_region(dispatch, inode, request);
+            return false;
+        case FUSE_RELEASE:
+            reply(dispatch, request->unique, 0, NULL, 0);
+            return false;
+        default:
+            break;
+        }
+    }
+    if (header->opcode == FUSE_INIT) {
+        barfs_handshake_request(request->message + HEADER);
+        atomic_store(&dispatch->init_unique, header->unique);
+    }
+    forward(dispatch, request, header->opcode);
+    return false;
+}
+
+void barfs_dispatch_reply(struct barfs_dispatch *dispatch, unsigned char *message, size_t size)
+{
+    const struct fuse_out_header *header = (const void *)message;
+
+    if (header->unique == atomic_load(&dispatch->init_unique)) {
+        atomic_store(&dispatch->init_unique, 0);
+        barfs_handshake_reply(message + sizeof *header, size - sizeof *header);
+    }
+    send_reply(dispatch->fuse_fd, message, size);
+}
+
+int barfs_dispatch_init(struct barfs_dispatch *dispatch, int fuse_fd, int forward_fd)
+{
+    int error;
+
+    memset(dispatch, 0, sizeof *dispatch);
+    dispatch->fuse_fd = fuse_fd;
+    dispatch->forward_fd = forward_fd;
+    error = barfs_workers_init(&dispatch->workers, answer, dispatch);
+    if (error)
+        return error;
+    error = barfs_error_log_init(&dispatch->errors);
+    if (error)
+        barfs_workers_destroy(&dispatch->workers);
+    return error;
+}
+
+void barfs_dispatch_destroy(struct barfs_dispatch *dispatch)
+{
+    barfs_workers_destroy(&dispatch->workers);
+    barfs_error_log_destroy(&dispatch->errors);
+    barfs_inodes_clear(&dispatch->inodes);
+}
