@@ -15,7 +15,7 @@ from pathlib import Path
 from bench_lib.client import client
 from bench_lib.figures import HEAD, Figure, Result, Sample, table
 from bench_lib.processes import HERE, barfs_mount, build, c_mount, pinned
-from tests.vm.guest import find_all, inside
+from tests.support.guest import find_all, inside
 from tests.vm.vfio import opened, region_info
 
 ROUNDS = 9

@@ -7,6 +7,7 @@ A line `@name@` in such a file stands for a list that has its one place elsewher
     @options@       the words of -o, from barfs.cli.mount_options
     @description@   the format of a device's description, from the docstring that documents it
     @policy@        likewise the format of a policy
+    @api@           likewise the Python API
     @dump@          likewise the format of a dump
 """
 
@@ -18,6 +19,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import barfs
 import barfs.dump.file
 import barfs.emulated.description
 import barfs.policy
@@ -103,6 +105,7 @@ def _fill(text: str) -> str:
         "@commands@": _commands(),
         "@options@": _options(),
         "@description@": _documented(barfs.emulated.description.__doc__),
+        "@api@": _documented(barfs.__doc__),
         "@dump@": _documented(barfs.dump.file.__doc__),
         "@policy@": _documented(barfs.policy.__doc__),
     }

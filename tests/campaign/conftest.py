@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.campaign.rig import Client
-from tests.fuse.conftest import assert_nothing_left
-from tests.fuse.conftest import public as public
 from tests.support import require
-from tests.unit.test_engine_c import STRICT
+from tests.support.compiler import STRICT
+from tests.support.leftovers import assert_nothing_left
 
 _FIGURES = pytest.StashKey[list[tuple[str, str]]]()
 

@@ -14,7 +14,7 @@ from typing import Any
 from barfs.emulated.demo import demo_device
 from barfs.emulated.device import SoftwareDevice
 from tests.support import DEADLINE, ended
-from tests.unit.vfio_user.raw import running
+from tests.support.raw import running
 
 BAR2 = 2
 WINDOW, GAP, DELAY, FAULT = 0x1000, 0x4000, 0x2C, 0x28

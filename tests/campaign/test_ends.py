@@ -20,9 +20,9 @@ from barfs.fuse.mounts import MountInfo
 from barfs.host.mountinfo import mounts
 from tests.campaign.conftest import Campaign
 from tests.campaign.rig import GAP, MUTE, WINDOW, Client, Mute, mute_device, software
-from tests.fuse.conftest import processes
 from tests.support import Mounted, barfs, ended, is_mounted, mounted, wait_until
-from tests.unit.vfio_user.raw import RawClient, connection
+from tests.support.leftovers import processes
+from tests.support.raw import RawClient, connection
 
 WAYS = ("SIGTERM", "barfs umount", "fusermount3 -u")
 LIMITS = {"idle": 1.0, "busy": 1.0, "hung": GRACE + 2.0}

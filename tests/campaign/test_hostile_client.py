@@ -18,7 +18,7 @@ from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
 from barfs.vfio_user.dma import MOST_RANGES
 from tests.support import Served, served, wait_until
-from tests.unit.vfio_user.raw import RawClient, connection, encode_command
+from tests.support.raw import RawClient, connection, encode_command
 
 from .conftest import Campaign
 from .mutations import mutate

@@ -29,7 +29,7 @@ from barfs.uapi import (
 from barfs.vfio_user import wire
 from barfs.vfio_user.client import VfioUserClient
 from barfs.vfio_user.session import Session
-from tests.unit.vfio_user.peer import (
+from tests.support.peer import (
     BDF,
     recv_exactly,
 )

@@ -27,7 +27,7 @@ from barfs.uapi import (
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
 from tests.support import mounted, wait_until
-from tests.unit.vfio_user.peer import (
+from tests.support.peer import (
     Peer,
     client_of,
     connect,

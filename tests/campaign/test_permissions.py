@@ -17,13 +17,10 @@ from pathlib import Path
 import pytest
 
 from barfs.fuse.fusermount import unmount
-from tests.fuse.conftest import _other_user
-from tests.fuse.namespace import NOBODY, barfs_as_nobody
 from tests.support import barfs, is_mounted, mounted, require, require_fuse, shown_mount
+from tests.support.namespace import NOBODY, barfs_as_nobody
 
 from .conftest import Campaign
-
-__all__ = ["_other_user"]
 
 READ, WRITE, SEARCH = 4, 2, 1
 OWNER = NOBODY

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from barfs.engine import build
-from tests.fuse.test_widths import Watched, opened, watched
-from tests.unit.engine_bench import Place, split
+from tests.support.compiler import STRICT
+from tests.support.engine_bench import Place, split
+from tests.support.watched import Watched, opened, watched
 
 from .conftest import Campaign
 
@@ -153,10 +154,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("cc is not installed, or the machine is not an x86_64")
     program = tmp_path_factory.mktemp("trace") / "window_trace"
     sources = [Path(__file__).with_name("window_trace.c"), *sorted(build.HERE.glob("*.c"))]
-    strict = ["-std=gnu11", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-O2", "-pthread"]
-    subprocess.run(
-        ["cc", *strict, f"-I{build.HERE}", *map(str, sources), "-o", str(program)], check=True
-    )
+    subprocess.run(["cc", *STRICT, "-O2", *map(str, sources), "-o", str(program)], check=True)
     return program
 
 

@@ -11,7 +11,7 @@
  *   window_trace WIDTH BASE STEP    a line "r|w OFFSET COUNT: OFFSET+WIDTH..." for each STEPth request
  */
 #define _GNU_SOURCE
-#include "../require.h"
+#include "../support/require.h"
 #include "engine/sigbus.h"
 #include "engine/transfer.h"
 

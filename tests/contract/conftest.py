@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the contract is tried on: a software device everywhere, kernel VFIO in the guest."""
+"""The subjects of the contract: kernel VFIO in the guest, a software device everywhere else."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Mounted, mounted, served
-from tests.vm import guest
+from tests.support import Mounted, guest, mounted, served
 
 
 @dataclass(frozen=True)

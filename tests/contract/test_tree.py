@@ -14,8 +14,7 @@ import pytest
 from barfs.fuse.mounts import MountInfo
 from barfs.layout import Layout
 from barfs.pci import Bdf
-from tests.support import barfs, shown_mount
-from tests.vm import guest
+from tests.support import barfs, guest, shown_mount
 
 from .conftest import Subject
 

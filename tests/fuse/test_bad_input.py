@@ -15,8 +15,8 @@ import pytest
 
 from barfs.cli import main
 from barfs.fuse.mounts import MountInfo
-from tests.fuse.conftest import processes
 from tests.support import BARFS, barfs, mounted, require_fuse, served, wait_until
+from tests.support.leftovers import processes
 
 FAILED = 1
 USAGE = 2

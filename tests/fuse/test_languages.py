@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""README's "From other languages": what is shown there is run, and is one access for each request.
+"""The programs that barfs(7) shows run, and each of their requests is one access.
 
 `languages/` has the rest of each program, which goes on with one byte and with eight.
 """
@@ -7,6 +7,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +15,15 @@ import pytest
 
 from tests.support import mounted, require, served
 
-README = Path(__file__).parents[2] / "README.md"
+MANUAL = Path(__file__).parents[2] / "scripts/man/barfs.7.scd"
 SOURCES = Path(__file__).parent / "languages"
 SHOWN = "/mnt/bus/0000:01:00.0/bar0"
 
 
 @dataclass(frozen=True)
 class Language:
-    """`fence` marks its block in README; `build` and `run` are commands, `{}` the source."""
+    """`build` and `run` are commands, `{}` the source."""
 
-    fence: str
     source: str
     run: str
     build: str | None = None
@@ -34,21 +34,22 @@ class Language:
 
 
 LANGUAGES = {
-    "C": Language("c", "example.c", "./example", "gcc -Wall -Wextra -Werror -o example {}"),
-    "Perl": Language("perl", "example.pl", "perl {}"),
-    "Node": Language("js", "example.js", "node {}"),
-    "Java": Language("java", "Example.java", "java {}"),
-    "Rust": Language(
-        "rust", "example.rs", "./example", "rustc --edition=2021 -Dwarnings -o example {}"
-    ),
+    "Bash": Language("example.sh", "bash {}"),
+    "Python": Language("example.python", f"{sys.executable} {{}}"),
+    "C": Language("example.c", "./example", "gcc -Wall -Wextra -Werror -o example {}"),
+    "Perl": Language("example.pl", "perl {}"),
+    "Node": Language("example.js", "node {}"),
+    "Java": Language("Example.java", "java {}"),
+    "Rust": Language("example.rs", "./example", "rustc --edition=2021 -Dwarnings -o example {}"),
 }
 
 
 def shown() -> dict[str, str]:
-    """The blocks of the section, by what is written at their fences."""
-    _, _, rest = README.read_text().partition("\n### From other languages\n")
-    section, _, _ = rest.partition("\n#")
-    return dict(re.findall(r"^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
+    """The examples of the manual, by language."""
+    _, _, rest = MANUAL.read_text().partition("\n# PROGRAMS\n")
+    section, _, _ = rest.partition("\n# ")
+    blocks = re.findall(r"^## (\w+)\n\n```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    return {name: text.replace("\\\\", "\\") for name, text in blocks}
 
 
 def run(command: str, source: Path) -> str:
@@ -61,7 +62,7 @@ def run(command: str, source: Path) -> str:
 
 
 def test_all_that_is_shown_is_tried() -> None:
-    assert sorted(shown()) == sorted(language.fence for language in LANGUAGES.values())
+    assert shown().keys() == LANGUAGES.keys()
     for text in shown().values():
         assert text.count("\n") == 3
         assert text.count(SHOWN) == 1
@@ -74,8 +75,8 @@ def test_plain_file_access_is_one_access_of_the_device(tmp_path: Path, name: str
     require(name.lower(), shutil.which(program) is not None, f"{program} is missing: no {name}")
     with served(tmp_path) as device, mounted(tmp_path, device.name) as mount:
         text, marks = re.subn(
-            r"^ *(//|#) README\n",
-            lambda _: shown()[language.fence].replace(SHOWN, str(mount.device() / "bar0")),
+            r"^ *(//|#) MANUAL\n",
+            lambda _: shown()[name].replace(SHOWN, str(mount.device() / "bar0")),
             (SOURCES / language.source).read_text(),
             flags=re.MULTILINE,
         )
@@ -94,4 +95,4 @@ def test_plain_file_access_is_one_access_of_the_device(tmp_path: Path, name: str
             "w bar0 0x0 8 0x0123456789abcdef",
             "r bar0 0x0 8 0x0123456766726162",
         ]
-    assert output.split() == ["600d", "5a", "123456766726162"]
+    assert [int(word, 16) for word in output.split()] == [0x600D, 0x5A, 0x0123456766726162]

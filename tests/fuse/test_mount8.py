@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import is_mounted, require, served
-
-from .namespace import AS_NOBODY, NOBODY, in_namespace, opened_to_others
+from tests.support.namespace import AS_NOBODY, NOBODY, in_namespace, opened_to_others
 
 # What is mounted would outlive the script: the daemon lives in its namespace.
 START = """

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import BARFS, DEADLINE, barfs, is_mounted, mounted, served, wait_until
-
-from .namespace import in_namespace
+from tests.support.namespace import in_namespace
 
 NAMES = {
     b"usb-DONN\xc9ES": r"usb-DONN\xc9ES",

@@ -20,9 +20,8 @@ from barfs.vfio_user import messages
 from barfs.vfio_user.session import Session
 from tests.support import Mounted, mounted
 from tests.support import barfs as command
-from tests.unit.vfio_user.raw import running
-
-from .namespace import in_namespace
+from tests.support.namespace import in_namespace
+from tests.support.raw import running
 
 GAP = 0x4000
 WINDOW = 0x3000  # up to the gap

@@ -17,7 +17,7 @@ from barfs.device import Device
 from barfs.errors import AccessError, PeerError
 from barfs.layout import Layout
 from tests.support import served, wait_until
-from tests.unit.vfio_user.peer import Answer, Peer, connect, data, raw, refuse, reply
+from tests.support.peer import Answer, Peer, connect, data, raw, refuse, reply
 
 RAM = 0x4000  # a gap of bar0 that keeps what is written
 WINDOW = 0x3000

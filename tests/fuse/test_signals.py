@@ -22,8 +22,7 @@ from tests.support import (
     require_fuse,
     wait_until,
 )
-
-from .conftest import processes
+from tests.support.leftovers import processes
 
 MOUNTING = (
     "daemon/background.py,fuse/mount.py,process/signals.py,cli/main.py,cli/mount.py,"
@@ -69,7 +68,7 @@ def test_a_signal_in_the_fork(tmp_path: Path, moment: str, name: str) -> None:
 def at_point(
     point: int, name: str, files: str, folder: Path, *words: str
 ) -> subprocess.CompletedProcess[str]:
-    stub = [sys.executable, "-m", "tests.signal_points", str(point), name, files]
+    stub = [sys.executable, "-m", "tests.support.signal_points", str(point), name, files]
     return subprocess.run(
         [*stub, str(folder / "points"), *words],
         capture_output=True,

@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import BARFS, barfs, require, require_fuse, served, wait_until
-
-from .namespace import AS_NOBODY, NOBODY, in_namespace, opened_to_others
-from .namespace import run as namespace_run
+from tests.support.namespace import AS_NOBODY, NOBODY, in_namespace, opened_to_others
+from tests.support.namespace import run as namespace_run
 
 NO_DEVICE = "fffe:1f:1f.7"
 TIMEOUT = 60

@@ -9,8 +9,7 @@ import pytest
 
 from barfs.fuse.mounts import mountpoints_by_device
 from tests.support import is_mounted
-
-from .namespace import AS_NOBODY, NOBODY, barfs_as_nobody, in_namespace, run
+from tests.support.namespace import AS_NOBODY, NOBODY, barfs_as_nobody, in_namespace, run
 
 
 @pytest.mark.parametrize("subcommand", ["mount", "demo"])

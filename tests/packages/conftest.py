@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 def package(
     kind: str, folder: Path, user: Mapping[str, str] | None = None, root: Path = ROOT
 ) -> list[Path]:
-    """What `scripts/package KIND FOLDER` makes, without what it installs before, for a user with
-    these variables and the umask of one who shares nothing."""
+    """The files that `scripts/package KIND FOLDER` makes, for a user with these variables and
+    umask 077. Debian packages that it needs are not installed."""
     user = user or {}
     path = [str(root / "scripts"), *filter(None, [user.get("PYTHONPATH")])]
     result = subprocess.run(
@@ -42,7 +42,7 @@ def require_programs(what: str, *programs: str) -> None:
 
 
 def runpaths(folder: Path) -> dict[str, list[str]]:
-    """Where each extension below a folder has the linker look for libraries."""
+    """The directories in which each extension below a folder has the linker look for libraries."""
     require_programs("deb", "readelf")
     found = {}
     for file in folder.rglob("*.so"):
@@ -58,7 +58,7 @@ FOREIGN = "/foreign/python/lib"
 
 @pytest.fixture(scope="session")
 def user(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The variables of a user whose every setting would change, or end, what is built."""
+    """The variables of a user whose settings would each change or break a build."""
     home = tmp_path_factory.mktemp("home")
     index = {name: value for name, value in environment.clean().items() if name.startswith("PIP_")}
     del index["PIP_CONFIG_FILE"], index["PIP_NO_CACHE_DIR"]
@@ -119,7 +119,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with manuals and completion, as /usr/share."""
+    """A folder like /usr/share, with manuals and completion."""
     require_programs("man", "scdoc")
     folder = tmp_path_factory.mktemp("share")
     assert all(path.is_file() for path in package("share", folder))

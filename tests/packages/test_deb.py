@@ -106,8 +106,11 @@ def test_the_package_installs_works_and_goes(deb: Path, chroot: Chroot) -> None:
     chroot.run("apt-get install -q -y /tmp/barfs.deb")
     version = deb.name.split("_")[1]
     assert chroot.run("cd /; barfs --version") == f"barfs {version}\n"
-    pages = chroot.run("man -w 1 barfs; man -w 8 barfs; man -w 5 barfs-layout").split()
-    assert [Path(page).name for page in pages] == ["barfs.1.gz", "barfs.8.gz", "barfs-layout.5.gz"]
+    pages = chroot.run(
+        "man -w 1 barfs; man -w 7 barfs; man -w 8 barfs; man -w 5 barfs-layout"
+    ).split()
+    names = ["barfs.1.gz", "barfs.7.gz", "barfs.8.gz", "barfs-layout.5.gz"]
+    assert [Path(page).name for page in pages] == names
     share = chroot.path / "usr/share"
     for place in (
         "bash-completion/completions/barfs",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the tests without a mount share."""
+"""Fixtures of the tests without a mount."""
 
 from pathlib import Path
 

@@ -4,7 +4,7 @@
  * file under them shrinks and grows.  Built with the sanitizers by test_engine_c.py.
  */
 #define _GNU_SOURCE
-#include "../require.h"
+#include "../support/require.h"
 #include "engine/common.h"
 #include "engine/sigbus.h"
 #include "engine/transfer.h"

@@ -17,7 +17,7 @@ from socket import AF_UNIX, SO_SNDBUF, SOCK_SEQPACKET, SOL_SOCKET, socket, socke
 from barfs import engine
 from barfs.errors import AccessTimeout
 from barfs.fuse.gate import DeviceGate, Gate
-from tests.unit.engine_bench import PAGE
+from tests.support.engine_bench import PAGE
 
 IN_HEADER = struct.Struct("<IIQQIIIHH")
 OUT_HEADER = struct.Struct("<IiQ")

@@ -5,7 +5,7 @@
  * sanitizers by test_engine_c.py.
  */
 #define _GNU_SOURCE
-#include "../require.h"
+#include "../support/require.h"
 #include "engine/common.h"
 #include "fuse/gate.h"
 

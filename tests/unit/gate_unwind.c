@@ -4,7 +4,7 @@
  * Linked with --wrap for each of those calls by test_engine_c.py.
  */
 #define _GNU_SOURCE
-#include "../require.h"
+#include "../support/require.h"
 #include "fuse/gate.h"
 
 #include <errno.h>

@@ -16,8 +16,8 @@ from barfs.host.binding import Binder
 from barfs.host.steps import Owner, Step
 from barfs.process.signals import Ended, Held, ended_by_signals, heard, too_late
 from barfs.vfio_user.channel import Channel
+from tests.support.peer import Peer, connect, data
 from tests.unit.fake_machine import BDF, OTHER, FakeKernel, FakeMachine
-from tests.unit.vfio_user.peer import Peer, connect, data
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from barfs.engine import build
+from tests.support.compiler import STRICT
 
 SOURCES = build.HERE.parent
-STRICT = ["-std=gnu11", "-Wall", "-Wextra", "-Wconversion", "-Werror", f"-I{SOURCES}", "-pthread"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="cc is not installed")

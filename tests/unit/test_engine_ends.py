@@ -26,7 +26,15 @@ from barfs.errors import (
     PolicyDenied,
     access_error,
 )
-from tests.unit.engine_bench import PAGE, Access, Recorder, call_table, memfd, memory_table, outcome
+from tests.support.engine_bench import (
+    PAGE,
+    Access,
+    Recorder,
+    call_table,
+    memfd,
+    memory_table,
+    outcome,
+)
 
 
 def fd_table(fd: int, size: int, fd_offset: int = 0) -> engine.Table:

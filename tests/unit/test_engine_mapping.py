@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from barfs import engine
-from tests.unit.engine_bench import PAGE, memfd
+from tests.support.engine_bench import PAGE, memfd
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 
 from barfs import engine
 from barfs.errors import BusFault
-from tests.unit.engine_bench import PAGE, memfd, memory_table
+from tests.support.engine_bench import PAGE, memfd, memory_table
 
 PRELUDE = """
     import ctypes, faulthandler, mmap, os, signal, sys, threading

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every request becomes the accesses of DESIGN's rule, over every kind of segment."""
+"""Every request is cut into accesses as barfs(7) says, over every kind of segment."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from barfs import engine
 from barfs.errors import AccessDenied, BeyondEnd, InvalidAccess
-from tests.unit.engine_bench import PAGE, Access, Place, Recorder, call_table, memfd, split
+from tests.support.engine_bench import PAGE, Access, Place, Recorder, call_table, memfd, split
 
 SIZE = 256
 widths = st.sampled_from([1, 2, 4, 8])

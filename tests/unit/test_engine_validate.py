@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from barfs import engine
 from barfs.errors import BeyondEnd, InvalidAccess, PolicyDenied
-from tests.unit.engine_bench import Access, Recorder, call_table
+from tests.support.engine_bench import Access, Recorder, call_table
 
 SIZE = 64
 

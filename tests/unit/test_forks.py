@@ -26,8 +26,8 @@ from barfs.fuse.fusermount import FuseMount
 from barfs.fuse.gate import Gate
 from barfs.layout import Layout
 from barfs.vfio_user.server import listening
-from tests.forks import fork, in_child
 from tests.support import DEADLINE, is_mounted, require_fuse, served, wait_until
+from tests.support.forks import fork, in_child
 
 RAM = 0x4000  # a gap of bar0 that keeps what is written
 WINDOW = 0x3000

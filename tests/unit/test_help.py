@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The help is complete, and its examples work."""
 
-import argparse
 import os
 import shlex
 import subprocess
@@ -10,25 +9,9 @@ from pathlib import Path
 import pytest
 
 from barfs.cli import make_parser
-from barfs.cli.help import EXAMPLES
 from barfs.cli.mount_options import OPTIONS, Option, parse_options
 from tests.support import BARFS
-
-
-def commands() -> dict[str, argparse.ArgumentParser]:
-    parser = make_parser()
-    (action,) = (one for one in parser._actions if isinstance(one.choices, dict))
-    assert isinstance(action.choices, dict)
-    return {"": parser, **action.choices}
-
-
-COMMANDS = commands()
-
-
-def examples(command: str) -> list[str]:
-    head, *lines = (COMMANDS[command].epilog or "").splitlines()
-    assert head == EXAMPLES
-    return [line.strip() for line in lines]
+from tests.support.commands import COMMANDS, examples
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -27,7 +27,7 @@ from barfs.vfio.ioctls import (
     VFIO_GROUP_GET_STATUS,
     VFIO_SET_IOMMU,
 )
-from tests.forks import in_child
+from tests.support.forks import in_child
 
 from .fake_machine import BDF, OTHER, FakeMachine
 

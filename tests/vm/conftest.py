@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Everything here needs the guest of scripts/vm-test; elsewhere it is skipped, saying so."""
+"""These tests need the guest of scripts/vm-test, and are skipped elsewhere."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from .guest import HostSharedMemory, inside
+from tests.support.guest import HostSharedMemory, inside
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from barfs.cli import main
-from tests.support import BARFS, DEADLINE, wait_until
-
-from . import guest
-from .guest import SCRATCH, SPARSE_VFIO_PCI, VFIO_PCI
+from tests.support import BARFS, DEADLINE, guest, wait_until
+from tests.support.guest import SCRATCH, SPARSE_VFIO_PCI, VFIO_PCI
 
 NOBODY = 65534
 IDENTITY = 0x010000ED

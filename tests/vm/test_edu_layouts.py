@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from .guest import sparse
+from tests.support.guest import sparse
+
 from .mounts import MIB, PAGE, layout_rows, mounted, read, word, write
 
 IDENTITY = 0x010000ED

@@ -4,9 +4,7 @@
 import os
 from pathlib import Path
 
-from tests.support import mounted, wait_until
-
-from . import guest
+from tests.support import guest, mounted, wait_until
 
 IDENTITY = 0x010000ED.to_bytes(4, "little")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import barfs
+from tests.support.guest import HostSharedMemory, bound, sparse
 
-from .guest import HostSharedMemory, bound, sparse
 from .mounts import MIB, layout_rows, mounted, read, write
 
 # Windows at 0x1000..0x2000 and 0x4000..0x5000; the second area begins in the middle of a page.

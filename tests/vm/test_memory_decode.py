@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .guest import bound, sparse
+from tests.support.guest import bound, sparse
+
 from .mounts import PAGE, layout_rows, mounted, read, word, write
 
 COMMAND = 4

@@ -3,7 +3,8 @@
 
 from pathlib import Path
 
-from .guest import bound
+from tests.support.guest import bound
+
 from .mounts import layout_rows, layout_text, mounted, read
 
 TABLE = 0x2000

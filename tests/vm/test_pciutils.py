@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import Mounted
+from tests.support.guest import DEVICES, find, find_all
 
-from .guest import DEVICES, find, find_all
 from .mounts import mounted
 
 SYSFS = Path("/sys/bus/pci/devices")

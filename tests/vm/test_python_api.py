@@ -11,9 +11,9 @@ import pytest
 import barfs
 from barfs import engine
 from barfs.device import MappingMode
-from tests.forks import fork, in_child
+from tests.support.forks import fork, in_child
+from tests.support.guest import bind, bound, driver, sparse
 
-from .guest import bind, bound, driver, sparse
 from .mounts import PAGE
 from .vfio import opened, region_info
 

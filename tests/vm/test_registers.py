@@ -4,8 +4,8 @@
 from pathlib import Path
 
 from tests.support import barfs, served
+from tests.support.guest import sparse
 
-from .guest import sparse
 from .mounts import PAGE, mounted, read
 
 IDENTITY = 0x010000ED

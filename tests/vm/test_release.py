@@ -16,8 +16,17 @@ import pytest
 from barfs import DeviceError
 from barfs import open as open_device
 from tests.support import Mounted, barfs, wait_until
+from tests.support.guest import (
+    VFIO_PCI,
+    bind,
+    bound,
+    driver,
+    find_all,
+    mount_options,
+    rescan,
+    vfio_path,
+)
 
-from .guest import VFIO_PCI, bind, bound, driver, find_all, mount_options, rescan, vfio_path
 from .mounts import layout_text, mounted, read, word
 
 IDENTITY = word(0x010000ED)

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import BARFS, DEADLINE, require, served, wait_until
+from tests.support.guest import VFIO_PCI, bind, find_all
 
-from .guest import VFIO_PCI, bind, find_all
 from .mounts import read, word
 
 GENERATOR = Path("/usr/lib/systemd/system-generators/systemd-fstab-generator")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from .guest import bound
+from tests.support.guest import bound
+
 from .mounts import layout_rows, mounted, read, write
 
 PORTS = 0x100

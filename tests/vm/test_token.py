@@ -9,8 +9,8 @@ import pytest
 
 from barfs import DeviceError
 from barfs import open as open_device
+from tests.support.guest import VFIO_PCI, bind, find_all
 
-from .guest import VFIO_PCI, bind, find_all
 from .mounts import layout_rows, mounted
 
 TOKEN = UUID("14d63f20-8445-11ea-8900-1f9ce7d5650d")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The variant driver does what its parameters say, and the devices are what DESIGN takes them for.
+"""The variant driver does what its parameters say, and QEMU's devices behave as the tests expect.
 
-No barfs in here: these are the facts that the other tests of this directory stand on.
+This module does not use barfs: it checks the facts on which the other tests of this directory rely.
 """
 
 import errno
@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from .guest import (
+from tests.support.guest import (
     DEVICES,
     HostSharedMemory,
     bound,
@@ -22,6 +22,7 @@ from .guest import (
     set_areas,
     sparse,
 )
+
 from .vfio import (
     CAPS,
     MMAP,

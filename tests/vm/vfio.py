@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .guest import iommu_group
+from tests.support.guest import iommu_group
 
 GET_REGION_INFO = 0x3B6C
 

@@ -10,7 +10,7 @@ import java.nio.file.Path;
 
 class Example {
     public static void main(String[] arguments) throws IOException {
-        // README
+        // MANUAL
         var one = ByteBuffer.allocate(1).put(0, (byte) 0x5a);
         bar.write(one, 0x05);
         bar.read(one.rewind(), 0x05);

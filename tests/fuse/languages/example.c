@@ -7,7 +7,7 @@
 
 int main(void)
 {
-    // README
+    // MANUAL
     uint8_t byte = 0x5a;
     pwrite(fd, &byte, 1, 0x05);
     pread(fd, &byte, 1, 0x05);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// README
+// MANUAL
 const byte = Buffer.from([0x5a]), wide = Buffer.alloc(8);
 fs.writeSync(fd, byte, 0, 1, 0x05);
 fs.readSync(fd, byte, 0, 1, 0x05);

@@ -2,7 +2,7 @@
 use strict;
 use warnings;
 
-# README
+# MANUAL
 sysseek $bar, 0x05, 0; syswrite $bar, pack('C', 0x5a);
 sysseek $bar, 0x05, 0; sysread $bar, my $byte, 1;
 sysseek $bar, 0x00, 0; syswrite $bar, pack('Q<', 0x0123456789abcdef);

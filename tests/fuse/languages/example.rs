@@ -3,7 +3,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 fn main() -> std::io::Result<()> {
-    // README
+    // MANUAL
     let mut byte = [0x5a];
     bar.write_all_at(&byte, 0x05)?;
     bar.read_exact_at(&mut byte, 0x05)?;

@@ -13,8 +13,7 @@ from barfs.emulated.demo import demo_device
 from barfs.emulated.device import SoftwareDevice
 from barfs.pci import Bdf
 from barfs.vfio_user.client import VfioUserClient
-
-from .raw import RawClient, connection, running
+from tests.support.raw import RawClient, connection, running
 
 
 def open_files() -> set[str]:

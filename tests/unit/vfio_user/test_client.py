@@ -24,8 +24,7 @@ from barfs.errors import (
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
 from barfs.vfio_user.client import VfioUserClient
-
-from .peer import (
+from tests.support.peer import (
     BDF,
     Answer,
     Peer,

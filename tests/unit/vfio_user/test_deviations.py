@@ -20,8 +20,7 @@ from barfs.errors import (
 )
 from barfs.uapi import RegionInfo
 from barfs.vfio_user import wire
-
-from .peer import Answer, Peer, client_of, connect, data, done, header, raw, reply
+from tests.support.peer import Answer, Peer, client_of, connect, data, done, header, raw, reply
 
 SHORT = 0.05
 

@@ -17,8 +17,7 @@ from barfs.errors import AccessTimeout, DeviceError
 from barfs.uapi import RegionInfo, SparseArea, encode_region_info
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
-
-from .peer import Answer, Peer, client_of, data, raw, refuse, reply, say_nothing
+from tests.support.peer import Answer, Peer, client_of, data, raw, refuse, reply, say_nothing
 
 SHORT = 0.05
 

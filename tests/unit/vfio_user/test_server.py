@@ -21,8 +21,7 @@ from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
 from barfs.vfio_user.client import VfioUserClient
 from barfs.vfio_user.session import Session
-
-from .raw import RawClient, connection
+from tests.support.raw import RawClient, connection
 
 EINVAL = 22
 MMAP = 4

@@ -26,9 +26,8 @@ from barfs.vfio_user.address import Place, place_of
 from barfs.vfio_user.client import VfioUserClient
 from barfs.vfio_user.server import listening, serve_in_thread
 from tests.support import require
-
-from .peer import until_taken
-from .raw import RawClient, connection, running
+from tests.support.peer import until_taken
+from tests.support.raw import RawClient, connection, running
 
 
 def unfinished(sock: socket.socket) -> None:

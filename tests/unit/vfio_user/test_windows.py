@@ -19,8 +19,7 @@ from barfs.policy import AccessPolicy
 from barfs.uapi import DeviceInfo, RegionInfo, SparseArea, encode_region_info
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
-
-from .peer import Peer, connect
+from tests.support.peer import Peer, connect
 
 PAGE = 0x1000
 SIZE = 4 * PAGE

@@ -14,8 +14,7 @@ from barfs.errors import PeerError
 from barfs.uapi import DeviceInfo, RegionInfo, SparseArea, encode_region_info
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
-
-from .raw import encode_command
+from tests.support.raw import encode_command
 
 LIMIT = 4096
 

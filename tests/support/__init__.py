@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Real mounts and real software devices for tests: each a process, each ended by its own pid."""
+"""Real mounts and real software devices: each is a process, and each is ended by its pid."""
 
 import contextlib
 import os
@@ -18,14 +18,14 @@ from barfs.fuse.mounts import MountError
 from barfs.host.mountinfo import mounts
 
 DEADLINE = 120.0 if "BARFS_VM_GUEST" in os.environ else 30.0
-"""Seconds after which something that was waited for is taken to be lost. In an emulated guest on a
-busy machine, Python alone takes twenty to start."""
+"""Seconds after which a test stops waiting, and fails. In an emulated guest on a busy machine,
+Python alone takes twenty to start."""
 
 BARFS = [sys.executable, "-m", "barfs"]
 
 
 def require(what: str, present: bool, reason: str) -> None:
-    """Skip a test for the reason given, or fail it where BARFS_REQUIRE names `what`."""
+    """Skip a test with `reason`, or fail it if BARFS_REQUIRE names `what`."""
     if present:
         return
     if what in os.environ.get("BARFS_REQUIRE", "").split(","):
@@ -38,7 +38,7 @@ def require_fuse() -> None:
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = DEADLINE) -> None:
-    """Look at a condition until it holds. Fails the test when it never does."""
+    """Poll a condition until it holds. Fails the test after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > end:
@@ -47,7 +47,7 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float = DEADLI
 
 
 def barfs(*arguments: str | Path, timeout: float = DEADLINE) -> subprocess.CompletedProcess[str]:
-    """Run a command of barfs to its end."""
+    """Run a command of barfs until it exits."""
     return subprocess.run(
         [*BARFS, *map(str, arguments)],
         capture_output=True,
@@ -59,7 +59,7 @@ def barfs(*arguments: str | Path, timeout: float = DEADLINE) -> subprocess.Compl
 
 
 def ended(process: subprocess.Popen[str], timeout: float = DEADLINE) -> int:
-    """Wait for a process and return its exit code; one that does not end is killed, and fails."""
+    """Wait for a process and return its exit code. Kills one that does not end, and fails then."""
     try:
         return process.wait(timeout)
     except subprocess.TimeoutExpired:
@@ -77,7 +77,7 @@ class Mounted:
     log: Path
 
     def device(self, name: str | None = None) -> Path:
-        """The directory of a device; without a name, of the only one."""
+        """The directory of the device `name`; without a name, of the only device."""
         if name is not None:
             return self.path / "bus" / name
         (directory,) = (self.path / "bus").iterdir()
@@ -102,7 +102,7 @@ def mounted(
 ) -> Iterator[Mounted]:
     """Mount devices below `folder`; unmounted and ended afterwards, whatever happens.
 
-    `command` is what stands for `barfs`. No traceback may be left in the log.
+    `command` runs `barfs`. The log must not contain a traceback.
     """
     require_fuse()
     path = folder / "mnt"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Children of the test's own process."""
+"""Forks of the test's own process."""
 
 import os
 import pickle
@@ -20,7 +20,7 @@ def fork() -> int:
 
 
 def in_child(work: Callable[[], T]) -> T:
-    """What `work` returns in a child of this process, which must not raise."""
+    """Run `work` in a child of this process, and return its result. It must not raise."""
     reading, writing = os.pipe()
     child = fork()
     if child == 0:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the tests of the engine stand on: memfds, recorders, and the splitting rule once more.
+"""A test bench for the engine: memfds, recorders, and a second version of the splitting rule.
 
-`split` is the oracle: DESIGN's rule written from the text, on its own, and as plainly as it goes.
+`split` is the oracle: written from the text of barfs(7), as plainly as possible, and
+independently of transfer.c.
 """
 
 import os

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The command `barfs`, which gets a signal at a chosen point of its own.
 
-    python -m tests.signal_points POINT SIGNAL FILES REPORT WORD...
+    python -m tests.support.signal_points POINT SIGNAL FILES REPORT WORD...
 
 A point is where Python looks for signals: the entry of a function, and the return from one that is
 written in C. Counted are those of the main thread in FILES of barfs (with commas; "" is all of

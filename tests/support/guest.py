@@ -90,7 +90,7 @@ def driver(bdf: str) -> str | None:
 def bind(bdf: str, wanted: str | None) -> None:
     """Give the device to the driver `wanted`, by driver_override; None leaves it unbound.
 
-    Unbinding waits for as long as somebody has the VFIO device open. RuntimeError when the
+    Unbinding waits while a process has the VFIO device open. RuntimeError when the
     driver did not take it.
     """
     if driver(bdf) == wanted:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Commands run as somebody else, or where they may mount over the system's own files."""
+"""Commands run as another user, or in a namespace where they may mount over system files."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def barfs_as_nobody(*arguments: str | Path, **env: str) -> subprocess.CompletedP
 
 
 def opened_to_others(folder: Path) -> str:
-    """Script lines that let others reach this Python, where it stands in somebody's home."""
+    """Script lines that let other users reach this Python, even below a private home directory."""
     binds, homes = [], set()
     for prefix in {Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parents[2]}:
         for home in (parent for parent in prefix.parents if not parent.stat().st_mode & 0o001):
