@@ -148,7 +148,7 @@ class Place:
         Raises UsageError, DeviceError, RegisterError.
         """
         if self.device is not None:
-            with _opened(self.device) as device:
+            with _open_device(self.device) as device:
                 yield _Region(device[self.region])
             return
         assert self.path is not None
@@ -162,7 +162,7 @@ class Place:
             os.close(fd)
 
 
-def _opened(name: "DeviceName") -> "Device":
+def _open_device(name: "DeviceName") -> "Device":
     from barfs.attach import open_implicitly
     from barfs.daemon.logs import log_to_stderr
 

@@ -33,8 +33,8 @@ class AllDevices:
         found = (self._try_open(bdf) for bdf in machine.functions() if machine.is_vfio(bdf))
         return [device for device in found if device is not None]
 
-    def source(self, opened: Sequence[Device]) -> str:
-        return opened[0].source if opened else "all"
+    def source(self, devices: Sequence[Device]) -> str:
+        return devices[0].source if devices else "all"
 
     async def follow(self, mounted: MountedDevices) -> None:
         """Add devices as VFIO drivers bind them, until cancelled. Raises OSError."""

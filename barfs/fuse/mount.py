@@ -82,7 +82,7 @@ class DeviceSet(Protocol):
     def open(self) -> Sequence[Device]:
         """Open the devices that the mount starts with."""
 
-    def source(self, opened: Sequence[Device]) -> str:
+    def source(self, devices: Sequence[Device]) -> str:
         """The mount source that names the first device."""
 
     async def follow(self, mounted: MountedDevices) -> None:
@@ -99,7 +99,7 @@ class NamedDevices:
     def open(self) -> Sequence[Device]:
         return attach(self.names, self.options)
 
-    def source(self, opened: Sequence[Device]) -> str:
+    def source(self, devices: Sequence[Device]) -> str:
         return self.names[0].shown
 
     async def follow(self, mounted: MountedDevices) -> None:
