@@ -75,7 +75,7 @@ def take_streams() -> None:
     """Replace the standard streams by ones that follow the rules above."""
     for fd, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
         if not _is_open(fd):
-            os.set_inheritable(_opened(mode), True)
+            os.set_inheritable(_placeholder(mode), True)
     sys.stdout = _text(_Output(1), sys.stdout, line_buffering=os.isatty(1))
     sys.stderr = _text(_Errors(2), sys.stderr, line_buffering=True)
     threading.excepthook = _tell_of_thread
@@ -90,7 +90,7 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def _opened(mode: int) -> int:
+def _placeholder(mode: int) -> int:
     """Open the lowest free descriptor."""
     try:
         return os.open(os.devnull, mode)

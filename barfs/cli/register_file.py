@@ -153,7 +153,7 @@ class Place:
         if self.device is not None:
             from barfs.region import table_of
 
-            with _opened(self.device) as device:
+            with _open_device(self.device) as device:
                 region = device[self.region]
                 yield _Region(region, table_of(region))
             return
@@ -168,7 +168,7 @@ class Place:
             os.close(fd)
 
 
-def _opened(name: "DeviceName") -> "Device":
+def _open_device(name: "DeviceName") -> "Device":
     from barfs.attach import open_implicitly
     from barfs.daemon.logs import log_to_stderr
 

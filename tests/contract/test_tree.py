@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tree: what stands where, with which size, mode and owner."""
+"""The tree: names, sizes, modes and owners."""
 
 import errno
 import json
@@ -54,7 +54,7 @@ def test_each_device_has_a_name_without_colons(subject: Subject) -> None:
     assert len(os.listdir(flat)) == len(devices(subject))
 
 
-def test_only_addresses_stand_in_bus(subject: Subject) -> None:
+def test_bus_has_only_addresses(subject: Subject) -> None:
     names = os.listdir(subject.mount.path / "bus")
     assert names
     assert [str(Bdf.parse(name)) for name in names] == names

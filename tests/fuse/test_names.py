@@ -94,7 +94,7 @@ def test_a_mount_point_of_any_name(odd_mounts: list[Path]) -> None:
     for path, shown in zip(odd_mounts, NAMES.values(), strict=True):
         code, _, errors = run(ASCII, "mount", "demo", path)
         assert code == 1
-        assert errors.startswith(f"barfs: {path.parent}/{shown} is a mount of barfs already")
+        assert errors.startswith(f"barfs: {path.parent}/{shown} is already a barfs mount")
         assert errors.count("\n") == 1
         assert run(ASCII, "umount", path) == (0, "", "")
         code, _, errors = run(ASCII, "umount", path)

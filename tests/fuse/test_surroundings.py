@@ -450,7 +450,9 @@ def test_a_user_namespace_without_a_mount_namespace(public: Path, unshare: str) 
     result = as_nobody(public, f'exec {unshare} "$@" demo "$dir/mnt"')
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
-    assert result.stderr.endswith("mount in a mount namespace of its own: unshare -Urm\n")
+    assert result.stderr.endswith(
+        "; a user namespace needs a mount namespace of its own: unshare -Urm\n"
+    )
 
 
 @pytest.mark.usefixtures("_other_user")
@@ -489,5 +491,5 @@ def test_a_daemon_that_is_killed_at_its_start(folder: Path) -> None:
             _, errors = process.communicate(timeout=TIMEOUT)
     (folder / "s.sock").unlink()
     assert process.returncode == 1
-    assert errors.startswith("barfs: the mount's process was ended by signal 9 (Killed) before")
+    assert errors.startswith("barfs: signal 9 (Killed) ended the mount's process before")
     assert errors.count("\n") == 1
