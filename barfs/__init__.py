@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from barfs.backend import VfioPath
-    from barfs.device import Device, MappingMode, Options, Region
+    from barfs.device import Device, MappingMode, Options
     from barfs.errors import (
         AccessDenied,
         AccessError,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from barfs.layout import Layout, MsixMode, Segment
+    from barfs.region import Region
 
 __all__ = [
     "AccessDenied",
@@ -75,7 +76,7 @@ _HOMES = {
     "Device": "device",
     "Layout": "layout",
     "Options": "device",
-    "Region": "device",
+    "Region": "region",
     "Segment": "layout",
     "VfioPath": "backend",
 }

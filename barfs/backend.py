@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What a device is reached through: the protocol that `kernel` and `vfio_user.client` fulfil.
+"""The protocol of a backend, which `vfio.device` and `vfio_user.client` implement.
 
-Rule 1: a backend moves one access at a time; splitting, windows, ends and permissions are not its
-        business (`barfs.engine` does them once for all).
-Rule 2: synchronous, and callable from several threads at once. Concurrency and deadlines of whole
-        requests belong to the file system; a backend bounds the time of one access.
-Rule 3: opening takes place before a backend exists: whoever has one, has an open device.
+Rule 1: a backend does one access at a time. `barfs.engine` splits requests, and knows windows, ends
+        and permissions, for all backends.
+Rule 2: a backend is synchronous, and callable from several threads at once. It bounds the time of
+        one access; the file system bounds requests and decides what runs in parallel.
+Rule 3: a backend is an open device; making one opens it.
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,17 @@ VfioPath = Literal["auto", "cdev", "group", "noiommu"]
 is the first of the first two that the user may open."""
 
 NoDescriptor = Literal["no-descriptor", "bad-descriptor", "descriptors-differ"]
-"""Why nothing can be mapped of a region that has windows by its info, in the layout's words."""
+"""Why nothing of a region can be mapped although its info has windows, in the layout's words."""
 
 SignalKind = Literal["lost", "requested", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """What a device has to say without being asked: `fd` shows one of `events` (of poll(2)).
+    """An event that a device reports by itself: `fd` shows one of `events` (of poll(2)).
 
     `lost`: it is gone. `requested`: the kernel wants it back, and waits until it is closed.
-    `error`: it reported an error and goes on; `fd` is an eventfd, read for each.
+    `error`: it reported an error and goes on; `fd` is an eventfd, to be read each time.
     """
 
     kind: SignalKind
@@ -39,7 +39,7 @@ class Signal:
 
 
 class Accessor(Protocol):
-    """Accesses of a device that are function calls."""
+    """The accesses of a device whose accesses are function calls."""
 
     def read(self, region: int, offset: int, width: int) -> bytes:
         """One access of `width` bytes (1, 2, 4 or 8) at `offset` in the region.
@@ -52,11 +52,15 @@ class Accessor(Protocol):
 
 
 class Backend(Protocol):
-    """An open device. `source` is what the user named to get it; `bdf` is its place in `bus/`.
+    """An open device. `source` is what the user named to get it; `bdf` is its name in `bus/`.
 
     `max_width` is the widest access, in bytes, that a gap of a memory BAR takes in one piece;
     `has_ports` says whether an I/O BAR is made of ports, which take one aligned access of 1, 2 or 4
     bytes, or is a region like any other.
+
+    An access outside the windows goes through `access_fd`, where there is one: a `pread` or
+    `pwrite` at `info.offset + offset` is one access. Else it goes through `accessor`. The backend
+    keeps ownership of the descriptor, which is valid until `close`.
     """
 
     @property
@@ -71,8 +75,14 @@ class Backend(Protocol):
     @property
     def has_ports(self) -> bool: ...
 
+    @property
+    def access_fd(self) -> int | None: ...
+
+    @property
+    def accessor(self) -> Accessor | None: ...
+
     def device_info(self) -> DeviceInfo:
-        """Raises DeviceError."""
+        """Describe the device: how many regions it has. Raises DeviceError."""
 
     def region_info(self, index: int) -> RegionInfo:
         """Describe region `index`; an absent one has size 0.
@@ -86,26 +96,19 @@ class Backend(Protocol):
         The backend keeps ownership.
         """
 
-    def accessor(self) -> "int | Accessor":
-        """What an access outside the windows goes through.
-
-        A descriptor, on which one `pread` or `pwrite` at `info.offset + offset` is one access; or
-        an object whose `read` and `write` are.
-        """
-
     def attributes(self) -> Mapping[str, str]:
-        """Texts of sysfs attributes (`irq`, `resource`) that are known better here than from
-        configuration space, or only here (`modalias`)."""
+        """The texts of sysfs attributes that the backend knows better than configuration space
+        does (`irq`, `resource`), or that it alone knows (`modalias`)."""
 
     def links(self) -> Mapping[str, str]:
-        """Links that sysfs has for the function, by name, as folder and name of what they lead to:
-        `driver` is `drivers/vfio-pci`."""
+        """The links that sysfs has for the function, by name, each as the folder and name of its
+        target: `driver` is `drivers/vfio-pci`."""
 
     def signals(self) -> tuple[Signal, ...]:
-        """What to wait for. The backend keeps ownership; valid until `close`."""
+        """The events to wait for. The backend keeps ownership; valid until `close`."""
 
     def reset(self) -> None:
         """Reset the function. Raises DeviceError where it cannot."""
 
     def close(self) -> None:
-        """Give the device back; may be called again."""
+        """Give the device back. Idempotent."""

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A device as Python sees it: its regions, each with its layout and its table of segments.
+"""A device as Python sees it: a mapping of names to its regions.
 
 Rule 1: a device is opened once and held; opening and closing make the kernel reset the function.
-Rule 2: every access of a region goes through its one `engine.Table`, the mount's included.
-Rule 3: a window that cannot be mapped becomes `pread`, a region that cannot be described is left
-        out with a line in the log; neither costs the user the device.
-Rule 4: a device belongs to the process that opened it: in one that is forked from it every use is
+Rule 2: a window that cannot be mapped becomes `pread`, a region that cannot be described is left
+        out with a line in the log; the device opens in both cases.
+Rule 3: a device belongs to the process that opened it: in one that is forked from it every use is
         refused, and `close` does nothing.
-Rule 5: `close` refuses new accesses, waits for those inside, and only then unmaps.
+Rule 4: `close` refuses new accesses, waits for those inside, and only then unmaps.
 """
 
 import errno
@@ -15,8 +14,8 @@ import functools
 import logging
 import select
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
 from typing import Literal, Self
@@ -24,8 +23,8 @@ from typing import Literal, Self
 from barfs import engine
 from barfs.backend import Backend, NoDescriptor, Signal, VfioPath
 from barfs.engine.windows import MappedWindows
-from barfs.errors import AccessError, DeviceError, ForkedDevice, RegionError, UsageError
-from barfs.layout import REASON_MMAP_FAILED, Choices, Layout, MsixMode, MsixPlace, Segment, plan
+from barfs.errors import AccessError, DeviceError, RegionError, UsageError
+from barfs.layout import REASON_MMAP_FAILED, Layout, MsixMode, MsixPlace, PlanOptions, Segment, plan
 from barfs.pci import (
     CONFIG_INDEX,
     CONFIG_SIZE,
@@ -36,7 +35,9 @@ from barfs.pci import (
     region_name,
     sysfs_attributes,
 )
-from barfs.policy import EVERYTHING, AccessPolicy, Restriction
+from barfs.policy import EVERYTHING, AccessPolicy
+from barfs.ranges import merge
+from barfs.region import Region, forked, restrict, unmap
 from barfs.text.system_errors import reason
 from barfs.uapi import RegionInfo
 
@@ -96,131 +97,11 @@ class Options:
             raise UsageError(f"trace_limit={self.trace_limit}: it is at least {LEAST_TRACE} bytes")
         if self.msix == "carve" and self.mapping == "off":
             raise UsageError("msix=carve has no meaning with mapping=off: nothing is mapped")
-        _ = self.choices
+        _ = self.plan_options
 
     @property
-    def choices(self) -> Choices:
-        return Choices(self.width, self.mapping != "off", self.msix, self.read_only)
-
-
-class Region:
-    """A region of an open device; offsets and counts are bytes in the region.
-
-    `read8`..`read64` and `write8`..`write64` are exactly one access of that width, or an
-    `AccessError`: InvalidAccess where it is misaligned or wider than the place allows,
-    AccessDenied, PolicyDenied, BusFault, DeviceGone, AccessTimeout, ForkedAccess.
-
-    `readable`, `writable`: whether any part can be, by the device and the options; a policy does
-    not change what can be opened. `backing`: the descriptor that windows are mapped from, and where
-    in it the region begins.
-
-        >>> import barfs
-        >>> device = barfs.open("demo")
-        >>> bar0 = device["bar0"]
-        >>> bar0
-        <bar0 of ffff:00:00.0, 0x10000 bytes>
-        >>> bar0.read(0x1000, 4), bar0.write(0x1000, b"BARF"), hex(bar0.read32(0x1000))
-        (b'barf', 4, '0x46524142')
-        >>> bar0.read32(0x2)
-        Traceback (most recent call last):
-            ...
-        barfs.errors.InvalidAccess: bar0+0x2 (4 bytes): width or alignment not possible here
-        >>> device.close()
-        True
-    """
-
-    def __init__(
-        self,
-        layout: Layout,
-        table: engine.Table,
-        mapped: MappedWindows,
-    ) -> None:
-        self.layout = layout
-        self.name = layout.region
-        self.size = layout.size
-        self.table = table
-        self.readable = layout.readable
-        self.writable = layout.writable
-        self.backing: tuple[int, int] | None = None
-        self._restricted = False
-        self._owner = engine.Owner()
-        self._mappings = list(mapped.mappings.values())
-        self._reservation = mapped.reservation
-        self.read32 = table.load32
-
-    def __repr__(self) -> str:
-        return f"<{self.name} of {self.layout.device}, {self.size:#x} bytes>"
-
-    @property
-    def address(self) -> int:
-        """Where the region begins in this process; each window stands at its own offset.
-
-        The rest of the range is reserved and not accessible. Needs `mapping="contiguous"`, at
-        least one window and no policy for this region (which memory cannot hold), else UsageError.
-        Valid until the device is closed, and in this process: one that is forked from it has
-        nothing there (ForkedDevice).
-        """
-        if not self._owner.is_here:
-            raise _forked(self.layout.device)
-        if self._restricted:
-            raise UsageError(f"{self.name} has no address: a policy restricts it")
-        if self._reservation is None:
-            raise UsageError(
-                f"{self.name} has no address: open with mapping='contiguous'; a region without a "
-                "window has none"
-            )
-        return self._reservation.address
-
-    def read(self, offset: int, count: int) -> bytes:
-        """Read up to `count` bytes, cut into accesses as a read of the file would be.
-
-        Shorter at the end of the region and where a later access failed; empty past the end.
-        Raises AccessError when the first access failed.
-        """
-        return self.table.read(offset, count)
-
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
-        """Write `data`, cut into accesses as a write to the file would be; returns bytes written.
-
-        Raises AccessError when the first access failed, BeyondEnd past the end.
-        """
-        return self.table.write(offset, data)
-
-    def read8(self, offset: int) -> int:
-        return self.table.load(offset, 1)
-
-    def read16(self, offset: int) -> int:
-        return self.table.load(offset, 2)
-
-    def read64(self, offset: int) -> int:
-        return self.table.load(offset, 8)
-
-    def write8(self, offset: int, value: int) -> None:
-        self.table.store(offset, 1, value)
-
-    def write16(self, offset: int, value: int) -> None:
-        self.table.store(offset, 2, value)
-
-    def write32(self, offset: int, value: int) -> None:
-        self.table.store(offset, 4, value)
-
-    def write64(self, offset: int, value: int) -> None:
-        self.table.store(offset, 8, value)
-
-    def restrict(self, restrictions: Sequence[Restriction]) -> None:
-        """Put a policy in force, before anybody else has the region."""
-        self._restricted = True
-        self.layout = self.layout.restricted(restrictions)
-        reads = [(part.start, part.end) for part in restrictions if part.permission == "none"]
-        self.table.deny(reads, [(part.start, part.end) for part in restrictions])
-
-    def unmap(self) -> None:
-        """Give the windows back. Only for a device that nobody is inside of."""
-        for mapping in self._mappings:
-            mapping.close()
-        if self._reservation is not None:
-            self._reservation.close()
-        self._mappings, self._reservation = [], None
+    def plan_options(self) -> PlanOptions:
+        return PlanOptions(self.width, self.mapping != "off", self.msix, self.read_only)
 
 
 class Device:
@@ -243,7 +124,7 @@ class Device:
         self.bdf: Bdf = backend.bdf
         self.source: str = backend.source
         self.options = options or Options()
-        self.occupancy = engine.Occupancy()
+        self._occupancy = engine.Occupancy()
         self.regions: dict[str, Region] = {}
         self._backend = backend
         self._turns = engine.Turns()
@@ -298,19 +179,19 @@ class Device:
         windows too, is refused."""
         if not self._owner.is_here:
             return True
-        if not self.occupancy.closed:
+        if not self._occupancy.closed:
             poll = select.poll()
             for signal in self.signals:
                 if signal.kind != "error":
                     poll.register(signal.fd, signal.events)
             if poll.poll(0):
-                self.occupancy.close()
-        return self.occupancy.closed
+                self._occupancy.close()
+        return self._occupancy.closed
 
     def reset(self) -> None:
         """Reset the function. Raises DeviceError where it cannot, ForkedDevice in a child."""
         if not self._owner.is_here:
-            raise _forked(self.source)
+            raise forked(self.source)
         self._backend.reset()
 
     def close(self, grace: float | None = None) -> bool:
@@ -322,13 +203,13 @@ class Device:
         """
         if not self._owner.is_here:
             return True
-        self.occupancy.close()
-        if not self.occupancy.drain(self.options.timeout if grace is None else grace):
+        self._occupancy.close()
+        if not self._occupancy.drain(self.options.timeout if grace is None else grace):
             log.error("%s: an access has not come back; its mappings are left in place", self.bdf)
             return False
         with self._closing:
             for region in self.regions.values():
-                region.unmap()
+                unmap(region)
             self._backend.close()
             if self._trace is not None:
                 self._trace.close()
@@ -353,7 +234,7 @@ class Device:
         sizes = {name: region.size for name, region in self.regions.items()}
         restrictions = self.options.policy.restrictions([str(self.bdf), self.source], sizes)
         for name, parts in restrictions.items():
-            self.regions[name].restrict(parts)
+            restrict(self.regions[name], parts)
 
     def _region_infos(self) -> dict[int, RegionInfo]:
         count = self._backend.device_info().num_regions
@@ -389,7 +270,7 @@ class Device:
         layout = plan(
             info,
             device=str(self.bdf),
-            choices=self.options.choices,
+            options=self.options.plan_options,
             page_size=engine.PAGE_SIZE,
             gap_width=self._backend.max_width,
             port=port,
@@ -399,10 +280,10 @@ class Device:
         mapped, failed = self._map_windows(layout, fd, info.offset)
         layout = layout.with_failed_windows(failed, self._backend.max_width)
         table = engine.Table(
-            self.occupancy,
+            self._occupancy,
             layout.size,
             layout.width,
-            _native_segments(layout, self._target(info, mapped)),
+            self._entries(layout, info, mapped),
             port=port,
             guard_reads=self.options.guard and info.index != CONFIG_INDEX,
             guard_writes=self.options.guard,
@@ -410,8 +291,8 @@ class Device:
             timeout=self.options.timeout,
             trace=self._trace,
         )
-        region = Region(layout.merged(), table, mapped)
-        region.backing = (fd, info.offset) if isinstance(fd, int) else None
+        backing = (fd, info.offset) if isinstance(fd, int) else None
+        region = Region(layout.merged(), table, mapped, backing)
         self.regions[layout.region] = region
         return region
 
@@ -434,56 +315,44 @@ class Device:
             log.warning("%s: %s+%#x is not mapped: %s", self.bdf, layout.region, start, why)
         return mapped, failed
 
-    def _target(
-        self, info: RegionInfo, mapped: MappedWindows
-    ) -> Callable[[Segment], engine.Target]:
-        accessor = self._backend.accessor()
+    def _entries(
+        self, layout: Layout, info: RegionInfo, mapped: MappedWindows
+    ) -> list[engine.TableEntry]:
+        """The table of a layout. Segments that differ in their reason alone are one entry, so that
+        no access is cut at an edge that means nothing to the device."""
+        gap = self._gap(info)
 
         def target(segment: Segment) -> engine.Target:
             if segment.access == "mmap":
                 return engine.Memory(mapped.mappings[segment.start])
-            if segment.access == "none":
-                return engine.Refused()
-            if isinstance(accessor, int):
-                return engine.Descriptor(accessor, info.offset + segment.start)
-            return engine.Call(
-                functools.partial(accessor.read, info.index),
-                functools.partial(accessor.write, info.index),
-                self._turns,
+            return engine.Refused() if segment.access == "none" else gap
+
+        return merge(
+            engine.TableEntry(
+                segment.start,
+                segment.end,
+                segment.readable,
+                segment.writable,
+                segment.width,
+                target(segment),
             )
-
-        return target
-
-
-def _forked(device: str) -> ForkedDevice:
-    return ForkedDevice(f"{device} belongs to the process that opened it, which forked this one")
-
-
-def _native_segments(
-    layout: Layout, target: Callable[[Segment], engine.Target]
-) -> list[engine.Segment]:
-    """The table of a layout: neighbours that differ in their reason only are one segment, so that
-    no access is cut at an edge that means nothing to the device."""
-    segments: list[Segment] = []
-    for segment in layout.segments:
-        last = segments[-1] if segments else None
-        plain = replace(segment, reason="")
-        if (
-            last
-            and segment.access != "mmap"
-            and replace(last, start=0, end=0) == replace(plain, start=0, end=0)
-        ):
-            segments[-1] = replace(last, end=segment.end)
-        else:
-            segments.append(plain)
-    return [
-        engine.Segment(
-            segment.start,
-            segment.end,
-            segment.readable,
-            segment.writable,
-            segment.width,
-            target(segment),
+            for segment in layout.segments
         )
-        for segment in segments
-    ]
+
+    def _gap(self, info: RegionInfo) -> engine.Target:
+        """What an access outside the windows reaches."""
+        backend = self._backend
+        if backend.access_fd is not None:
+            return engine.Descriptor(backend.access_fd, info.offset)
+        if backend.accessor is None:
+            return engine.Refused()
+        return engine.Call(
+            functools.partial(backend.accessor.read, info.index),
+            functools.partial(backend.accessor.write, info.index),
+            self._turns,
+        )
+
+
+def occupancy_of(device: Device) -> engine.Occupancy:
+    """Who is inside the device's tables, for the mount: `close` refuses every further access."""
+    return device._occupancy

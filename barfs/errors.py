@@ -4,8 +4,13 @@
 Rule 1: every error that a user can cause or meet is a `BarfsError`, and its text is one line that
         says what to do next.
 Rule 2: an error of one access is an `AccessError`, and carries where the access went.
-Rule 3: nothing here knows the errno of FUSE; `barfs.engine` holds the one table of them.
+Rule 3: each class of them carries its errno, which the engine and the file system answer with;
+        `access_error` alone finds the class of an errno.
 """
+
+import errno as errnos
+from collections.abc import Sequence
+from typing import ClassVar
 
 
 class BarfsError(Exception):
@@ -40,10 +45,11 @@ class PeerError(DeviceError):
 
 
 class AccessError(BarfsError):
-    """An access, or a request of several, that did not take place.
+    """An access, or a request of several, that was not done.
 
     `region` is the region's name, `offset` the byte in the region where the first failed access
-    begins, `width` its size in bytes (for a request: the count of bytes asked for).
+    begins, `width` its size in bytes (for a request: the count of bytes asked for). `errno` is what
+    the file of a mount answers in its place.
 
         >>> import barfs
         >>> with barfs.open("demo") as device:
@@ -55,6 +61,7 @@ class AccessError(BarfsError):
     """
 
     summary = "access failed"
+    errno: ClassVar[int] = errnos.EIO
 
     def __init__(
         self, message: str = "", *, region: str = "?", offset: int = 0, width: int = 0
@@ -74,51 +81,94 @@ class BusFault(AccessError):
     """The device refused the access, or its memory was not there (memory decode off, low power)."""
 
     summary = "the device did not take the access"
+    errno = errnos.EIO
 
 
 class DeviceGone(AccessError):
     """The device was removed or released, or its vfio-user peer is gone."""
 
     summary = "the device is gone"
+    errno = errnos.ENODEV
 
 
 class AccessTimeout(AccessError):
     """No answer within the deadline. The access is not repeated."""
 
     summary = "no answer from the device in time"
+    errno = errnos.ETIMEDOUT
 
 
 class ForkedAccess(AccessError, ForkedDevice):
     """An access by a process that was forked from the one that opened the device."""
 
     summary = "the device belongs to the process that opened it, which forked this one"
+    errno = errnos.ECHILD
 
 
 class InvalidAccess(AccessError):
     """A width or an alignment that the place does not allow, or an access that crosses an edge."""
 
     summary = "width or alignment not possible here"
+    errno = errnos.EINVAL
 
 
 class AccessDenied(AccessError):
     """The region, or this part of it, cannot be read or cannot be written."""
 
     summary = "not permitted here"
+    errno = errnos.EACCES
 
 
 class PolicyDenied(AccessDenied):
     """The user's policy (`barfs.policy`) does not permit it."""
 
     summary = "the policy does not permit it"
+    errno = errnos.EPERM
 
 
 class BeyondEnd(AccessError):
     """A write at or past the end of the region."""
 
     summary = "past the end of the region"
+    errno = errnos.EFBIG
 
 
 class Interrupted(AccessError):
     """Stopped on request before the first byte was transferred."""
 
     summary = "interrupted"
+    errno = errnos.EINTR
+
+
+ACCESS_ERRORS: tuple[type[AccessError], ...] = (
+    BusFault,
+    DeviceGone,
+    AccessTimeout,
+    ForkedAccess,
+    InvalidAccess,
+    AccessDenied,
+    PolicyDenied,
+    BeyondEnd,
+    Interrupted,
+)
+
+
+def access_error(
+    number: int,
+    message: str = "",
+    *,
+    region: str,
+    offset: int,
+    width: int,
+    among: Sequence[type[AccessError]] = ACCESS_ERRORS,
+) -> AccessError:
+    """Return the error of an access that was answered with the errno `number`.
+
+    It is of the class of `among` that has this errno, or else a `BusFault`, whose message is the
+    name of the errno where there is no other.
+    """
+    for kind in among:
+        if kind.errno == number:
+            return kind(message, region=region, offset=offset, width=width)
+    message = message or errnos.errorcode.get(number, f"errno {number}")
+    return BusFault(message, region=region, offset=offset, width=width)

@@ -13,6 +13,7 @@ Rule 5: a window lies in one area. Areas that touch are windows of their own, si
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +21,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from barfs.errors import BarfsError, UsageError
 from barfs.pci import CONFIG_INDEX, ROM_INDEX, MsixCapability, region_name
+from barfs.ranges import (
+    Range,
+    align_down,
+    align_up,
+    check_cover,
+    clip,
+    first_overlap,
+    merge,
+    overlay,
+)
 from barfs.text import dump_json, with_hex
 
 if TYPE_CHECKING:
     from barfs.policy import Restriction
-    from barfs.uapi import RegionInfo, SparseArea
+    from barfs.uapi import RegionInfo
 
 Access = Literal["mmap", "pread", "none"]
 MsixMode = Literal["map", "carve"]
@@ -54,22 +65,16 @@ class LayoutError(BarfsError):
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """A range of a region that is accessed in one way; offsets in bytes, `end` exclusive.
+class Segment(Range):
+    """A range of a region that is accessed in one way.
 
     `perm` is what is in force ("rw", "r-", "-w", "--"); `width` is the widest single access.
     """
 
-    start: int
-    end: int
     access: Access
     perm: str
     width: int
     reason: str = REASON_NONE
-
-    @property
-    def size(self) -> int:
-        return self.end - self.start
 
     @property
     def readable(self) -> bool:
@@ -127,13 +132,10 @@ class Layout:
     segments: tuple[Segment, ...]
 
     def __post_init__(self) -> None:
-        position = 0
-        for segment in self.segments:
-            if segment.start != position or segment.end <= segment.start:
-                raise LayoutError(f"{self.region}: segment at {segment.start:#x} does not continue")
-            position = segment.end
-        if position != self.size:
-            raise LayoutError(f"{self.region}: segments end at {position:#x}, not {self.size:#x}")
+        try:
+            check_cover(self.segments, self.size)
+        except ValueError as error:
+            raise LayoutError(f"{self.region}: {error}") from None
 
     @property
     def windows(self) -> tuple[Segment, ...]:
@@ -169,27 +171,17 @@ class Layout:
 
     def merged(self) -> Layout:
         """The layout as it is shown: neighbours that are accessed alike are one segment."""
-        return replace(self, segments=_merged(self.segments))
+        return replace(self, segments=tuple(merge(self.segments)))
 
     def restricted(self, restrictions: Sequence[Restriction]) -> Layout:
         """The layout with a policy in force: `restrictions` in order, without overlap."""
-        segments: list[Segment] = []
-        for segment in self.segments:
-            position = segment.start
-            for restriction in restrictions:
-                start = max(restriction.start, position)
-                end = min(restriction.end, segment.end)
-                if start >= end:
-                    continue
-                if position < start:
-                    segments.append(replace(segment, start=position, end=start))
-                segments.append(
-                    _under_policy(replace(segment, start=start, end=end), restriction.permission)
-                )
-                position = end
-            if position < segment.end:
-                segments.append(replace(segment, start=position))
-        return replace(self, segments=_merged(segments))
+        restricted = (
+            _under_policy(part, restriction.permission)
+            for restriction in restrictions
+            for part in clip(self.segments, restriction)
+        )
+        segments = merge(overlay(itertools.chain(self.segments, restricted)))
+        return replace(self, segments=tuple(segments))
 
     def to_text(self) -> str:
         """The text of `barN.layout` (format: `barfs layout v1`)."""
@@ -309,7 +301,7 @@ def _parse_text(text: str) -> Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class PlanOptions:
     """What the user chose for all regions of a device.
 
     `width` is the file's width in bytes (1, 2, 4, 8); `mapping` False leaves everything to pread.
@@ -326,11 +318,9 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True)
-class _Range:
-    """A range with the reason why it is no window; `REASON_NONE`: it is one."""
+class _Piece(Range):
+    """A part of a region with the reason why it is no window; `REASON_NONE`: it is one."""
 
-    start: int
-    end: int
     reason: str
 
 
@@ -338,7 +328,7 @@ def plan(
     info: RegionInfo,
     *,
     device: str,
-    choices: Choices,
+    options: PlanOptions,
     page_size: int,
     gap_width: int,
     port: bool = False,
@@ -355,17 +345,17 @@ def plan(
     narrow = port or info.index in (ROM_INDEX, CONFIG_INDEX)
     widest = NARROW_WIDTH if narrow else WINDOW_WIDTH
     readable = info.readable
-    writable = info.writable and not choices.read_only and info.index != ROM_INDEX
+    writable = info.writable and not options.read_only and info.index != ROM_INDEX
     perm = ("r" if readable else "-") + ("w" if writable else "-")
-    ranges = _partition(info, page_size)
+    pieces = _partition(info, page_size)
     table = msix.table if msix is not None else None
-    if table is not None and (choices.msix == "carve" or not info.msix_mappable):
-        ranges = _carve(ranges, table, page_size, info.size)
+    if table is not None and (options.msix == "carve" or not info.msix_mappable):
+        pieces = _carve(pieces, table, page_size)
     segments: list[Segment] = []
-    for piece in ranges:
+    for piece in pieces:
         access: Access = "none" if perm == "--" else "pread"
         width, reason = min(gap_width, widest), piece.reason
-        if piece.reason == REASON_NONE and not choices.mapping:
+        if piece.reason == REASON_NONE and not options.mapping:
             reason = REASON_MAPPING_OFF
         elif piece.reason == REASON_NONE and access == "pread":
             access, width = "mmap", widest
@@ -375,89 +365,46 @@ def plan(
         region=region_name(info.index),
         size=info.size,
         flags=info.flag_names,
-        width=choices.width,
+        width=options.width,
         msix=msix,
         segments=tuple(segments),
     )
 
 
-def _partition(info: RegionInfo, page_size: int) -> list[_Range]:
+def _partition(info: RegionInfo, page_size: int) -> list[_Piece]:
     """Windows and gaps of the region, before MSI-X and the user's choices."""
-    whole = _Range(0, info.size, REASON_NONE)
+    whole = _Piece(0, info.size, REASON_NOT_IN_AREA)
     if info.chain_error is not None:
         return [replace(whole, reason=REASON_BAD_CAPABILITY)]
     if not info.mappable:
         return [replace(whole, reason=REASON_NO_MMAP_FLAG)]
-    if info.areas is None:
-        return _shrunk(0, info.size, info.size, page_size)
-    areas = sorted((area for area in info.areas if area.size), key=lambda area: area.offset)
-    if not _trustworthy(areas, info.size):
+    areas: list[Range] = [whole]
+    if info.areas is not None:
+        areas = [area.range for area in info.areas if area.size]
+    if any(area.end > info.size for area in areas) or first_overlap(areas):
         return [replace(whole, reason=REASON_BAD_AREA)]
-    ranges: list[_Range] = []
-    position = 0
+    layers = [whole]
     for area in areas:
-        if position < area.offset:
-            ranges.append(_Range(position, area.offset, REASON_NOT_IN_AREA))
-        position = area.offset + area.size
-        ranges.extend(_shrunk(area.offset, position, info.size, page_size))
-    if position < info.size:
-        ranges.append(_Range(position, info.size, REASON_NOT_IN_AREA))
-    return ranges
+        layers.append(_Piece(area.start, area.end, REASON_SUB_PAGE))
+        layers.append(_window(area, info.size, page_size))
+    return overlay(layers)
 
 
-def _trustworthy(areas: Sequence[SparseArea], size: int) -> bool:
-    position = 0
-    for area in areas:
-        if area.offset < position or area.offset + area.size > size:
-            return False
-        position = area.offset + area.size
-    return True
-
-
-def _shrunk(start: int, end: int, region_size: int, page_size: int) -> list[_Range]:
-    """One area cut inward to whole pages.
+def _window(area: Range, region_size: int, page_size: int) -> _Piece:
+    """The whole pages of an area; empty where it has none.
 
     The region's own end counts as the edge of a page: VFIO offers a BAR smaller than a page for
     mapping only where it could reserve the rest of that page (`vfio_pci_probe_mmaps`).
     """
-    first = -(-start // page_size) * page_size
-    last = end if end == region_size else end // page_size * page_size
-    if first >= last:
-        return [_Range(start, end, REASON_SUB_PAGE)]
-    ranges = [_Range(first, last, REASON_NONE)]
-    if start < first:
-        ranges.insert(0, _Range(start, first, REASON_SUB_PAGE))
-    if last < end:
-        ranges.append(_Range(last, end, REASON_SUB_PAGE))
-    return ranges
+    start = align_up(area.start, page_size)
+    end = area.end if area.end == region_size else align_down(area.end, page_size)
+    return _Piece(start, max(start, end), REASON_NONE)
 
 
-def _carve(
-    ranges: Iterable[_Range], table: tuple[int, int], page_size: int, region_size: int
-) -> list[_Range]:
+def _carve(pieces: list[_Piece], table: tuple[int, int], page_size: int) -> list[_Piece]:
     """Take the pages of the MSI-X table out of the windows."""
-    hole_start = table[0] // page_size * page_size
-    hole_end = min(-(-(table[0] + table[1]) // page_size) * page_size, region_size)
-    carved: list[_Range] = []
-    for piece in ranges:
-        start, end = max(piece.start, hole_start), min(piece.end, hole_end)
-        if piece.reason != REASON_NONE or start >= end:
-            carved.append(piece)
-            continue
-        if piece.start < start:
-            carved.append(replace(piece, end=start))
-        carved.append(_Range(start, end, REASON_MSIX_TABLE))
-        if end < piece.end:
-            carved.append(replace(piece, start=end))
-    return carved
-
-
-def _merged(segments: Iterable[Segment]) -> tuple[Segment, ...]:
-    """Neighbours that differ in nothing but their range, as one."""
-    merged: list[Segment] = []
-    for segment in segments:
-        if merged and replace(merged[-1], start=segment.start, end=segment.end) == segment:
-            merged[-1] = replace(merged[-1], end=segment.end)
-        else:
-            merged.append(segment)
-    return tuple(merged)
+    offset, size = table
+    pages = Range(align_down(offset, page_size), align_up(offset + size, page_size))
+    windows = [piece for piece in pieces if piece.reason == REASON_NONE]
+    carved = (replace(part, reason=REASON_MSIX_TABLE) for part in clip(windows, pages))
+    return overlay(itertools.chain(pieces, carved))

@@ -16,17 +16,14 @@ Rule 2: a rule that cannot mean anything for the device that it names is an erro
 """
 
 import fnmatch
-import heapq
-import itertools
 import tomllib
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal
 
 from barfs.errors import UsageError
-from barfs.ranges import parse_range
+from barfs.ranges import Range, merge, overlay, parse_range
 from barfs.text import unicode
 from barfs.text.system_errors import reason
 
@@ -39,22 +36,20 @@ _WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
-class Restriction:
-    """A range of a region, in bytes, `end` exclusive, that may not be written or not be touched."""
+class Restriction(Range):
+    """A range of a region that may not be written (`ro`), or neither read nor written (`none`)."""
 
-    start: int
-    end: int
     permission: Literal["ro", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One `[[rule]]`; `span` is a range of bytes, `end` exclusive, or None for the whole region."""
+    """One `[[rule]]`; without a `span` it covers the whole region."""
 
     permission: Permission
     device: str = "*"
     region: str = "*"
-    span: tuple[int, int] | None = None
+    span: Range | None = None
 
     def names_device(self, names: Sequence[str]) -> bool:
         return any(fnmatch.fnmatchcase(unicode(name), self.device) for name in names)
@@ -108,7 +103,7 @@ class AccessPolicy:
         return {
             region: found
             for region, size in sizes.items()
-            if (found := _overlay(_rules_of(region, rules), size))
+            if (found := _restricted(_rules_of(region, rules), size))
         }
 
 
@@ -145,34 +140,26 @@ def _check(rule: Rule, names: Sequence[str], sizes: Mapping[str, int]) -> None:
     regions = [region for region in sizes if fnmatch.fnmatchcase(region, rule.region)]
     if not regions:
         raise UsageError(f"policy: {names[0]} has no {rule.region}; it has {', '.join(sizes)}")
-    if rule.span is None or any(rule.span[1] <= sizes[region] for region in regions):
+    if rule.span is None or any(rule.span.end <= sizes[region] for region in regions):
         return
     raise UsageError(
-        f"policy: the range {rule.span[0]:#x}-{rule.span[1] - 1:#x} leaves {regions[0]} of "
+        f"policy: the range {rule.span.start:#x}-{rule.span.end - 1:#x} leaves {regions[0]} of "
         f"{names[0]}, which has {sizes[regions[0]]:#x} bytes"
     )
 
 
-def _overlay(rules: Sequence[Rule], size: int) -> tuple[Restriction, ...]:
+@dataclass(frozen=True, slots=True)
+class _Painted(Range):
+    permission: Permission
+
+
+def _restricted(rules: Sequence[Rule], size: int) -> tuple[Restriction, ...]:
     """What the rules leave restricted of `size` bytes, as few ranges as possible."""
-    spans = [rule.span or (0, size) for rule in rules]
-    starts = deque(
-        sorted((start, -number) for number, (start, _end) in enumerate(spans) if start < size)
+    region = Range(0, size)
+    parts = ((rule, (rule.span or region).overlap(region)) for rule in rules)
+    painted = overlay(_Painted(part.start, part.end, rule.permission) for rule, part in parts)
+    return tuple(
+        Restriction(part.start, part.end, part.permission)
+        for part in merge(painted)
+        if part.permission != "rw"
     )
-    edges = sorted({0, size} | {edge for span in spans for edge in span if edge < size})
-    found: list[Restriction] = []
-    covering: list[int] = []  # a heap of the negated numbers of rules, the last one on top
-    for start, end in itertools.pairwise(edges):
-        while starts and starts[0][0] == start:
-            heapq.heappush(covering, starts.popleft()[1])
-        while covering and spans[-covering[0]][1] <= start:
-            heapq.heappop(covering)
-        permission = rules[-covering[0]].permission if covering else "rw"
-        if permission == "rw":
-            continue
-        last = found[-1] if found else None
-        if last and (last.end, last.permission) == (start, permission):
-            found[-1] = Restriction(last.start, end, permission)
-        else:
-            found.append(Restriction(start, end, permission))
-    return tuple(found)

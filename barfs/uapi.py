@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 
 from barfs.errors import CapabilityError
+from barfs.ranges import Range
 
 DEVICE_FLAG_RESET = 1
 DEVICE_FLAG_PCI = 2
@@ -105,6 +106,10 @@ class SparseArea:
 
     offset: int
     size: int
+
+    @property
+    def range(self) -> Range:
+        return Range(self.offset, self.offset + self.size)
 
 
 @dataclass(frozen=True, slots=True)

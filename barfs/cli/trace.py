@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command `trace`: the accesses of a mount, as they happen."""
+"""The command `trace`: the accesses to a mount, as they happen."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from barfs.cli.help import explain
 from barfs.errors import UsageError
 from barfs.fuse.mounts import MountError, MountInfo, barfs_mounts
-from barfs.ranges import parse_range
+from barfs.ranges import Range, parse_range
 from barfs.text import printable
 from barfs.text.system_errors import reason
 
@@ -25,54 +25,52 @@ _LINE = re.compile(r"[0-9.]+ \S+ (?P<device>\S+) (?P<region>\S+) [rw] (?P<offset
 
 def add_trace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "place", metavar="PLACE", type=Path, help="the mount, or a device or a region's file in it"
+        "place", metavar="PLACE", type=Path, help="a mount, or a device or a region's file in it"
     )
     parser.add_argument(
-        "range", metavar="RANGE", nargs="?", help="of offsets, as for barfs md; default: all"
+        "range", metavar="RANGE", nargs="?", help="offsets to show, as for barfs md (default: all)"
     )
     explain(
         parser,
         "barfs trace /mnt/bar",
         "barfs trace /mnt/bar/bus/0000:01:00.0/bar0 0x100-0x13f",
-        details="The mount was made with -o trace=FILE. Goes on in the new file when one has "
-        "reached trace-limit=, and ends when the mount does.",
+        details="Needs a mount with -o trace=FILE. Continues in the new file when the old one "
+        "reaches trace-limit=, and ends when the mount ends.",
     )
     parser.set_defaults(run=_trace)
 
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """Which lines to show: None of a field lets all through; `end` is exclusive."""
+    """The lines to show. A field of None matches all."""
 
     device: str | None
     region: str | None
-    start: int = 0
-    end: int | None = None
+    span: Range | None = None
 
     def shows(self, line: str) -> bool:
         match = _LINE.match(line)
-        if match is None:  # a line that says that others are missing, unless it is a file's first
+        if match is None:  # the first line of a file, or a note that lines are missing
             return not line.startswith(_FIRST_LINE)
         return (
             self.device in (None, match["device"])
             and self.region in (None, match["region"])
-            and self.start <= int(match["offset"], 16)
-            and (self.end is None or int(match["offset"], 16) < self.end)
+            and (self.span is None or self.span.start <= int(match["offset"], 16) < self.span.end)
         )
 
 
 def _trace(choice: argparse.Namespace) -> int:
-    span = (0, None) if choice.range is None else parse_range(choice.range, default_size=1)
+    span = None if choice.range is None else parse_range(choice.range, default_size=1)
     mountpoint, words = _split(choice.place)
     device, region = (*words, None, None)[:2]
     info = MountInfo.read(mountpoint)
     if info is None:
-        raise MountError(f"{mountpoint} does not answer")
+        raise MountError(f"the mount on {mountpoint} does not answer")
     if info.trace is None:
         raise UsageError(f"{mountpoint} is mounted without -o trace=FILE")
     if device is not None and device not in info.devices:
-        raise UsageError(f"{choice.place}: there is no such device in {mountpoint}")
-    wanted = _Filter(device, region, *span)
+        raise UsageError(f"{mountpoint} has no device {device}")
+    wanted = _Filter(device, region, span)
     try:
         with contextlib.closing(_Follower(Path(info.trace))) as follower:
             for line in follower.lines(lambda: mountpoint in barfs_mounts()):
@@ -87,17 +85,17 @@ def _trace(choice: argparse.Namespace) -> int:
 
 
 def _split(place: Path) -> tuple[Path, tuple[str, ...]]:
-    """The mount that a path is in, and the names of a device and a region behind `bus`."""
+    """The mount that contains a path, and the names of the device and the region below `bus`."""
     place = Path(os.path.realpath(place))
     for mountpoint in barfs_mounts():
         if place.is_relative_to(mountpoint):
             return mountpoint, place.relative_to(mountpoint).parts[1:]
-    raise UsageError(f"{place} is not in a mount of barfs; mount -t fuse.barfs lists them")
+    raise UsageError(f"{place} is not in a barfs mount; mount -t fuse.barfs lists them")
 
 
 class _Follower:
-    """Whole lines as they are added to a file, from its present end on; and to those that take its
-    place when it has reached its limit."""
+    """Reads whole lines as they are appended to a file, and to those that replace it when it has
+    reached its limit."""
 
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
@@ -111,15 +109,15 @@ class _Follower:
         self._file.close()
 
     def lines(self, lives: Callable[[], bool]) -> Iterator[str]:
-        """Until it does not live any more and all is read. Raises OSError."""
+        """Yield lines until `lives` returns False and all is read. Raises OSError."""
         while True:
             living = lives()
             yield from self._added()
             while (following := self._following()) is not None:
-                # The last lines came before the move; whoever reads slowly may be a file behind.
+                # The last lines were written before the move. A slow reader may be a file behind.
                 yield from self._added()
                 if following == self._older:
-                    yield "# lines may be missing here: it was moved faster than it was read"
+                    yield "# lines may be missing here: the trace was moved faster than it was read"
                 self._go_on_in(following)
                 yield from self._added()
             if not living:
@@ -134,7 +132,7 @@ class _Follower:
                 self._rest = b""
 
     def _following(self) -> Path | None:
-        """What to read behind the file that is open: the older one, if it came between."""
+        """The file to read after the open one: the older one, if both were moved since."""
         own = os.fstat(self._file.fileno())
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(own, self._path.stat()):

@@ -15,17 +15,18 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from barfs import engine
 from barfs.attach import DeviceName, open_implicitly
 from barfs.device import Device
 from barfs.dump.file import Hole
 from barfs.errors import AccessError, BarfsError
 from barfs.fuse.mounts import find_device, layouts_in
 from barfs.layout import REASON_POLICY, Layout, Segment
+from barfs.ranges import Range, align_down, align_up, clip, merge, overlay
+from barfs.region import backing_of
 
 _CHUNK = 1 << 16
 _STEP = 1 << 12
@@ -36,7 +37,6 @@ _LONGEST_PACE = 1.0
 """So many registers, or seconds, with steps of one length; then they become twice as long."""
 _FATAL = (errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN)
 
-Span = tuple[int, int]
 Piece = tuple[int, bytes]
 """An offset in a region, and the bytes from there."""
 
@@ -93,7 +93,7 @@ class _Opened:
         try:
             return self._device[region].read(offset, count)
         except AccessError as error:
-            raise OSError(engine.errno_of(error), str(error)) from error
+            raise OSError(error.errno, str(error)) from error
 
     def zeros_end(self, region: str, segment: Segment, offset: int) -> int:
         """The holes of a software device's memory: reading them would allocate it."""
@@ -114,7 +114,7 @@ class _Opened:
     def _memory_of(self, region: str) -> tuple[int, int] | None:
         """The file that a region's windows are mapped from, with a position of its own: that of the
         device's descriptor is the device's."""
-        backing = self._device[region].backing
+        backing = backing_of(self._device[region])
         if backing is None or not stat.S_ISREG(os.fstat(backing[0]).st_mode):
             return None
         try:
@@ -144,10 +144,18 @@ def source_of(name: DeviceName, tell: Callable[[str], object]) -> Iterator[Sourc
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """What is not to be read: a region, or a range of it (bytes, `end` exclusive)."""
+    """What is not to be read: a region, or a range of it."""
 
     region: str
-    span: Span | None = None
+    span: Range | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part(Range):
+    """A part of a segment; with the reason why it is not read, if it is not."""
+
+    segment: Segment
+    reason: str | None
 
 
 class RegionReader:
@@ -163,27 +171,27 @@ class RegionReader:
 
     def pieces(self) -> Iterator[Piece]:
         """Raises SnapshotError when the device is gone or does not answer."""
-        for segment, start, end, reason in self._ranges():
-            if reason is not None:
-                self._hole(start, end, reason)
+        for part in self._parts():
+            if part.reason is not None:
+                self._hole(part.start, part.end, part.reason)
             else:
-                yield from self._read(segment, start, end)
+                yield from self._read(part.segment, part.start, part.end)
 
-    def _ranges(self) -> Iterator[tuple[Segment, int, int, str | None]]:
-        """The region in pieces: each with its segment, and the reason why it is not read."""
-        spans = [skip.span or (0, self._layout.size) for skip in self._skips]
+    def _parts(self) -> list[_Part]:
+        parts = []
         for segment in self._layout.segments:
-            inside = (edge for span in spans for edge in span)
-            edges = {edge for edge in inside if segment.start < edge < segment.end}
-            position = segment.start
-            for edge in (*sorted(edges), segment.end):
-                reason = None
-                if not segment.readable:
-                    reason = "policy" if segment.reason == REASON_POLICY else "not-readable"
-                elif any(start <= position < end for start, end in spans):
-                    reason = "skipped"
-                yield segment, position, edge, reason
-                position = edge
+            reason = None
+            if not segment.readable:
+                reason = "policy" if segment.reason == REASON_POLICY else "not-readable"
+            parts.append(_Part(segment.start, segment.end, segment, reason))
+        whole = Range(0, self._layout.size)
+        skipped = (
+            replace(part, reason="skipped")
+            for skip in self._skips
+            for part in clip(parts, skip.span or whole)
+            if part.reason is None
+        )
+        return overlay((*parts, *skipped))
 
     def _read(self, segment: Segment, start: int, end: int) -> Iterator[Piece]:
         self._width = min(self._layout.width, segment.width)
@@ -210,7 +218,7 @@ class RegionReader:
             position = bad
 
     def _next_register(self, position: int) -> int:
-        return position - position % self._width + self._width
+        return align_down(position, self._width) + self._width
 
     def _try(self, position: int, end: int) -> tuple[bytes, str]:
         """Read from a position; what came, or why nothing did. Raises SnapshotError."""
@@ -239,7 +247,7 @@ class RegionReader:
     def _search(self, start: int, end: int) -> tuple[int, dict[int, bytes]]:
         """Where registers can be read again; and what was read on the way, by its offset."""
         step, tries, since = _STEP, 0, time.monotonic()
-        low, high = start, start + -start % step
+        low, high = start, align_up(start, step)
         while True:
             if high >= end:
                 return end, {}
@@ -252,8 +260,7 @@ class RegionReader:
             high += step
         known = {high: data}
         while low < high:
-            middle = low + (high - low) // 2
-            middle -= middle % self._width
+            middle = align_down(low + (high - low) // 2, self._width)
             data, _ = self._try(middle, self._next_register(middle))
             if data:
                 known[middle], high = data, middle
@@ -262,11 +269,7 @@ class RegionReader:
         return high, known
 
     def _hole(self, start: int, end: int, reason: str) -> None:
-        last = self.holes[-1] if self.holes else None
-        if last and (last.end, last.reason) == (start, reason):
-            self.holes[-1] = Hole(last.start, end, reason)
-        else:
-            self.holes.append(Hole(start, end, reason))
+        self.holes[-1:] = merge((*self.holes[-1:], Hole(start, end, reason)))
 
 
 def _single(position: int, end: int, width: int) -> int:

@@ -5,13 +5,13 @@ Rule 1: what was not read, and what is the same in both, costs next to nothing: 
         differ are looked into, and none where the rest of a region was not read.
 """
 
-import bisect
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from barfs.dump.file import BLOCK, Dump, Hole, filled
+from barfs.ranges import Range, align_down, align_up, clip, overlay
 
 _PAGE = 1 << 12
 
@@ -35,37 +35,27 @@ def changes(before: Dump, after: Dump) -> Iterator[Change]:
         size = min(layout.size, after.layouts[region].size)
         holes = (*before.holes[region], *after.holes[region])
         shown = _without(holes, size, layout.width)
-        for start, old, new in _pairs(before, after, region, shown[-1][1] if shown else 0):
-            for low, high in _inside(shown, start, start + len(old)):
-                words = _unlike(old, new, low - start, high - start, layout.width)
+        for start, old, new in _pairs(before, after, region, shown[-1].end if shown else 0):
+            for part in clip(shown, Range(start, start + len(old))):
+                words = _unlike(old, new, part.start - start, part.end - start, layout.width)
                 for at, *values in words:
                     numbers = (int.from_bytes(word, "little") for word in values)
                     yield Change(region, start + at, layout.width, *numbers)
 
 
-Range = tuple[int, int]
+@dataclass(frozen=True, slots=True)
+class _Registers(Range):
+    shown: bool
 
 
-def _without(holes: Iterable[Hole], size: int, width: int) -> list[Range]:
+def _without(holes: Iterable[Hole], size: int, width: int) -> list[_Registers]:
     """What is left of `[0, size)` without the registers that holes touch."""
-    left, position = [], 0
-    for hole in sorted(holes, key=lambda hole: hole.start):
-        start = hole.start - hole.start % width
-        if position < min(start, size):
-            left.append((position, min(start, size)))
-        position = max(position, -(-hole.end // width) * width)
-    if position < size:
-        left.append((position, size))
-    return left
-
-
-def _inside(ranges: list[Range], start: int, end: int) -> Iterator[Range]:
-    """The parts of ranges in order that lie in `[start, end)`."""
-    at = bisect.bisect_right(ranges, start, key=lambda one: one[1])
-    for low, high in itertools.islice(ranges, at, None):
-        if low >= end:
-            return
-        yield max(low, start), min(high, end)
+    hidden = (
+        _Registers(align_down(hole.start, width), align_up(hole.end, width), False)
+        for hole in sorted(holes, key=lambda hole: hole.start)
+    )
+    parts = overlay((_Registers(0, size, True), *hidden))
+    return [part for part in parts if part.shown]
 
 
 def _pairs(before: Dump, after: Dump, region: str, end: int) -> Iterator[tuple[int, bytes, bytes]]:

@@ -44,6 +44,8 @@ from barfs.errors import UsageError
 from barfs.layout import Layout, LayoutError
 from barfs.pci import region_index
 from barfs.process.output import Output, OutputError, saving
+from barfs.ranges import Range, align_down, merge
+from barfs.text.system_errors import reason
 
 FORMAT = "barfs dump v2"
 _FORMAT_1 = "barfs dump v1"
@@ -66,11 +68,9 @@ class DumpError(UsageError):
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
-    """A range of a region, in bytes, `end` exclusive, that was not read, and why."""
+class Hole(Range):
+    """A range of a region that was not read, and why."""
 
-    start: int
-    end: int
     reason: str
 
 
@@ -85,11 +85,9 @@ def filled(value: int, count: int) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _Run(Range):
     """A range of whole blocks: each byte has the value, or is stored (None)."""
 
-    start: int
-    end: int
     value: int | None
 
 
@@ -108,24 +106,22 @@ class DumpWriter:
     ) -> None:
         """Store a region. `pieces` is what was read of it: offsets in order, and bytes; `holes` is
         looked at as they come. Raises OutputError."""
-        stored: list[list[int]] = []
-        fills: list[list[int]] = []
+        runs: list[_Run] = []
         with self._told():
             self._put(f"{layout.region}.layout", layout.to_text())
             with self._zip.open(_member(layout.region), "w", force_zip64=True) as member:
                 for start, block in _blocks_of(pieces, layout.size):
-                    if block == filled(block[0], len(block)):
-                        _append(fills, start, len(block), block[0])
-                    else:
-                        _append(stored, start, len(block))
+                    value = block[0] if block == filled(block[0], len(block)) else None
+                    if value is None:
                         member.write(block)
+                    runs[-1:] = merge((*runs[-1:], _Run(start, start + len(block), value)))
                     self._check(layout.region, len(holes))
         self._check(layout.region, len(holes))
         self._holes += len(holes)
         self._device = layout.device
         self._regions[layout.region] = {
-            "stored": stored,
-            "fills": [fill for fill in fills if fill[2]],
+            "stored": [[run.start, run.end] for run in runs if run.value is None],
+            "fills": [[run.start, run.end, run.value] for run in runs if run.value],
             "holes": [asdict(hole) for hole in holes],
         }
 
@@ -156,7 +152,7 @@ class DumpWriter:
         try:
             yield
         except OSError as error:
-            raise OutputError(f"{self._path}: {error.strerror or error}") from error
+            raise OutputError(f"{self._path}: {reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -177,14 +173,6 @@ def _member(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def _append(ranges: list[list[int]], start: int, count: int, *value: int) -> None:
-    """Add a range to others, as a part of the last one where it goes on with that."""
-    if ranges and ranges[-1][1:] == [start, *value]:
-        ranges[-1][1] += count
-    else:
-        ranges.append([start, start + count, *value])
-
-
 def _blocks_of(pieces: Iterable[tuple[int, bytes]], size: int) -> Iterator[Block]:
     """The blocks that pieces in order touch, whole: with zeros for what lies between."""
     start, parts, end = 0, [b""], 0
@@ -195,7 +183,7 @@ def _blocks_of(pieces: Iterable[tuple[int, bytes]], size: int) -> Iterator[Block
             if offset >= start + BLOCK:
                 if end > start:
                     yield start, b"".join((*parts, bytes(min(start + BLOCK, size) - end)))
-                start = end = offset - offset % BLOCK
+                start = end = align_down(offset, BLOCK)
                 parts = []
             part = data[taken : taken + start + BLOCK - offset]
             parts += (bytes(offset - end), part)
@@ -245,7 +233,7 @@ class Dump:
             try:
                 file = stack.enter_context(_Bounded(path))
             except OSError as error:
-                raise DumpError(f"{path}: {error.strerror}") from error
+                raise DumpError(f"{path}: {reason(error)}") from error
             try:
                 self._zip = stack.enter_context(zipfile.ZipFile(file))
             except _DAMAGED:
@@ -362,7 +350,6 @@ def _holes_from(items: Any, size: int) -> list[Hole]:
     """Raises ValueError, TypeError, KeyError."""
     ranges = _ranges_from([[item["start"], item["end"]] for item in items], size, 2)
     reasons = [item["reason"] for item in items]
-    for reason in reasons:
-        if not _REASON.fullmatch(reason):
-            raise ValueError("a hole has no reason")
+    if not all(_REASON.fullmatch(why) for why in reasons):
+        raise ValueError("a hole has no reason")
     return [Hole(start, end, why) for (start, end), why in zip(ranges, reasons, strict=True)]

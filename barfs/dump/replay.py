@@ -4,6 +4,7 @@
 Its registers are memory: they keep what is written, and do nothing else.
 """
 
+import itertools
 from collections.abc import Iterator
 
 from barfs.dump.file import Dump, DumpError, filled
@@ -25,6 +26,7 @@ from barfs.pci import (
     ConfigSpace,
     region_index,
 )
+from barfs.ranges import Range, align_down, align_up, clip, merge
 from barfs.uapi import SparseArea
 
 _PAGE = 4096
@@ -84,31 +86,18 @@ def _region(contents: "_Contents", layout: Layout, bar: Bar | None) -> RegionSpe
 
 def _areas(layout: Layout) -> Iterator[SparseArea]:
     """What the driver called mappable, whatever came of it: neighbours as one where they can be."""
-    start = end = 0
-    for segment in layout.segments:
-        if segment.reason in _NOT_MAPPABLE:
-            continue
-        if segment.start != end:
-            yield from _area(start, end)
-            start = segment.start
-        for edge in _edges_of_areas(segment):
-            yield from _area(start, edge)
-            start = edge
-        end = segment.end
-    yield from _area(start, end)
-
-
-def _area(start: int, end: int) -> Iterator[SparseArea]:
-    if start < end:
-        yield SparseArea(start, end - start)
+    mappable = [segment for segment in layout.segments if segment.reason not in _NOT_MAPPABLE]
+    for run in merge(Range(segment.start, segment.end) for segment in mappable):
+        edges = (edge for segment in clip(mappable, run) for edge in _edges_of_areas(segment))
+        for start, end in itertools.pairwise(itertools.chain([run.start], edges, [run.end])):
+            yield SparseArea(start, end - start)
 
 
 def _edges_of_areas(segment: Segment) -> range:
     """An edge in each whole page that is no window since no area holds all of it."""
     if segment.reason != REASON_SUB_PAGE:
         return range(0)
-    first = -(-segment.start // _PAGE) * _PAGE
-    last = segment.end // _PAGE * _PAGE
+    first, last = align_up(segment.start, _PAGE), align_down(segment.end, _PAGE)
     return range(first + _PAGE // 2, max(first, last), _PAGE)
 
 
@@ -127,29 +116,16 @@ class _Contents:
                 for page in range(0, len(block), _PAGE)
                 if not _is_zero(block[page : page + _PAGE])
             ]
-            for first, end in _runs(used):
-                data = block[first:end]
+            for run in merge(Range(page, page + _PAGE) for page in used):
+                data = block[run.start : run.end]
                 self._left -= len(data)
                 if self._left < 0:
                     raise DumpError(
                         f"the regions of the dump hold more than {_MOST_CONTENTS:#x} bytes that "
                         "are not zero"
                     )
-                yield Content(start + first, data)
+                yield Content(start + run.start, data)
 
 
 def _is_zero(data: bytes) -> bool:
     return data == filled(0, len(data))
-
-
-def _runs(pages: list[int]) -> Iterator[tuple[int, int]]:
-    """The ranges that pages in order make."""
-    start = end = -1
-    for page in pages:
-        if page != end:
-            if end > start:
-                yield start, end
-            start = page
-        end = page + _PAGE
-    if end > start:
-        yield start, end

@@ -24,6 +24,7 @@ from barfs.pci import (
     MsixCapability,
     region_name,
 )
+from barfs.ranges import first_overlap
 from barfs.uapi import SparseArea
 
 LARGEST_REGION = 1 << 40
@@ -134,21 +135,13 @@ def _check_flags(region: RegionSpec) -> None:
 
 
 def _check_areas(areas: Iterable[SparseArea], size: int) -> None:
-    before = SparseArea(0, 0)
-    for area in sorted(areas, key=lambda area: area.offset):
-        end = area.offset + area.size
+    for area in areas:
         if area.size < 1:
             raise DescriptionError(f"areas: the area at {area.offset:#x} is empty")
-        if end > size:
-            raise DescriptionError(
-                f"areas: {area.offset:#x}..{end:#x} reaches past the region's end, {size:#x}"
-            )
-        if area.offset < before.offset + before.size:
-            raise DescriptionError(
-                f"areas: {area.offset:#x}..{end:#x} overlaps "
-                f"{before.offset:#x}..{before.offset + before.size:#x}"
-            )
-        before = area
+        if area.range.end > size:
+            raise DescriptionError(f"areas: {area.range} reaches past the region's end, {size:#x}")
+    if overlap := first_overlap(area.range for area in areas):
+        raise DescriptionError(f"areas: {overlap[1]} overlaps {overlap[0]}")
 
 
 @dataclass(frozen=True, slots=True)

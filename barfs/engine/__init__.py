@@ -8,13 +8,12 @@ Rule 2: nothing outside accesses a mapping except through a `Table`.
 of taking things down is `occupancy.drain()`, `mapping.close()`, `reservation.close()`.
 """
 
-from barfs.engine.errnos import errno_of, error_from
 from barfs.engine.inflight import Control, Occupancy, Turns
 from barfs.engine.mapping import PAGE_SIZE, Mapping, Reservation
 from barfs.engine.ownership import Owner, keep_from_children
-from barfs.engine.segment import Call, Descriptor, Memory, Refused, Segment, Target
 from barfs.engine.sigbus import arm_guard
 from barfs.engine.table import Readable, Table, Writable
+from barfs.engine.table_entry import Call, Descriptor, Memory, Refused, TableEntry, Target
 from barfs.engine.trace import Trace
 
 __all__ = [
@@ -29,14 +28,12 @@ __all__ = [
     "Readable",
     "Refused",
     "Reservation",
-    "Segment",
     "Table",
+    "TableEntry",
     "Target",
     "Trace",
     "Turns",
     "Writable",
     "arm_guard",
-    "errno_of",
-    "error_from",
     "keep_from_children",
 ]

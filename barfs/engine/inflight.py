@@ -37,14 +37,14 @@ class Occupancy:
     def drain(self, timeout: float) -> bool:
         """Close, and wait up to `timeout` seconds; returns whether nobody is inside any more.
 
-        Not to be called by a `Call` segment's function, which is itself inside.
+        Not to be called by a `Call` entry's function, which is itself inside.
         """
         self.close()
         return lib.barfs_inflight_drain(self._occupancy, int(timeout * 1e9))
 
 
 class Turns:
-    """For `Call` segments whose accesses take turns, as those of one connection do.
+    """For `Call` entries whose accesses take turns, as those of one connection do.
 
     One that waits for its turn is not late while the device answers the others.
     """

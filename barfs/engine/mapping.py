@@ -20,6 +20,7 @@ from barfs.engine.extension import ffi, lib
 from barfs.engine.inflight import Occupancy
 from barfs.engine.ownership import Owner
 from barfs.engine.sigbus import arm_guard
+from barfs.ranges import align_up
 
 PAGE_SIZE = mmap.PAGESIZE
 
@@ -35,7 +36,7 @@ class Reservation:
     def __init__(self, size: int) -> None:
         if size <= 0:
             raise ValueError(f"a reservation of {size} bytes")
-        self.size = -(-size // PAGE_SIZE) * PAGE_SIZE
+        self.size = align_up(size, PAGE_SIZE)
         self.address = _map_nothing(0, self.size)
         self._inside: weakref.WeakSet[Mapping] = weakref.WeakSet()
         self._release = _release_once(self, _unmap, self.address, self.size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A region as the engine sees it: `Table`, over segments.
+"""A region as the engine sees it: `Table`, over entries.
 
 Rule 1: what an access is, how requests are cut, and what is answered is decided in transfer.c. Here
         its answers become bytes and typed errors, nothing else.
@@ -14,18 +14,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from barfs.engine import sigbus
-from barfs.engine.errnos import errno_of, error_from
 from barfs.engine.extension import ffi, lib
 from barfs.engine.inflight import Control, Occupancy
-from barfs.engine.segment import WIDTHS, Call, Descriptor, Memory, Segment, check_cover
+from barfs.engine.table_entry import WIDTHS, Call, Descriptor, Memory, TableEntry
 from barfs.engine.trace import Trace
-from barfs.errors import AccessError, BarfsError
+from barfs.errors import AccessError, BarfsError, access_error
+from barfs.ranges import Range, check_cover
 
 log = logging.getLogger(__name__)
 
 Readable = bytes | bytearray | memoryview
 Writable = bytearray | memoryview
-Range = tuple[int, int]
 
 _READ, _WRITE = lib.BARFS_READ, lib.BARFS_WRITE
 
@@ -50,12 +49,12 @@ _raised = _Raised()
 
 
 class Table:
-    """The accesses of one region of `size` bytes; `segments` cover it in order.
+    """The accesses of one region of `size` bytes; `entries` cover it in order.
 
     `width` is how longer or misaligned requests are cut (1, 2, 4, 8); `port`: the rules of an
     I/O-port BAR; `guard_reads`, `guard_writes`: a request that is not one access of its place is
     InvalidAccess; `name` goes into errors; `timeout`: seconds that the device may take for one
-    access; `trace`: where its accesses are written down. Raises ValueError for segments that make
+    access; `trace`: where its accesses are written down. Raises ValueError for entries that make
     no table.
 
     Any number of threads may use it at once. Every method raises the `AccessError` that fits:
@@ -68,7 +67,7 @@ class Table:
         occupancy: Occupancy,
         size: int,
         width: int,
-        segments: Sequence[Segment],
+        entries: Sequence[TableEntry],
         *,
         port: bool = False,
         guard_reads: bool = False,
@@ -79,17 +78,17 @@ class Table:
     ) -> None:
         if width not in WIDTHS:
             raise ValueError(f"width {width} is not 1, 2, 4 or 8")
-        check_cover(segments, size)
+        check_cover(entries, size)
         self.name = name
         self.size = size
         self.width = width
-        self.segments = tuple(segments)
+        self.entries = tuple(entries)
         self.occupancy = occupancy
         self._single = port or guard_reads
-        self._calls = any(isinstance(segment.target, Call) for segment in segments)
+        self._calls = any(isinstance(entry.target, Call) for entry in entries)
         self._kept: list[Any] = []  # what the C structures point to
         traced = ffi.NULL if trace is None else trace.of_region(name)
-        rows = ffi.new("struct barfs_table_entry[]", [self._row(segment) for segment in segments])
+        rows = ffi.new("struct barfs_table_entry[]", [self._row(entry) for entry in entries])
         self._table = ffi.new(
             "struct barfs_table *",
             {
@@ -100,7 +99,7 @@ class Table:
                 | (lib.BARFS_GUARD_READS if guard_reads else 0)
                 | (lib.BARFS_GUARD_WRITES if guard_writes else 0),
                 "timeout_ns": 0 if timeout is None else max(1, int(timeout * 1e9)),
-                "entry_count": len(self.segments),
+                "entry_count": len(self.entries),
                 "entries": rows,
                 "trace": traced,
             },
@@ -108,16 +107,16 @@ class Table:
         self._kept += [rows, traced, trace]
 
     def __repr__(self) -> str:
-        return f"<Table of {self.name}, {self.size:#x} bytes in {len(self.segments)} segments>"
+        return f"<Table of {self.name}, {self.size:#x} bytes in {len(self.entries)} entries>"
 
     def deny(self, reads: Sequence[Range], writes: Sequence[Range]) -> None:
-        """Let no access touch a byte of these ranges (start, end; in order, without overlap).
+        """Let no access touch a byte of these ranges, which are in order and disjoint.
 
-        For the owner, before anybody else has the table. An access that would is `PolicyDenied`,
-        and where it is not the first of its request, the request ends before it.
+        For the owner, before it hands out the table. An access that would touch one is
+        `PolicyDenied`; where it is not the first of its request, the request ends before it.
         """
         for direction, ranges in ((_READ, reads), (_WRITE, writes)):
-            rows = ffi.new("struct barfs_range[]", list(ranges))
+            rows = ffi.new("struct barfs_range[]", [(part.start, part.end) for part in ranges])
             self._kept.append(rows)
             self._table.denied[direction] = {"count": len(ranges), "ranges": rows}
 
@@ -183,22 +182,23 @@ class Table:
         if result := lib.barfs_store(self._table, offset, width, value):
             raise self._error(result, offset, width)
 
-    def _row(self, segment: Segment) -> dict[str, Any]:
+    def _row(self, entry: TableEntry) -> dict[str, Any]:
         row: dict[str, Any] = {
-            "start": segment.start,
-            "end": segment.end,
+            "start": entry.start,
+            "end": entry.end,
             "kind": lib.BARFS_REFUSED,
-            "permission": (lib.BARFS_MAY_READ if segment.readable else 0)
-            | (lib.BARFS_MAY_WRITE if segment.writable else 0),
-            "max_width": segment.max_width,
+            "permission": (lib.BARFS_MAY_READ if entry.readable else 0)
+            | (lib.BARFS_MAY_WRITE if entry.writable else 0),
+            "max_width": entry.max_width,
         }
-        match segment.target:
+        match entry.target:
             case Memory(mapping, offset):
                 mapping.add_accessor(self.occupancy)
                 base = ffi.cast("uint8_t *", mapping.address + offset)
                 return row | {"kind": lib.BARFS_MEMORY, "base": base}
             case Descriptor(fd, fd_offset):
-                return row | {"kind": lib.BARFS_FD, "fd": fd, "fd_offset": fd_offset}
+                place = fd_offset + entry.start
+                return row | {"kind": lib.BARFS_FD, "fd": fd, "fd_offset": place}
             case Call() as call:
                 context = ffi.new_handle(call)
                 turns = ffi.NULL if call.turns is None else call.turns._turns
@@ -226,7 +226,7 @@ class Table:
             if error is not None:
                 return error
         problem = self._width_problem(offset, width) if result == -errno.EINVAL else ""
-        return error_from(-result, self.name, offset, width, problem)
+        return access_error(-result, problem, region=self.name, offset=offset, width=width)
 
     def _width_problem(self, offset: int, width: int) -> str:
         if width not in WIDTHS or offset % width or not 0 <= offset < self.size:
@@ -249,7 +249,7 @@ def _outside(_kind: object, error: BaseException, _traceback: object) -> int:
 
 @ffi.def_extern(name="barfs_call", error=-errno.EIO, onerror=_outside)
 def _barfs_call(context: Any, offset: int, width: int, direction: int, data: Any) -> int:
-    """One access of a `Call` segment: 0, or -errno."""
+    """One access of a `Call` entry: 0, or -errno."""
     call: Call = ffi.from_handle(context)
     try:
         if direction == _WRITE:
@@ -261,7 +261,7 @@ def _barfs_call(context: Any, offset: int, width: int, direction: int, data: Any
         ffi.buffer(data, width)[:] = answer
     except AccessError as error:
         _raised.error = error
-        return -errno_of(error)
+        return -error.errno
     except BarfsError as error:  # of the device as a whole; nothing is wrong here
         log.error("access of %d bytes at %#x: %s", width, offset, error)
         return -errno.EIO

@@ -69,7 +69,7 @@ class Trace:
         os.eventfd_read(self._told)
         error = lib.barfs_trace_error(self._file)
         if error:
-            why = os.strerror(error)
+            why = reason(OSError(error, os.strerror(error)))
             if lib.barfs_trace_unmoved(self._file):
                 why = f"it has reached its limit and cannot be moved to {self._path}.1: {why}"
             log.error("%s: the trace in %s ends: %s", self._device, self._path, why)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from barfs.engine.mapping import PAGE_SIZE, Mapping, Reservation
+from barfs.ranges import align_up
 
 
 class Window(Protocol):
@@ -57,7 +58,7 @@ class MappedWindows:
 
     def _map(self, window: Window) -> Mapping:
         # Only the region's own end can lie inside a page, which is then the region's.
-        size = -(-window.size // PAGE_SIZE) * PAGE_SIZE
+        size = align_up(window.size, PAGE_SIZE)
         return Mapping(
             self._fd,
             self._offset + window.start,

@@ -83,6 +83,9 @@ class KernelDevice:
 
     has_ports = True
 
+    accessor = None
+    """Accesses go through `access_fd`."""
+
     def __init__(
         self,
         bdf: Bdf,
@@ -143,7 +146,8 @@ class KernelDevice:
     def region_fd(self, index: int) -> int:
         return self._fd
 
-    def accessor(self) -> int:
+    @property
+    def access_fd(self) -> int:
         return self._fd
 
     def signals(self) -> tuple[Signal, ...]:

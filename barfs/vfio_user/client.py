@@ -35,6 +35,7 @@ from barfs.errors import (
     InvalidAccess,
     PeerError,
     RegionError,
+    access_error,
 )
 from barfs.layout import REASON_BAD_DESCRIPTOR, REASON_DESCRIPTORS_DIFFER, REASON_NO_DESCRIPTOR
 from barfs.pci import Bdf, region_name
@@ -65,10 +66,8 @@ _log = logging.getLogger(__name__)
 _FIRST_ARGSZ = 4096
 _MOST_QUESTIONS = 4
 _WIDTHS = (1, 2, 4, 8)
-_ACCESS_ERRORS: dict[int, type[AccessError]] = {
-    errno.EINVAL: InvalidAccess,
-    errno.ENODEV: DeviceGone,
-}
+_PEERS_ERRORS = (InvalidAccess, DeviceGone)
+"""What a peer may say of an access in its errno. It knows neither our policy nor our signals."""
 
 T = TypeVar("T")
 
@@ -90,6 +89,9 @@ class VfioUserClient:
 
     has_ports = False
     """An I/O region is like any other: libvfio-user flags regions as I/O by default."""
+
+    access_fd = None
+    """Accesses go through `accessor`."""
 
     def __init__(
         self, endpoint: str | socket.socket, *, bdf: Bdf, source: str, timeout: float = 5.0
@@ -138,6 +140,7 @@ class VfioUserClient:
         """The memory of the region's windows, or why there is none to use."""
         return self._region(index)[1]
 
+    @property
     def accessor(self) -> Self:
         """The client itself: accesses are messages."""
         return self
@@ -200,6 +203,7 @@ class VfioUserClient:
     ) -> Message | bytes:
         """Send an access; a failure becomes an AccessError with its place."""
         kind: type[AccessError]
+        name = region_name(region)
         try:
             answer = self._channel.access(command, body, ACCESS_MESSAGE.size + data_size)
         except ReplyTimeout as error:
@@ -211,9 +215,15 @@ class VfioUserClient:
         else:
             if isinstance(answer, bytes) or not answer.is_error:
                 return answer
-            kind = _ACCESS_ERRORS.get(answer.error, BusFault)
-            problem = f"the server refused it ({_error_text(answer.error)})"
-        raise kind(problem, region=region_name(region), offset=offset, width=width)
+            raise access_error(
+                answer.error,
+                f"the server refused it ({_error_text(answer.error)})",
+                region=name,
+                offset=offset,
+                width=width,
+                among=_PEERS_ERRORS,
+            )
+        raise kind(problem, region=name, offset=offset, width=width)
 
     def _request(self, command: messages.Command) -> Message:
         message, fds = self._request_descriptors(command)

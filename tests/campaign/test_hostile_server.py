@@ -59,7 +59,9 @@ def verdict(exchange: Exchange, stream: bytes) -> str:
 
 def layout_of(info: RegionInfo) -> str:
     """Plan the region: whatever its areas are, all of it and nothing else has a place."""
-    layout = plan(info, device="hostile", choices=Options().choices, page_size=PAGE, gap_width=8)
+    layout = plan(
+        info, device="hostile", options=Options().plan_options, page_size=PAGE, gap_width=8
+    )
     edges = [0, *(segment.end for segment in layout.segments)]
     assert [segment.start for segment in layout.segments] == edges[:-1]
     assert edges[-1] == info.size

@@ -86,7 +86,7 @@ def test_a_chain_that_cannot_be_believed_gives_no_windows(name: str) -> None:
         layout = plan(
             client.region_info(2),
             device="hostile",
-            choices=Options().choices,
+            options=Options().plan_options,
             page_size=PAGE,
             gap_width=8,
         )

@@ -18,7 +18,7 @@ PAGE = engine.PAGE_SIZE
 
 @dataclass(frozen=True)
 class Place:
-    """A segment, as far as splitting goes."""
+    """An entry, as far as splitting goes."""
 
     start: int
     end: int
@@ -60,7 +60,7 @@ def split(places: list[Place], file_width: int, offset: int, count: int) -> list
 
 @dataclass
 class Recorder:
-    """A device of RAM behind a `Call` segment, that writes down each access."""
+    """A device of RAM behind a `Call` entry, that writes down each access."""
 
     memory: bytearray
     accesses: list[Access] = field(default_factory=list)
@@ -102,8 +102,8 @@ def memory_table(
     """A region that is one window on `fd`; `size` is whole pages."""
     occupancy = engine.Occupancy()
     mapping = engine.Mapping(fd, 0, size)
-    segment = engine.Segment(0, size, True, True, 8, engine.Memory(mapping))
-    yield engine.Table(occupancy, size, width, [segment], name="bar0", timeout=timeout)
+    entry = engine.TableEntry(0, size, True, True, 8, engine.Memory(mapping))
+    yield engine.Table(occupancy, size, width, [entry], name="bar0", timeout=timeout)
     assert occupancy.drain(5)
     mapping.close()
 
@@ -116,11 +116,11 @@ def call_table(
     port: bool = False,
     occupancy: engine.Occupancy | None = None,
 ) -> engine.Table:
-    """A region that is one `Call` segment on `recorder`."""
+    """A region that is one `Call` entry on `recorder`."""
     size = len(recorder.memory)
-    segment = engine.Segment(0, size, True, True, max_width, recorder.target())
+    entry = engine.TableEntry(0, size, True, True, max_width, recorder.target())
     occupancy = occupancy or engine.Occupancy()
-    return engine.Table(occupancy, size, width, [segment], port=port, name="bar0")
+    return engine.Table(occupancy, size, width, [entry], port=port, name="bar0")
 
 
 def outcome(error: AccessError) -> tuple[type[AccessError], str, int, int]:

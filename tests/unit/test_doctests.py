@@ -7,11 +7,13 @@ from types import ModuleType
 import pytest
 
 import barfs
-from barfs import device, errors, layout, policy, text
+from barfs import device, errors, layout, policy, ranges, region, text
 
 
 @pytest.mark.parametrize(
-    "module", [barfs, device, errors, layout, policy, text], ids=lambda module: module.__name__
+    "module",
+    [barfs, device, errors, layout, policy, ranges, region, text],
+    ids=lambda module: module.__name__,
 )
 def test_the_examples_work(module: ModuleType) -> None:
     result = doctest.testmod(module)

@@ -23,6 +23,8 @@ ROOMS = (
     "layout",
     "vfio",
     "vfio_user",
+    "region",
+    "registers",
     "device",
     "attach",
     "__init__",

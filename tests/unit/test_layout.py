@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barfs.errors import CapabilityError, UsageError
-from barfs.layout import Choices, Layout, LayoutError, MsixPlace, Segment, layouts_to_json, plan
+from barfs.layout import Layout, LayoutError, MsixPlace, PlanOptions, Segment, layouts_to_json, plan
 from barfs.pci import MsixCapability
 from barfs.policy import Restriction
 from barfs.uapi import RegionInfo, SparseArea
@@ -46,7 +46,7 @@ def regions(draw: st.DrawFn, sound: bool = True) -> RegionInfo:
 
 
 policies = st.builds(
-    Choices,
+    PlanOptions,
     width=st.sampled_from((1, 2, 4, 8)),
     mapping=st.booleans(),
     msix=st.sampled_from(("map", "carve")),
@@ -58,22 +58,24 @@ places = st.none() | st.builds(
 
 
 def planned(
-    info: RegionInfo, choices: Choices | None = None, msix: MsixPlace | None = None
+    info: RegionInfo, options: PlanOptions | None = None, msix: MsixPlace | None = None
 ) -> Layout:
     """Each window is one mmap."""
     return plan(
         info,
         device="0000:01:00.0",
-        choices=choices or Choices(),
+        options=options or PlanOptions(),
         page_size=PAGE,
         gap_width=4,
         msix=msix,
     )
 
 
-def make(info: RegionInfo, choices: Choices | None = None, msix: MsixPlace | None = None) -> Layout:
+def make(
+    info: RegionInfo, options: PlanOptions | None = None, msix: MsixPlace | None = None
+) -> Layout:
     """The layout as it is shown."""
-    return planned(info, choices, msix).merged()
+    return planned(info, options, msix).merged()
 
 
 def rows(layout: Layout) -> list[tuple[int, int, str, str]]:
@@ -92,9 +94,9 @@ def sparse(*areas: tuple[int, int], size: int = 0x10000) -> RegionInfo:
 
 @given(regions(sound=False), policies, places)
 def test_segments_cover_the_region_exactly(
-    info: RegionInfo, choices: Choices, msix: MsixPlace | None
+    info: RegionInfo, options: PlanOptions, msix: MsixPlace | None
 ) -> None:
-    layout = make(info, choices, msix)
+    layout = make(info, options, msix)
     position = 0
     for segment in layout.segments:
         assert segment.start == position < segment.end
@@ -104,7 +106,7 @@ def test_segments_cover_the_region_exactly(
 
 @given(regions(), policies, places)
 def test_windows_stay_inside_what_the_driver_allows(
-    info: RegionInfo, choices: Choices, msix: MsixPlace | None
+    info: RegionInfo, options: PlanOptions, msix: MsixPlace | None
 ) -> None:
     allowed = {
         page
@@ -114,9 +116,9 @@ def test_windows_stay_inside_what_the_driver_allows(
     covered = bytearray(info.size)
     for area in info.areas or ():
         covered[area.offset : area.offset + area.size] = b"\1" * area.size
-    for window in make(info, choices, msix).windows:
+    for window in make(info, options, msix).windows:
         assert info.mappable
-        assert choices.mapping
+        assert options.mapping
         assert window.start % PAGE == 0
         assert window.end % PAGE == 0 or window.end == info.size
         if info.areas is not None:
@@ -126,9 +128,9 @@ def test_windows_stay_inside_what_the_driver_allows(
 
 @given(regions(), policies, places)
 def test_each_window_lies_in_one_area(
-    info: RegionInfo, choices: Choices, msix: MsixPlace | None
+    info: RegionInfo, options: PlanOptions, msix: MsixPlace | None
 ) -> None:
-    for window in planned(info, choices, msix).windows:
+    for window in planned(info, options, msix).windows:
         assert info.areas is None or any(
             area.offset <= window.start and window.end <= area.offset + area.size
             for area in info.areas
@@ -136,12 +138,12 @@ def test_each_window_lies_in_one_area(
 
 
 @given(regions(), policies)
-def test_no_whole_page_of_an_area_is_wasted(info: RegionInfo, choices: Choices) -> None:
-    if info.areas is None or not info.mappable or not choices.mapping or not info.flags & 3:
+def test_no_whole_page_of_an_area_is_wasted(info: RegionInfo, options: PlanOptions) -> None:
+    if info.areas is None or not info.mappable or not options.mapping or not info.flags & 3:
         return
-    if choices.read_only and not info.readable:
+    if options.read_only and not info.readable:
         return
-    windows = make(info, choices).windows
+    windows = make(info, options).windows
     for start in range(0, info.size - PAGE + 1, PAGE):
         mapped = any(window.start <= start and start + PAGE <= window.end for window in windows)
         assert mapped == any(
@@ -150,8 +152,8 @@ def test_no_whole_page_of_an_area_is_wasted(info: RegionInfo, choices: Choices) 
 
 
 @given(regions(sound=False), policies, places)
-def test_text_round_trip(info: RegionInfo, choices: Choices, msix: MsixPlace | None) -> None:
-    layout = make(info, choices, msix)
+def test_text_round_trip(info: RegionInfo, options: PlanOptions, msix: MsixPlace | None) -> None:
+    layout = make(info, options, msix)
     assert Layout.from_text(layout.to_text()) == layout
 
 
@@ -160,7 +162,7 @@ def test_carving_takes_every_page_of_the_table(info: RegionInfo, msix: MsixPlace
     table = msix.table if msix else None
     if table is None:
         return
-    for window in make(info, Choices(msix="carve"), msix).windows:
+    for window in make(info, PlanOptions(msix="carve"), msix).windows:
         first, last = table[0] // PAGE, (table[0] + table[1] - 1) // PAGE
         assert window.end <= first * PAGE or window.start >= (last + 1) * PAGE
 
@@ -311,17 +313,17 @@ def test_msix_is_mapped_only_where_the_kernel_says_so() -> None:
     assert rows(make(info, msix=place)) == carved
     mappable = RegionInfo(0, READ_WRITE_MMAP, 0x4000, 0, msix_mappable=True)
     assert rows(make(mappable, msix=place)) == [(0, 0x4000, "mmap", "-")]
-    assert rows(make(mappable, Choices(msix="carve"), place)) == carved
+    assert rows(make(mappable, PlanOptions(msix="carve"), place)) == carved
 
 
 def test_msix_table_that_straddles_pages_is_carved_by_its_edges() -> None:
     info = RegionInfo(0, READ_WRITE_MMAP, 0x8000, 0, msix_mappable=True)
-    layout = make(info, Choices(msix="carve"), MsixPlace(table=(0x1FF0, 0x20)))
+    layout = make(info, PlanOptions(msix="carve"), MsixPlace(table=(0x1FF0, 0x20)))
     assert (0x1000, 0x3000, "pread", "msix-table") in rows(layout)
 
 
 def test_mapping_off_keeps_the_other_reasons() -> None:
-    assert rows(make(sparse((0x1000, 0x2000), size=0x4000), Choices(mapping=False))) == [
+    assert rows(make(sparse((0x1000, 0x2000), size=0x4000), PlanOptions(mapping=False))) == [
         (0, 0x1000, "pread", "not-in-sparse-area"),
         (0x1000, 0x2000, "pread", "mapping-off"),
         (0x2000, 0x4000, "pread", "not-in-sparse-area"),
@@ -329,22 +331,22 @@ def test_mapping_off_keeps_the_other_reasons() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "choices", "perm"),
+    ("flags", "options", "perm"),
     [
-        (READ | WRITE | MMAP, Choices(), "rw"),
-        (READ | WRITE | MMAP, Choices(read_only=True), "r-"),
-        (READ | MMAP, Choices(), "r-"),
-        (WRITE, Choices(), "-w"),
+        (READ | WRITE | MMAP, PlanOptions(), "rw"),
+        (READ | WRITE | MMAP, PlanOptions(read_only=True), "r-"),
+        (READ | MMAP, PlanOptions(), "r-"),
+        (WRITE, PlanOptions(), "-w"),
     ],
 )
-def test_permissions_in_force(flags: int, choices: Choices, perm: str) -> None:
-    layout = make(RegionInfo(0, flags, 0x1000, 0), choices)
+def test_permissions_in_force(flags: int, options: PlanOptions, perm: str) -> None:
+    layout = make(RegionInfo(0, flags, 0x1000, 0), options)
     assert {segment.perm for segment in layout.segments} == {perm}
     assert (layout.readable, layout.writable) == ("r" in perm, "w" in perm)
 
 
 def test_no_permission_is_no_access() -> None:
-    layout = make(RegionInfo(0, WRITE | MMAP, 0x1000, 0), Choices(read_only=True))
+    layout = make(RegionInfo(0, WRITE | MMAP, 0x1000, 0), PlanOptions(read_only=True))
     assert [(row.access, row.perm) for row in layout.segments] == [("none", "--")]
 
 
@@ -369,7 +371,7 @@ def test_widest_accesses(index: int, port: bool, gap_width: int, window: int, ga
     layout = plan(
         replace(sparse((0, PAGE), (PAGE, 2 * PAGE), size=3 * PAGE), index=index),
         device="x",
-        choices=Choices(),
+        options=PlanOptions(),
         page_size=PAGE,
         gap_width=gap_width,
         port=port,
@@ -406,13 +408,13 @@ def test_a_policy_in_force() -> None:
 
 
 def test_a_policy_that_takes_nothing_away_is_not_the_reason() -> None:
-    layout = make(sparse((0, 0x1000), size=0x1000), Choices(read_only=True))
+    layout = make(sparse((0, 0x1000), size=0x1000), PlanOptions(read_only=True))
     assert layout.restricted([Restriction(0, 0x800, "ro")]) == layout
 
 
 def test_a_width_of_3_is_refused() -> None:
     with pytest.raises(UsageError, match="1, 2, 4 or 8"):
-        Choices(width=3)
+        PlanOptions(width=3)
 
 
 def test_a_region_of_size_0_has_no_layout() -> None:
@@ -427,7 +429,7 @@ def test_what_is_no_layout(text: str) -> None:
 
 
 def test_segments_must_cover() -> None:
-    with pytest.raises(LayoutError, match="segments end at 0x10"):
+    with pytest.raises(LayoutError, match="the ranges end at 0x10"):
         Layout("x", "bar0", 0x20, (), 4, None, (Segment(0, 0x10, "pread", "rw", 4),))
 
 

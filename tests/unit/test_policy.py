@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from barfs.errors import UsageError
 from barfs.policy import AccessPolicy, Permission, Restriction, Rule
+from barfs.ranges import Range
 
 NAMES = ("0000:01:00.0", "0000:01:00.0")
 SIZES = {"bar0": 0x1000, "bar2": 0x100, "config": 0x1000}
@@ -128,7 +129,7 @@ def test_a_file_without_an_end() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20), st.sampled_from(["rw", "ro"]))))
 def test_bytes_are_decided_one_by_one(spans: list[tuple[int, int, Permission]]) -> None:
-    rules = [Rule(access, span=(start, start + size)) for start, size, access in spans]
+    rules = [Rule(access, span=Range(start, start + size)) for start, size, access in spans]
     found = AccessPolicy(tuple(rules)).restrictions(["x"], {"bar0": 32}).get("bar0", ())
     for byte in range(32):
         deciding = [access for start, size, access in spans if start <= byte < start + size]

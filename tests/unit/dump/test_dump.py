@@ -16,6 +16,7 @@ from barfs.dump.comparison import Change, changes
 from barfs.dump.file import BLOCK, FORMAT, Dump, DumpError, Hole, new_dump
 from barfs.layout import Layout, Segment
 from barfs.process.output import OutputError
+from barfs.ranges import Range
 
 SIZE = 0x20000
 """More than one chunk."""
@@ -109,7 +110,7 @@ def test_what_is_skipped_or_denied_is_not_read() -> None:
         size=0x40,
     )
     source = FakeSource(shown)
-    data, holes = read(source, Skip("bar0", (0x28, 0x2C)), Skip("bar2"))
+    data, holes = read(source, Skip("bar0", Range(0x28, 0x2C)), Skip("bar2"))
     assert holes == [
         Hole(0x10, 0x18, "policy"),
         Hole(0x18, 0x20, "not-readable"),

@@ -8,7 +8,7 @@ import pytest
 from barfs.dump.file import Dump, new_dump
 from barfs.dump.replay import spec_of
 from barfs.emulated.spec import RegionSpec
-from barfs.layout import Choices, Layout, Segment, plan
+from barfs.layout import Layout, PlanOptions, Segment, plan
 from barfs.uapi import RegionInfo, SparseArea
 
 PAGE = 0x1000
@@ -20,7 +20,7 @@ IO_BAR = 0x10
 
 
 def layout_of(info: RegionInfo) -> Layout:
-    return plan(info, device="x", choices=Choices(), page_size=PAGE, gap_width=8).merged()
+    return plan(info, device="x", options=PlanOptions(), page_size=PAGE, gap_width=8).merged()
 
 
 def replica_of(folder: Path, shown: Layout, config: bytes = bytes(256)) -> RegionSpec:

@@ -11,16 +11,20 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from barfs import engine
+from barfs import engine, errors
 from barfs.errors import (
+    ACCESS_ERRORS,
     AccessDenied,
     AccessError,
     AccessTimeout,
     BeyondEnd,
     BusFault,
     DeviceGone,
+    ForkedAccess,
     Interrupted,
     InvalidAccess,
+    PolicyDenied,
+    access_error,
 )
 from tests.support.engine_bench import (
     PAGE,
@@ -34,8 +38,8 @@ from tests.support.engine_bench import (
 
 
 def fd_table(fd: int, size: int, fd_offset: int = 0) -> engine.Table:
-    segment = engine.Segment(0, size, True, True, 4, engine.Descriptor(fd, fd_offset))
-    return engine.Table(engine.Occupancy(), size, 4, [segment], name="bar1")
+    entry = engine.TableEntry(0, size, True, True, 4, engine.Descriptor(fd, fd_offset))
+    return engine.Table(engine.Occupancy(), size, 4, [entry], name="bar1")
 
 
 class TestCalls:
@@ -81,8 +85,8 @@ class TestCalls:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         call = engine.Call(lambda offset, width: b"toolong"[: width + 1], lambda offset, data: None)
-        segment = engine.Segment(0, 4, True, True, 4, call)
-        table = engine.Table(engine.Occupancy(), 4, 4, [segment])
+        entry = engine.TableEntry(0, 4, True, True, 4, call)
+        table = engine.Table(engine.Occupancy(), 4, 4, [entry])
         with pytest.raises(BusFault):
             table.read(0, 4)
         assert "4 bytes were asked for, 5 came" in caplog.text
@@ -97,11 +101,11 @@ class TestCalls:
     def test_a_call_may_use_another_table(self) -> None:
         with memfd(PAGE, b"inner!!!") as fd, memory_table(fd, PAGE) as inner:
             call = engine.Call(inner.read, inner.write)
-            segments = [
-                engine.Segment(0, 8, True, True, 4, call),
-                engine.Segment(8, PAGE, True, True, 4, engine.Memory(mapping_of(inner), 8)),
+            entries = [
+                engine.TableEntry(0, 8, True, True, 4, call),
+                engine.TableEntry(8, PAGE, True, True, 4, engine.Memory(mapping_of(inner), 8)),
             ]
-            outer = engine.Table(inner.occupancy, PAGE, 4, segments)
+            outer = engine.Table(inner.occupancy, PAGE, 4, entries)
             assert outer.read(0, 16) == b"inner!!!" + bytes(8)
             os.ftruncate(fd, 0)
             with pytest.raises(BusFault):
@@ -179,7 +183,7 @@ class TestClosing:
             for _ in range(50):
                 occupancy = engine.Occupancy()
                 mapping = engine.Mapping(fd, 0, 64 * PAGE)
-                whole = engine.Segment(0, 64 * PAGE, True, True, 8, engine.Memory(mapping))
+                whole = engine.TableEntry(0, 64 * PAGE, True, True, 8, engine.Memory(mapping))
                 table = engine.Table(occupancy, 64 * PAGE, 1, [whole])
                 threads = [threading.Thread(target=read_until_gone, args=(table,)) for _ in "1234"]
                 for thread in threads:
@@ -211,7 +215,7 @@ class TestEarlyEnds:
 
         call = engine.Call(read, lambda offset, data: None)
         table = engine.Table(
-            engine.Occupancy(), 64, 4, [engine.Segment(0, 64, True, True, 4, call)]
+            engine.Occupancy(), 64, 4, [engine.TableEntry(0, 64, True, True, 4, call)]
         )
         assert len(table.read(0, 64, control=control)) == 12
 
@@ -241,7 +245,7 @@ class TestEarlyEnds:
             return bytes(width)
 
         call = engine.Call(read, lambda offset, data: None)
-        table = engine.Table(occupancy, 64, 4, [engine.Segment(0, 64, True, True, 4, call)])
+        table = engine.Table(occupancy, 64, 4, [engine.TableEntry(0, 64, True, True, 4, call)])
         assert len(table.read(0, 64)) == 12
         assert occupancy.drained
 
@@ -261,8 +265,8 @@ class TestEarlyEnds:
             return bytes(width)
 
         call = engine.Call(read, lambda offset, data: None)
-        segment = engine.Segment(0, 64, True, True, 4, call)
-        table = engine.Table(engine.Occupancy(), 64, 4, [segment], timeout=0.2)
+        entry = engine.TableEntry(0, 64, True, True, 4, call)
+        table = engine.Table(engine.Occupancy(), 64, 4, [entry], timeout=0.2)
         assert len(table.read(0, 40)) == 40, "0.5 s, in accesses of 0.05 s"
         assert len(table.read(32, 32)) == 12, "its late answer is one, and the last"
         assert len(table.read(40, 4)) == 4
@@ -277,28 +281,46 @@ class TestErrnos:
             (AccessTimeout, errno.ETIMEDOUT),
             (InvalidAccess, errno.EINVAL),
             (AccessDenied, errno.EACCES),
+            (PolicyDenied, errno.EPERM),
             (BeyondEnd, errno.EFBIG),
             (Interrupted, errno.EINTR),
+            (ForkedAccess, errno.ECHILD),
         ],
     )
     def test_there_and_back(self, kind: type[AccessError], number: int) -> None:
-        assert engine.errno_of(kind()) == number
-        error = engine.error_from(number, "bar0", 0x10, 4)
+        assert kind().errno == number
+        error = access_error(number, region="bar0", offset=0x10, width=4)
         assert outcome(error) == (kind, "bar0", 0x10, 4)
 
-    def test_what_the_table_lacks_is_a_fault(self) -> None:
+    def test_every_class_of_the_package_can_come_back(self) -> None:
+        kinds = {
+            kind
+            for kind in vars(errors).values()
+            if isinstance(kind, type) and issubclass(kind, AccessError)
+        }
+        assert set(ACCESS_ERRORS) == kinds - {AccessError}
+        assert len({kind.errno for kind in ACCESS_ERRORS}) == len(ACCESS_ERRORS)
+
+    def test_what_no_class_has_is_a_fault(self) -> None:
         class Child(DeviceGone):
             pass
 
-        assert engine.errno_of(Child()) == errno.ENODEV
-        assert engine.errno_of(AccessError()) == errno.EIO
-        error = engine.error_from(errno.ENOSPC, "bar0", 0, 4)
+        assert Child().errno == errno.ENODEV
+        assert AccessError().errno == errno.EIO
+        error = access_error(errno.ENOSPC, region="bar0", offset=0, width=4)
         assert isinstance(error, BusFault)
         assert "ENOSPC" in str(error)
 
+    def test_only_the_classes_that_were_asked_for(self) -> None:
+        error = access_error(
+            errno.EPERM, "it says no", region="bar0", offset=0, width=4, among=(DeviceGone,)
+        )
+        assert type(error) is BusFault
+        assert str(error).endswith(": it says no")
+
 
 def mapping_of(table: engine.Table) -> engine.Mapping:
-    target = table.segments[0].target
+    target = table.entries[0].target
     assert isinstance(target, engine.Memory)
     return target.mapping
 
@@ -314,8 +336,8 @@ def stuck_reader() -> Iterator[tuple[engine.Table, threading.Event, list[bytes]]
         return bytes(width)
 
     call = engine.Call(read, lambda offset, data: None)
-    segment = engine.Segment(0, 4, True, True, 4, call)
-    table = engine.Table(engine.Occupancy(), 4, 4, [segment])
+    entry = engine.TableEntry(0, 4, True, True, 4, call)
+    table = engine.Table(engine.Occupancy(), 4, 4, [entry])
     result: list[bytes] = []
     thread = threading.Thread(target=lambda: result.append(table.read(0, 4)))
     thread.start()

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import barfs
+from barfs.device import occupancy_of
 from barfs.dump.file import Dump, new_dump
 from barfs.engine import PAGE_SIZE, Mapping
 from barfs.errors import AccessError
@@ -158,7 +159,7 @@ def test_a_child_does_not_wait_for_the_parents_threads(device: barfs.Device) -> 
     found: list[int] = []
     reader = threading.Thread(target=lambda: found.append(bar0.read32(0x2C)))
     reader.start()
-    wait_until(lambda: device.occupancy.inside == 1, "the access")
+    wait_until(lambda: occupancy_of(device).inside == 1, "the access")
 
     def end() -> float:
         start = time.monotonic()
@@ -246,7 +247,14 @@ def test_a_child_unmaps_nothing_that_has_come_since() -> None:
 def test_a_fork_that_python_does_not_see(device: barfs.Device) -> None:
     """As in a library's own daemon(3)."""
     libc = ctypes.PyDLL(None)
-    child = libc.fork()
+    # Until the fork no thread asks for the GIL: Python would wait for that thread in the child.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        os.sched_yield()
+        child = libc.fork()
+    finally:
+        sys.setswitchinterval(interval)
     if child == 0:
         right = refusals(device) == REFUSED and device.close()
         os._exit(0 if right else 1)

@@ -33,8 +33,8 @@ def maps(address: int, size: int) -> list[tuple[int, int, str]]:
 
 
 def first_byte(mapping: engine.Mapping) -> int:
-    segment = engine.Segment(0, mapping.size, True, False, 8, engine.Memory(mapping))
-    return engine.Table(engine.Occupancy(), mapping.size, 4, [segment]).load(0, 1)
+    entry = engine.TableEntry(0, mapping.size, True, False, 8, engine.Memory(mapping))
+    return engine.Table(engine.Occupancy(), mapping.size, 4, [entry]).load(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_a_window_cannot_leave_its_reservation(fd: int) -> None:
 def test_a_mapping_lives_as_long_as_a_table_that_needs_it(fd: int) -> None:
     mapping = engine.Mapping(fd, 3 * PAGE, PAGE)
     address = mapping.address
-    segment = engine.Segment(0, PAGE, True, True, 8, engine.Memory(mapping))
-    table = engine.Table(engine.Occupancy(), PAGE, 4, [segment])
+    entry = engine.TableEntry(0, PAGE, True, True, 8, engine.Memory(mapping))
+    table = engine.Table(engine.Occupancy(), PAGE, 4, [entry])
     gone = weakref.ref(mapping)
-    del mapping, segment
+    del mapping, entry
     gc.collect()
     assert table.load(0, 1) == 3
     del table

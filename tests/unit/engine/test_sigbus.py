@@ -28,8 +28,8 @@ PRELUDE = """
     fd = os.memfd_create("window")
     os.ftruncate(fd, 4096)
     mapping = engine.Mapping(fd, 0, engine.PAGE_SIZE)
-    segment = engine.Segment(0, engine.PAGE_SIZE, True, True, 8, engine.Memory(mapping))
-    table = engine.Table(engine.Occupancy(), engine.PAGE_SIZE, 4, [segment])
+    entry = engine.TableEntry(0, engine.PAGE_SIZE, True, True, 8, engine.Memory(mapping))
+    table = engine.Table(engine.Occupancy(), engine.PAGE_SIZE, 4, [entry])
 
     def fault(times=1):
         os.ftruncate(fd, 0)

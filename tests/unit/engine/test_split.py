@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every request is cut into accesses as barfs(7) says, over every kind of segment."""
+"""Every request is cut into accesses as barfs(7) says, over every kind of entry."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ kinds = st.sampled_from(["memory", "fd", "call"])
 
 @dataclass(frozen=True)
 class Plan:
-    """A region of `SIZE` bytes: where its segments end, and each one's max_width and kind."""
+    """A region of `SIZE` bytes: where its entries end, and each one's max_width and kind."""
 
     ends: tuple[int, ...]
     max_widths: tuple[int, ...]
@@ -45,7 +45,7 @@ def plans(draw: st.DrawFn, kinds: st.SearchStrategy[str] = kinds) -> Plan:
 
 
 class Bench:
-    """A region whose bytes live in a memfd, whichever way each segment reaches them."""
+    """A region whose bytes live in a memfd, whichever way each entry reaches them."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -65,13 +65,13 @@ class Bench:
         def target(kind: str, start: int) -> engine.Target:
             if kind == "memory":
                 return engine.Memory(self.mapping, start)
-            return engine.Descriptor(self.fd, start) if kind == "fd" else engine.Call(read, write)
+            return engine.Descriptor(self.fd, 0) if kind == "fd" else engine.Call(read, write)
 
-        segments = [
-            engine.Segment(p.start, p.end, True, True, p.max_width, target(kind, p.start))
+        entries = [
+            engine.TableEntry(p.start, p.end, True, True, p.max_width, target(kind, p.start))
             for p, kind in zip(plan.places, plan.kinds, strict=True)
         ]
-        return engine.Table(engine.Occupancy(), SIZE, plan.file_width, segments), accesses
+        return engine.Table(engine.Occupancy(), SIZE, plan.file_width, entries), accesses
 
 
 @pytest.fixture
@@ -211,13 +211,13 @@ def test_a_port_has_no_end_of_file() -> None:
 
 def test_permission_ends_a_request_where_it_ends() -> None:
     recorder = Recorder(bytearray(range(16)))
-    segments = [
-        engine.Segment(0, 4, True, False, 4, recorder.target()),
-        engine.Segment(4, 8, True, True, 4, recorder.target()),
-        engine.Segment(8, 12, False, True, 4, recorder.target()),
-        engine.Segment(12, 16, True, True, 4, engine.Refused()),
+    entries = [
+        engine.TableEntry(0, 4, True, False, 4, recorder.target()),
+        engine.TableEntry(4, 8, True, True, 4, recorder.target()),
+        engine.TableEntry(8, 12, False, True, 4, recorder.target()),
+        engine.TableEntry(12, 16, True, True, 4, engine.Refused()),
     ]
-    table = engine.Table(engine.Occupancy(), 16, 4, segments)
+    table = engine.Table(engine.Occupancy(), 16, 4, entries)
     assert table.read(0, 16) == bytes(range(8))
     assert table.write(4, bytes(12)) == 8
     for offset in (8, 12):
@@ -234,36 +234,36 @@ def test_permission_ends_a_request_where_it_ends() -> None:
 
 class TestRefusedTables:
     def table(self, *edges: tuple[int, int], size: int = 16) -> None:
-        segments = [engine.Segment(*edge, True, True, 4, engine.Refused()) for edge in edges]
-        engine.Table(engine.Occupancy(), size, 4, segments)
+        entries = [engine.TableEntry(*edge, True, True, 4, engine.Refused()) for edge in edges]
+        engine.Table(engine.Occupancy(), size, 4, entries)
 
-    def test_segments_cover_the_region(self) -> None:
+    def test_entries_cover_the_region(self) -> None:
         self.table((0, 8), (8, 16))
-        with pytest.raises(ValueError, match=r"\[0x4, 0x10\) overlaps what ends at 0x8"):
+        with pytest.raises(ValueError, match=r"0x4\.\.0x10 overlaps what ends at 0x8"):
             self.table((0, 8), (4, 16))
         with pytest.raises(ValueError, match="leaves a gap after what ends at 0x4"):
             self.table((0, 4), (8, 16))
-        with pytest.raises(ValueError, match="end at 0x8, the region at 0x10"):
+        with pytest.raises(ValueError, match="the ranges end at 0x8, not at 0x10"):
             self.table((0, 8))
         with pytest.raises(ValueError, match="end at 0x0"):
             self.table()
-        with pytest.raises(ValueError, match="not a range"):
+        with pytest.raises(ValueError, match=r"0x0\.\.0x0 is empty"):
             self.table((0, 0))
 
     def test_memory_lies_in_its_mapping(self) -> None:
         with memfd(PAGE) as fd:
             mapping = engine.Mapping(fd, 0, PAGE, writable=False)
-            engine.Segment(0, PAGE, True, False, 8, engine.Memory(mapping))
+            engine.TableEntry(0, PAGE, True, False, 8, engine.Memory(mapping))
             with pytest.raises(ValueError, match="not inside its mapping"):
-                engine.Segment(0, PAGE + 1, True, False, 8, engine.Memory(mapping))
+                engine.TableEntry(0, PAGE + 1, True, False, 8, engine.Memory(mapping))
             with pytest.raises(ValueError, match="aligned differently"):
-                engine.Segment(0, 16, True, False, 8, engine.Memory(mapping, 4))
+                engine.TableEntry(0, 16, True, False, 8, engine.Memory(mapping, 4))
             with pytest.raises(ValueError, match="does not permit"):
-                engine.Segment(0, PAGE, True, True, 8, engine.Memory(mapping))
+                engine.TableEntry(0, PAGE, True, True, 8, engine.Memory(mapping))
 
     def test_widths_are_powers_of_two(self) -> None:
         with pytest.raises(ValueError, match="max_width 3"):
-            engine.Segment(0, 4, True, True, 3, engine.Refused())
+            engine.TableEntry(0, 4, True, True, 3, engine.Refused())
         with pytest.raises(ValueError, match="width 16"):
             engine.Table(engine.Occupancy(), 4, 16, [])
         table = call_table(Recorder(bytearray(16)))

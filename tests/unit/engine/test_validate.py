@@ -7,19 +7,20 @@ from hypothesis import strategies as st
 
 from barfs import engine
 from barfs.errors import BeyondEnd, InvalidAccess, PolicyDenied
+from barfs.ranges import Range
 from tests.support.engine_bench import Access, Recorder, call_table
 
 SIZE = 64
 
 
 @st.composite
-def denied_ranges(draw: st.DrawFn) -> list[tuple[int, int]]:
+def denied_ranges(draw: st.DrawFn) -> list[Range]:
     edges = sorted(draw(st.sets(st.integers(0, SIZE), max_size=8)))
-    return list(zip(edges[::2], edges[1::2], strict=False))
+    return [Range(*pair) for pair in zip(edges[::2], edges[1::2], strict=False)]
 
 
 def bench(
-    width: int = 4, max_width: int = 8, denied: list[tuple[int, int]] | None = None
+    width: int = 4, max_width: int = 8, denied: list[Range] | None = None
 ) -> tuple[engine.Table, Recorder]:
     recorder = Recorder(bytearray(range(SIZE)))
     table = call_table(recorder, width=width, max_width=max_width)
@@ -35,9 +36,9 @@ def bench(
     st.integers(0, SIZE - 1),
     st.integers(1, SIZE),
 )
-@example([(57, 58)], 1, 1, 56, 9)
+@example([Range(57, 58)], 1, 1, 56, 9)
 def test_requests_end_before_what_is_denied(
-    denied: list[tuple[int, int]], width: int, max_width: int, offset: int, count: int
+    denied: list[Range], width: int, max_width: int, offset: int, count: int
 ) -> None:
     table, recorder = bench(width, max_width, denied)
     free, unrestricted = bench(width, max_width)
@@ -47,17 +48,17 @@ def test_requests_end_before_what_is_denied(
     except PolicyDenied:
         data = b""
     touched = {byte for access in recorder.accesses for byte in range(access.offset, access.end)}
-    assert not any(start <= byte < end for byte in touched for start, end in denied)
+    assert not any(part.start <= byte < part.end for byte in touched for part in denied)
     assert recorder.accesses == unrestricted.accesses[: len(recorder.accesses)]
     assert data == expected[: len(data)]
-    first = min((max(start, offset) for start, end in denied if end > offset), default=SIZE)
+    first = min((max(part.start, offset) for part in denied if part.end > offset), default=SIZE)
     clipped = len(expected)  # what a request across the end amounts to
     own = clipped in (1, 2, 4, 8) and offset % clipped == 0
     assert len(data) > min(first, offset + clipped) - offset - (clipped if own else width)
 
 
 def test_an_access_is_denied_whole() -> None:
-    table, recorder = bench(denied=[(4, 5)])
+    table, recorder = bench(denied=[Range(4, 5)])
     for offset, count in ((0, 8), (4, 4), (4, 1)):
         with pytest.raises(PolicyDenied, match=r"bar0\+.*the policy does not permit it"):
             table.read(offset, count)
@@ -70,7 +71,7 @@ def test_an_access_is_denied_whole() -> None:
 
 def test_reading_and_writing_are_denied_apart() -> None:
     table, recorder = bench()
-    table.deny([(0, 4)], [(0, 8)])
+    table.deny([Range(0, 4)], [Range(0, 8)])
     with pytest.raises(PolicyDenied):
         table.store(4, 4, 1)
     with pytest.raises(PolicyDenied):
@@ -83,10 +84,8 @@ def test_reading_and_writing_are_denied_apart() -> None:
 @pytest.mark.parametrize(("offset", "count"), [(0, 3), (0, 16), (2, 4), (4, 8), (1, 2), (60, 5)])
 def test_the_guard_refuses_what_is_not_one_access(offset: int, count: int) -> None:
     recorder = Recorder(bytearray(SIZE))
-    segment = engine.Segment(0, SIZE, True, True, 8, recorder.target())
-    table = engine.Table(
-        engine.Occupancy(), SIZE, 4, [segment], guard_reads=True, guard_writes=True
-    )
+    entry = engine.TableEntry(0, SIZE, True, True, 8, recorder.target())
+    table = engine.Table(engine.Occupancy(), SIZE, 4, [entry], guard_reads=True, guard_writes=True)
     with pytest.raises(InvalidAccess):
         table.read(offset, count)
     with pytest.raises(InvalidAccess):
@@ -99,12 +98,12 @@ PLACES = [(0, 16, 4), (16, 32, 8), (32, 35, 2), (35, 64, 8)]
 
 
 def uneven_table(recorder: Recorder, *, guard: bool = False, port: bool = False) -> engine.Table:
-    segments = [
-        engine.Segment(start, end, True, True, width, recorder.target())
+    entries = [
+        engine.TableEntry(start, end, True, True, width, recorder.target())
         for start, end, width in PLACES
     ]
     return engine.Table(
-        engine.Occupancy(), SIZE, 4, segments, guard_reads=guard, guard_writes=guard, port=port
+        engine.Occupancy(), SIZE, 4, entries, guard_reads=guard, guard_writes=guard, port=port
     )
 
 
@@ -147,8 +146,8 @@ def test_a_width_that_is_refused_names_the_one_that_is_taken(offset: int, most: 
 
 def test_the_guard_lets_single_accesses_through() -> None:
     recorder = Recorder(bytearray(SIZE))
-    segment = engine.Segment(0, SIZE, True, True, 8, recorder.target())
-    table = engine.Table(engine.Occupancy(), SIZE, 4, [segment], guard_reads=True)
+    entry = engine.TableEntry(0, SIZE, True, True, 8, recorder.target())
+    table = engine.Table(engine.Occupancy(), SIZE, 4, [entry], guard_reads=True)
     for width in (1, 2, 4, 8):
         assert len(table.read(8, width)) == width
     assert table.read(SIZE, 4) == b""

@@ -160,14 +160,14 @@ def gated(timeout: float = 60.0, turns: engine.Turns | None = None) -> Iterator[
     mapping = engine.Mapping(memory, 0, PAGE, True, True)
     occupancy, held = engine.Occupancy(), Held()
 
-    def table(*segments: engine.Segment, guard: bool = False) -> engine.Table:
-        return engine.Table(occupancy, SIZE, 4, segments, timeout=timeout, guard_reads=guard)
+    def table(*entries: engine.TableEntry, guard: bool = False) -> engine.Table:
+        return engine.Table(occupancy, SIZE, 4, entries, timeout=timeout, guard_reads=guard)
 
     region = table(
-        engine.Segment(0, GAP, True, True, 8, engine.Memory(mapping, 0)),
-        engine.Segment(GAP, SIZE, True, True, 4, engine.Descriptor(memory, GAP)),
+        engine.TableEntry(0, GAP, True, True, 8, engine.Memory(mapping, 0)),
+        engine.TableEntry(GAP, SIZE, True, True, 4, engine.Descriptor(memory, 0)),
     )
-    calls = engine.Segment(0, SIZE, True, True, 4, engine.Call(held.read, held.write, turns))
+    calls = engine.TableEntry(0, SIZE, True, True, 4, engine.Call(held.read, held.write, turns))
     slow, guarded = table(calls), table(calls, guard=True)
     gate = Gate(theirs.fileno())
     libfuse = socket(fileno=gate.libfuse_fd)

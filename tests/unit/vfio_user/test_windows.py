@@ -16,6 +16,7 @@ from barfs.device import Device, MappingMode, Options
 from barfs.errors import AccessDenied, InvalidAccess, PolicyDenied, UsageError
 from barfs.pci import CONFIG_INDEX
 from barfs.policy import AccessPolicy
+from barfs.region import table_of
 from barfs.uapi import DeviceInfo, RegionInfo, SparseArea, encode_region_info
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
@@ -115,9 +116,9 @@ def rows(device: Device, region: str = "bar0") -> list[tuple[int, int, str, int,
 def mapped(device: Device) -> list[tuple[int, int]]:
     """The windows of bar0 as they are mapped: start and size of each mmap."""
     return [
-        (segment.start, segment.target.mapping.size)
-        for segment in device["bar0"].table.segments
-        if isinstance(segment.target, engine.Memory)
+        (entry.start, entry.target.mapping.size)
+        for entry in table_of(device["bar0"]).entries
+        if isinstance(entry.target, engine.Memory)
     ]
 
 

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""What a table is made of: ranges of a region, and what an access of each of them reaches."""
+"""The entries of a table: ranges of a region, each with what an access of it reaches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from barfs.engine.inflight import Turns
 from barfs.engine.mapping import Mapping
+from barfs.ranges import Range
 
 WIDTHS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A mapped window: the segment's start is `offset` bytes into `mapping`."""
+    """A mapped window: the entry's start is `offset` bytes into `mapping`."""
 
     mapping: Mapping
     offset: int = 0
@@ -20,9 +21,9 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """One pread or pwrite per access: the segment's start is at `fd_offset` of `fd`.
+    """One pread or pwrite per access of `fd`, in which the region begins at `fd_offset`.
 
-    The fd stays the owner's; it outlives the table.
+    The caller keeps ownership of the descriptor, and must close it after the table's last access.
     """
 
     fd: int
@@ -52,19 +53,16 @@ Target = Memory | Descriptor | Call | Refused
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """`[start, end)` of a region; `max_width` is the widest single access it takes: 1, 2, 4, 8."""
+class TableEntry(Range):
+    """A range of a region; `max_width` is the widest single access it takes: 1, 2, 4, 8."""
 
-    start: int
-    end: int
     readable: bool
     writable: bool
     max_width: int
     target: Target
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end:
-            raise ValueError(f"{self}: not a range")
+        Range.__post_init__(self)
         if self.max_width not in WIDTHS:
             raise ValueError(f"{self}: max_width {self.max_width} is not 1, 2, 4 or 8")
         match self.target:
@@ -73,26 +71,10 @@ class Segment:
             case Descriptor(fd, fd_offset) if fd < 0 or fd_offset < 0:
                 raise ValueError(f"{self}: fd {fd} at {fd_offset:#x}")
 
-    def __str__(self) -> str:
-        return f"segment [{self.start:#x}, {self.end:#x})"
-
     def _check_memory(self, mapping: Mapping, offset: int) -> None:
-        size = self.end - self.start
-        if not 0 <= offset <= mapping.size - size:
+        if not 0 <= offset <= mapping.size - self.size:
             raise ValueError(f"{self}: not inside its mapping of {mapping.size:#x} bytes")
         if (offset - self.start) % max(WIDTHS):
             raise ValueError(f"{self}: aligned differently in its mapping, at {offset:#x}")
         if self.readable > mapping.readable or self.writable > mapping.writable:
             raise ValueError(f"{self}: its mapping does not permit that")
-
-
-def check_cover(segments: Sequence[Segment], size: int) -> None:
-    """Raise ValueError unless `segments` cover `[0, size)` in order, without gap or overlap."""
-    end = 0
-    for segment in segments:
-        if segment.start != end:
-            fault = "overlaps" if segment.start < end else "leaves a gap after"
-            raise ValueError(f"{segment} {fault} what ends at {end:#x}")
-        end = segment.end
-    if end != size or not segments:
-        raise ValueError(f"the segments end at {end:#x}, the region at {size:#x}")
