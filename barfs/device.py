@@ -124,7 +124,7 @@ class Device:
         self.bdf: Bdf = backend.bdf
         self.source: str = backend.source
         self.options = options or Options()
-        self._occupancy = engine.Occupancy()
+        self._in_flight = engine.InFlight()
         self.regions: dict[str, Region] = {}
         self._backend = backend
         self._turns = engine.Turns()
@@ -179,14 +179,14 @@ class Device:
         windows too, is refused."""
         if not self._owner.is_here:
             return True
-        if not self._occupancy.closed:
+        if not self._in_flight.closed:
             poll = select.poll()
             for signal in self.signals:
                 if signal.kind != "error":
                     poll.register(signal.fd, signal.events)
             if poll.poll(0):
-                self._occupancy.close()
-        return self._occupancy.closed
+                self._in_flight.close()
+        return self._in_flight.closed
 
     def reset(self) -> None:
         """Reset the function. Raises DeviceError where it cannot, ForkedDevice in a child."""
@@ -203,8 +203,8 @@ class Device:
         """
         if not self._owner.is_here:
             return True
-        self._occupancy.close()
-        if not self._occupancy.drain(self.options.timeout if grace is None else grace):
+        self._in_flight.close()
+        if not self._in_flight.drain(self.options.timeout if grace is None else grace):
             log.error("%s: an access has not come back; its mappings are left in place", self.bdf)
             return False
         with self._closing:
@@ -280,7 +280,7 @@ class Device:
         mapped, failed = self._map_windows(layout, fd, info.offset)
         layout = layout.with_failed_windows(failed, self._backend.max_width)
         table = engine.Table(
-            self._occupancy,
+            self._in_flight,
             layout.size,
             layout.width,
             self._entries(layout, info, mapped),
@@ -353,6 +353,6 @@ class Device:
         )
 
 
-def occupancy_of(device: Device) -> engine.Occupancy:
-    """Who is inside the device's tables, for the mount: `close` refuses every further access."""
-    return device._occupancy
+def in_flight_of(device: Device) -> engine.InFlight:
+    """The accesses in flight in the device's tables, for the mount that refuses further ones."""
+    return device._in_flight

@@ -30,7 +30,7 @@ int barfs_inflight_error(const struct barfs_inflight *inflight)
 
 void barfs_inflight_leave(struct barfs_inflight *inflight)
 {
-    /* The last one wakes the drainer, who may free the occupancy as soon as the count is down: from
+    /* The last one wakes the drainer, who may free the structure as soon as the count is down: from
      * there on the address is only a name for the kernel. */
     if (atomic_fetch_sub(&inflight->state, 1) == (CLOSED | 1))
         syscall(SYS_futex, &inflight->state, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);

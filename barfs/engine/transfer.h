@@ -12,7 +12,7 @@
  * Rule 4: nothing here knows Python, and nothing here allocates.  Any thread may call; the guard must
  *         be installed (sigbus.h) before a table with memory entries is used.
  *
- * Lifetimes: a table, what its entries point to and its occupancy outlive every call on it.
+ * Lifetimes: a table, what its entries point to and its in-flight count outlive every call on it.
  * barfs_inflight_drain() is how the owner knows that the last call is over.
  */
 #ifndef BARFS_TRANSFER_H
@@ -106,7 +106,7 @@ struct barfs_control {
 /* Transfer `count` bytes at `offset`.  Returns the bytes done (fewer at the end of the region, or when
  * something below happened after the first), 0 for a read at or past the end, or:
  *   -EFBIG      a write at or past the end       -EACCES     the entry's permission lacks it
- *   -EIO        the device did not take it       -ENODEV     the occupancy is closed
+ *   -EIO        the device did not take it       -ENODEV     the device is closed
  *   -EINTR      control->stop                    -ETIMEDOUT  an access took longer than timeout_ns
  *   -ECHILD     the device is another process's, from which this one was forked
  *   -EINVAL     BARFS_PORT and BARFS_GUARD rules   -EPERM    the first access touches a denied byte

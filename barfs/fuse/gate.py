@@ -174,7 +174,7 @@ class DeviceGate:
                 raise OSError(-result, os.strerror(-result))
 
     def remove(self) -> None:
-        """From now on requests fail with ENODEV and opens with ENXIO. The occupancy is closed."""
+        """Requests fail with ENODEV from now on, opens with ENXIO. `InFlight` is closed."""
         for node in self._nodes:
             lib.barfs_gate_remove_region(self._gate._gate, node)
         lib.barfs_lanes_stop(self._lanes)
