@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From what a user types to an open device: the one place that chooses a backend.
+"""From the name that a user types to an open device: the one place that chooses a backend.
 
 A device is named by its address (`0000:01:00.0`, `01:00.0`; for a virtual function with a token
 `0000:01:00.0,vf_token=UUID`), by the socket of its vfio-user server
@@ -52,8 +52,8 @@ class DeviceName:
 
     @property
     def opening_notice(self) -> str:
-        """What to tell a user who did not ask for the device to be opened; "" for the demo device,
-        which is made anew for everybody."""
+        """The notice for a user whose command opens the device; "" for the demo device, of which
+        each command has its own."""
         reset = ": the kernel may reset it" if self.kind == "pci" else ""
         return "" if self.kind == "demo" else f"opened {self.source}{reset}"
 
@@ -79,7 +79,7 @@ class DeviceName:
             bdf = Bdf.parse(_SYSFS.sub("", address))
         except UsageError:
             raise UsageError(
-                f"{text!r} is no device; name a PCI address like 0000:01:00.0[,vf_token=UUID], "
+                f"{text!r} is not a device; name a PCI address like 0000:01:00.0[,vf_token=UUID], "
                 "vfio-user:SOCKET[,bdf=BDF], or demo"
             ) from None
         return cls("pci", str(bdf), address, bdf, token=_token(token) if comma else None)
@@ -99,7 +99,7 @@ def _token(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise UsageError(
-            f"vf_token={text}: it is a UUID like 14d63f20-8445-11ea-8900-1f9ce7d5650d"
+            f"vf_token must be a UUID like 14d63f20-8445-11ea-8900-1f9ce7d5650d, not {text!r}"
         ) from None
 
 

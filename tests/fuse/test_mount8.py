@@ -110,7 +110,7 @@ def test_fstab_with_sources_of_all_kinds(command: Path, path: Path, tmp_path: Pa
         ("fffe:1f:1f.7", "ro", 1, "fffe:1f:1f.7: no such PCI device; barfs list shows"),
         ("vfio-user:/nobody.sock", "ro", 1, "vfio-user:/nobody.sock: "),
         ("demo", "colour=red", 2, "unknown option 'colour=red'; the options are ro, "),
-        ("disk", "ro", 2, "'disk' is no device; name a PCI address like 0000:01:00.0"),
+        ("disk", "ro", 2, "'disk' is not a device; name a PCI address like 0000:01:00.0"),
     ],
 )
 def test_a_mount_that_fails(

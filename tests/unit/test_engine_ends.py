@@ -168,7 +168,7 @@ class TestClosing:
     def test_a_mapping_stays_while_somebody_may_be_inside(self) -> None:
         with memfd(PAGE) as fd, memory_table(fd, PAGE) as table:
             mapping = mapping_of(table)
-            with pytest.raises(RuntimeError, match="drain the in_flight"):
+            with pytest.raises(RuntimeError, match="drain what is in flight"):
                 mapping.close()
             assert table.read(0, 4) == bytes(4)
             assert table.in_flight.drain(1)
