@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The command `barfs`, also `python -m barfs`.
 
-Rule 1: nothing is imported before `main` but what it needs to tell in a line that an import failed:
-        there may be no memory for it, or a ^C.
+Rule 1: before `main`, import only what it takes to report a failed import in one line: memory may
+        run out, or ^C may arrive.
 """
 
 import signal
@@ -21,7 +21,7 @@ def main() -> int:
     except (ImportError, MemoryError, OSError) as error:
         print(f"barfs: {error or type(error).__name__}", file=sys.stderr)
         code = 1
-    # Python's own end has no place where a ^C could be told.
+    # From here on, Python exits, and could only answer ^C with a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     return code
 

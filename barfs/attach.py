@@ -36,11 +36,11 @@ _SYSFS = re.compile("(?s)^/sys/.*/")
 
 @dataclass(frozen=True, slots=True)
 class DeviceName:
-    """A device as the user named it. `bdf` is None where it is still to be numbered. `socket` is
-    the path that the user wrote, for an absolute one may be too long.
+    """A device as the user named it. `bdf` is None until `attach` assigns one. `socket` is the path
+    as written, since the absolute path may be too long.
 
-    `shown` is what a mount of it shows as its source: what the user wrote, since mount(8) compares
-    the two to tell which lines of fstab are mounted, but without a token.
+    `shown` is the source that a mount of the device shows: the name as written, without a token.
+    mount(8) compares it with fstab to tell which lines are mounted.
     """
 
     kind: Literal["pci", "vfio-user", "demo"]
@@ -52,21 +52,21 @@ class DeviceName:
 
     @property
     def opening_notice(self) -> str:
-        """The notice for a user whose command opens the device; "" for the demo device, of which
-        each command has its own."""
+        """The notice for a command that had to open the device; "" for the demo device, which each
+        command makes anew."""
         reset = ": the kernel may reset it" if self.kind == "pci" else ""
         return "" if self.kind == "demo" else f"opened {self.source}{reset}"
 
     @classmethod
     def parse(cls, text: str) -> DeviceName:
-        """Raises UsageError for a text that names no device."""
+        """Raises UsageError if the text does not name a device."""
         if text == "demo":
             return cls("demo", text, text, None)
         if not text.startswith(_VFIO_USER):
             return cls._parse_address(text)
         path, comma, choice = text.removeprefix(_VFIO_USER).partition(",bdf=")
         if not path:
-            raise UsageError(f"{text!r} names no socket; write it like vfio-user:/run/device.sock")
+            raise UsageError(f"{text!r} names no socket; use the form vfio-user:/run/device.sock")
         source = _VFIO_USER + _absolute(path)
         bdf = Bdf.parse(choice) if comma else None
         return cls("vfio-user", source, source + comma + choice, bdf, path)
@@ -75,7 +75,7 @@ class DeviceName:
     def _parse_address(cls, text: str) -> DeviceName:
         address, comma, token = text.partition(",vf_token=")
         try:
-            # In /sys/bus/pci/devices an address is a file's name, which mount(8) makes a path.
+            # Run in /sys/bus/pci/devices, mount(8) makes a path of an address: it is a file there.
             bdf = Bdf.parse(_SYSFS.sub("", address))
         except UsageError:
             raise UsageError(
@@ -88,7 +88,7 @@ class DeviceName:
 def _absolute(path: str) -> str:
     try:
         return os.path.abspath(path)
-    except OSError:  # in a directory that has no path any more
+    except OSError:  # the working directory was removed
         return path
 
 

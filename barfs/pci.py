@@ -52,7 +52,8 @@ _NAMES = {ROM_INDEX: "rom", CONFIG_INDEX: "config", VGA_INDEX: "vga"}
 _INDEXES = {name: index for index, name in _NAMES.items()}
 
 _BDF = re.compile(
-    r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", re.IGNORECASE | re.ASCII
+    r"(?:([0-9a-f]{4,8})([:-]))?([0-9a-f]{2})(?(2)\2|[:-])([0-9a-f]{2})\.([0-7])",
+    re.IGNORECASE | re.ASCII,
 )
 
 
@@ -78,18 +79,23 @@ class Bdf:
 
     @classmethod
     def parse(cls, text: str) -> "Bdf":
-        """Read `dddd:bb:dd.f` or `bb:dd.f` (domain 0).
+        """Read `dddd:bb:dd.f` or `bb:dd.f` (domain 0), also with `-` in place of each `:`.
 
-        Raises UsageError when the text is neither.
+        Raises UsageError for any other text.
         """
         match = _BDF.fullmatch(text)
         if match is None:
             raise UsageError(f"{text!r} is not a PCI address; write it like 0000:01:00.0")
-        domain, bus, device, function = match.groups(default="0")
+        domain, _separator, bus, device, function = match.groups(default="0")
         return cls(int(domain, 16), int(bus, 16), int(device, 16), int(function))
 
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function}"
+
+    @property
+    def flat(self) -> str:
+        """The address without a colon, which some tools take for the end of a host or a device."""
+        return str(self).replace(":", "-")
 
 
 def region_name(index: int) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Users and groups as people name them: by name or by number."""
+"""Users and groups, looked up by name or number."""
 
 import grp
 import pwd
@@ -18,7 +18,7 @@ def group_id(text: str) -> int:
 
 
 def find_user(text: str | None) -> int | None:
-    """The id of a user that an option names, None without one. Raises UsageError."""
+    """The id of the user in an option, None if there is none. Raises UsageError."""
     try:
         return None if text is None else user_id(text)
     except KeyError:
@@ -26,7 +26,7 @@ def find_user(text: str | None) -> int | None:
 
 
 def find_group(text: str | None) -> int | None:
-    """The id of a group that an option names, None without one. Raises UsageError."""
+    """The id of the group in an option, None if there is none. Raises UsageError."""
     try:
         return None if text is None else group_id(text)
     except KeyError:

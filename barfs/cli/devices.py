@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands that get a device there: `list`, `bind`, `unbind`, `doctor`."""
+"""The commands that prepare devices for a mount: `list`, `bind`, `unbind`, `doctor`."""
 
 import argparse
 import contextlib
@@ -23,13 +23,13 @@ from barfs.text import printable
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="a JSON list, plain integers")
+    parser.add_argument("--json", action="store_true", help="print JSON with plain integers")
     explain(
         parser,
         "barfs list",
         "barfs list --json",
-        details="A line for each function: its ids, its driver, its IOMMU group, where barfs has "
-        "mounted it, and why it could not be mounted as it is.",
+        details="Prints a line for each function: its IDs, its driver, its IOMMU group, where "
+        "barfs has mounted it, and why it cannot be mounted yet.",
     )
     parser.set_defaults(run=_list)
 
@@ -42,22 +42,24 @@ def _list(choice: argparse.Namespace) -> int:
 
 def _add_binding(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "bdfs", metavar="BDF", nargs="+", help="0000:01:00.0 or 01:00.0; all or none is done"
+        "bdfs", metavar="BDF", nargs="+", help="0000:01:00.0 or 01:00.0; it is all of them or none"
     )
     parser.add_argument(
-        "-n", "--dry-run", action="store_true", help="print what would be written where"
+        "-n", "--dry-run", action="store_true", help="print the writes to sysfs without making them"
     )
 
 
 def add_bind(parser: argparse.ArgumentParser) -> None:
     _add_binding(parser)
-    parser.add_argument("--driver", metavar="NAME", default=VFIO_PCI, help="a variant driver")
+    parser.add_argument("--driver", metavar="NAME", default=VFIO_PCI, help="use a variant driver")
     parser.add_argument(
-        "--user", metavar="USER", help="who gets the VFIO node, to mount without root"
+        "--user", metavar="USER", help="let this user open the devices, to mount without root"
     )
-    parser.add_argument("--group", metavar="GROUP", help="whose members get the VFIO node")
+    parser.add_argument("--group", metavar="GROUP", help="let this group open the devices")
     parser.add_argument(
-        "--force", action="store_true", help="even what a file system, swap or the network is on"
+        "--force",
+        action="store_true",
+        help="bind even devices that carry a file system, swap or the network",
     )
     explain(
         parser,
@@ -118,12 +120,14 @@ def _addresses(texts: Iterable[str]) -> list[Bdf]:
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bdf", metavar="BDF", nargs="?", help="default: every device that VFIO has")
+    parser.add_argument(
+        "bdf", metavar="BDF", nargs="?", help="default: every device of a VFIO driver"
+    )
     explain(
         parser,
         "barfs doctor",
         "barfs doctor 0000:01:00.0",
-        details="A line for each finding; the exit code is 1 where one of them is a FAIL.",
+        details="Prints a line for each finding, and exits with 1 if one of them is a FAIL.",
     )
     parser.set_defaults(run=_doctor)
 

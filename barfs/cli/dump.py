@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands for whole devices: `dump` and `diff`."""
+"""The commands for dumps of whole devices: `dump` and `diff`."""
 
 import argparse
 import contextlib
@@ -26,25 +26,26 @@ _BAR_LENGTH = 30
 def add_dump(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", metavar="DEVICE", help="as for barfs mount")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help="where to save it"
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="the file to write"
     )
     parser.add_argument(
         "--skip",
         metavar="REGION[:RANGE]",
         action="append",
         default=[],
-        help="do not read this: reading it has side effects, or takes too long",
+        help="do not read this, because that has side effects or takes too long",
     )
     explain(
         parser,
         "barfs dump demo -o before.dump --skip bar0:0x18+4",
         "barfs dump 0000:01:00.0 -o card.dump --skip rom",
-        details="Reads every byte at most once, through the mount that holds the device; otherwise "
-        "the device is opened, which is said. What cannot be read, by the policy or the device, is "
-        "left out and listed; where many registers in a row fail, only some of those that follow "
-        "are tried. FILE has its old contents until the new ones are complete, and keeps its owner "
-        "and mode, and symbolic links; other hard links keep the old contents. A new FILE is for "
-        "its owner alone. A FIFO, a device and /dev/stdout are written into.",
+        details="Reads every byte at most once, through the barfs mount that holds the device. If "
+        "none does, the device is opened for this command and a notice is printed. Ranges that the "
+        "policy or the device refuses to read are left out and listed; where many registers in a "
+        "row fail, only some of the following ones are tried. FILE keeps its old contents until "
+        "the new ones are complete, and keeps its owner, its mode and symbolic links; other hard "
+        "links keep the old contents. Only the owner may read a new FILE. If FILE is a FIFO, a "
+        "device or /dev/stdout, the dump is written to it.",
     )
     parser.set_defaults(run=_dump)
 
@@ -54,7 +55,7 @@ def _dump(choice: argparse.Namespace) -> int:
     name = DeviceName.parse(choice.device)
     skips = [_skip(text) for text in choice.skip]
     with (
-        new_dump(choice.output) as dump,  # first: opening the device may reset it
+        new_dump(choice.output) as dump,  # before the device is opened, which may reset it
         source_of(name, tell) as source,
     ):
         _check(skips, source)
@@ -83,11 +84,11 @@ def _check(skips: list[Skip], source: Source) -> None:
             )
         size = source.layouts[skip.region].size
         if skip.span and skip.span.end > size:
-            raise UsageError(f"--skip: {skip.region} has {size:#x} bytes")
+            raise UsageError(f"--skip must be inside {skip.region}, which has {size:#x} bytes")
 
 
 def _with_progress(region: str, size: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """The same pieces; on a terminal with a bar that shows how far they are."""
+    """The same pieces, with a progress bar if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield from pieces
         return
@@ -99,11 +100,11 @@ def _with_progress(region: str, size: int, pieces: Iterator[Piece]) -> Iterator[
             if (part := done * _BAR_LENGTH // size) != shown:
                 shown = part
                 line.show(region, part, done * 100 // size)
-        line.show(region, _BAR_LENGTH, 100)  # what is last may be left out, or known to be zeros
+        line.show(region, _BAR_LENGTH, 100)  # the end may be left out, or known to be zeros
 
 
 class _Line:
-    """One line of a terminal, written over and over, and gone in the end."""
+    """A line of a terminal that is overwritten, and erased at the end."""
 
     def show(self, region: str, part: int, percent: int) -> None:
         text = f"\r{region:<8} [{'#' * part:<{_BAR_LENGTH}}] {percent:3}%"
@@ -114,12 +115,12 @@ class _Line:
 
 
 def add_diff(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("before", metavar="A", type=Path, help="a dump")
-    parser.add_argument("after", metavar="B", type=Path, help="another one")
+    parser.add_argument("before", metavar="A", type=Path, help="the first dump")
+    parser.add_argument("after", metavar="B", type=Path, help="the second dump")
     explain(
         parser,
         "barfs diff before.dump after.dump",
-        details="The exit code is that of diff(1): 0 no difference, 1 some, 2 trouble.",
+        details="Exits like diff(1): 0 if the dumps are equal, 1 if they differ, 2 on an error.",
     )
     parser.set_defaults(run=_diff)
 
@@ -142,7 +143,7 @@ def _diff(choice: argparse.Namespace) -> int:
 
 
 def _unlike(before: Dump, after: Dump) -> Iterator[str]:
-    """What the dumps do not have in common, apart from values."""
+    """The differences of two dumps other than values."""
     names = (*before.layouts, *(name for name in after.layouts if name not in before.layouts))
     for name in names:
         if name not in after.layouts or name not in before.layouts:

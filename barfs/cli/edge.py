@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Between a command and what started it: its standard streams, and whatever ends it.
+"""The edge of the process: its standard streams, and how it ends.
 
-Rule 1: descriptors 0, 1 and 2 are in use from the start. Where one was closed, no file, socket or
-        device gets its number, and reading or writing it fails as before.
-Rule 2: whatever ends a command is one line on standard error and an exit code, never a traceback.
-Rule 3: what tells an error is loaded before: there may be no memory or descriptor left for it then.
-        The log, which most commands never write to, is loaded when it is needed.
-Rule 4: output that is lost is an error. What cannot be said on standard error changes nothing.
+Rule 1: descriptors 0, 1 and 2 are in use from the start. If the caller closed one, no file, socket
+        or device gets its number, and reading or writing it still fails.
+Rule 2: a command ends with an exit code and at most one line on standard error, never a traceback.
+Rule 3: the code that prints an error is imported beforehand, since memory or descriptors may have
+        run out by then. The log, which most commands do not use, is imported on demand.
+Rule 4: lost output is an error; a failed write to standard error is ignored.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _OUTPUT = "standard output"
 
 
 class _Stream(io.RawIOBase):
-    """A standard stream, by its descriptor, which stays open and may be anything."""
+    """A standard stream, whose descriptor may be anything, and stays open."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _Stream(io.RawIOBase):
         while True:
             try:
                 return os.write(self._fd, data)
-            except BlockingIOError:  # whoever shares it made it so
+            except BlockingIOError:  # another process that shares it set O_NONBLOCK
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll()
@@ -72,10 +72,10 @@ class _Errors(_Stream):
 
 
 def take_streams() -> None:
-    """Make the standard streams what the rules above say, for the rest of the process."""
+    """Replace the standard streams by ones that follow the rules above."""
     for fd, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
         if not _is_open(fd):
-            os.set_inheritable(_opened(mode), True)
+            os.set_inheritable(_placeholder(mode), True)
     sys.stdout = _text(_Output(1), sys.stdout, line_buffering=os.isatty(1))
     sys.stderr = _text(_Errors(2), sys.stderr, line_buffering=True)
     threading.excepthook = _tell_of_thread
@@ -90,8 +90,8 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def _opened(mode: int) -> int:
-    """The lowest free descriptor, now in use."""
+def _placeholder(mode: int) -> int:
+    """Open the lowest free descriptor."""
     try:
         return os.open(os.devnull, mode)
     except OSError:  # there may be no /dev
@@ -114,7 +114,7 @@ def _encoding() -> str:
 
 
 def guarded(run: Callable[[], int]) -> int:
-    """What `run` returns, or the exit code of whatever ended it, which is told; output is out."""
+    """Like `exit_code`, and flush standard output: what is lost there is an error."""
     code = exit_code(run)
     try:
         if sys.stdout is not None:
@@ -126,7 +126,7 @@ def guarded(run: Callable[[], int]) -> int:
 
 
 def exit_code(run: Callable[[], int]) -> int:
-    """What `run` returns, or the exit code of whatever ended it, which is told in one line."""
+    """The result of `run`, or the exit code for its exception, which is printed in one line."""
     try:
         return run()
     except BaseException as error:
@@ -134,7 +134,7 @@ def exit_code(run: Callable[[], int]) -> int:
 
 
 def announce(message: str) -> None:
-    """Say on standard output that a service is up; it serves also where that cannot be said."""
+    """Print that a service is up. The service goes on if that fails."""
     try:
         print(message, flush=True)
     except OSError as error:
@@ -143,7 +143,7 @@ def announce(message: str) -> None:
 
 
 def tell(message: object) -> None:
-    """Say something in one line on standard error."""
+    """Print a message in one line on standard error."""
     print(printable(message), file=sys.stderr)
 
 
@@ -167,7 +167,7 @@ def _tell_error(message: str, mistake: BaseException | None = None) -> None:
 
 
 def abandon_output() -> None:
-    """Throw away what is still to be written, and all that follows."""
+    """Discard pending and future standard output."""
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
@@ -176,7 +176,7 @@ def abandon_output() -> None:
 
 
 def _first_of(error: BaseException) -> BaseException:
-    """The error itself, out of the groups that trio puts around it."""
+    """The error inside the groups that trio wraps around it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -189,7 +189,7 @@ def _told(error: BaseException) -> int:
         return EXIT_INTERRUPTED
     if isinstance(error, OSError) and error.filename == _OUTPUT:
         abandon_output()
-        if isinstance(error, BrokenPipeError):  # the reader has seen enough
+        if isinstance(error, BrokenPipeError):  # the reader has closed its end
             return EXIT_FAILED
     with contextlib.suppress(Exception):
         if isinstance(error, BarfsError):
@@ -202,7 +202,7 @@ def _told(error: BaseException) -> int:
 
 
 def _mistake(error: BaseException) -> str:
-    """An error that no surroundings explain, and where in the program it came up."""
+    """The message for an error that is a bug, with its place in the program."""
     from pathlib import Path
 
     package = Path(__file__).parents[1]
@@ -214,7 +214,7 @@ def _mistake(error: BaseException) -> str:
             place = f" in {file.relative_to(package)}, line {traceback.tb_lineno}"
         traceback = traceback.tb_next
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}{place}: {text}; this is a mistake in barfs, please report it"
+    return f"{type(error).__name__}{place}: {text}; this is a bug in barfs, please report it"
 
 
 def _tell_of_thread(arguments: threading.ExceptHookArgs) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The exit codes of all commands besides 0, done, and 128 + N when signal N ends one."""
+"""The exit codes of all commands, besides 0 for success and 128 + N after signal N."""
 
 EXIT_FAILED = 1
 EXIT_DIFFERENT = 1  # of `diff`, as of diff(1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What `--help` says beyond the arguments. The manuals are made from the same parsers.
+"""The parts of `--help` besides the arguments. The manuals are made from the same parsers.
 
-Rule 1: the description is whole sentences, the epilog is examples, one command line each; whoever
-        reads them from a parser may rely on that.
+Rule 1: the description of a parser is whole sentences, and its epilog is examples, one command line
+        each. The manuals rely on that.
 """
 
 import argparse
@@ -13,14 +13,14 @@ _WIDTH = 78
 
 
 def explain(parser: argparse.ArgumentParser, *examples: str, details: str = "") -> None:
-    """Give a command its examples, and more sentences after the one that sums it up."""
+    """Give a command its examples, and more sentences after its summary."""
     if details:
         parser.description = f"{parser.description}\n\n{textwrap.fill(details, _WIDTH)}"
     parser.epilog = "\n".join([EXAMPLES, *(f"  {example}" for example in examples)])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add `-o`, and the table of its words."""
+    """Add `-o`, and the table of mount options."""
     from barfs.cli.mount_options import OPTIONS
 
     parser.add_argument(
@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="OPTIONS",
         action="append",
         default=[],
-        help="how the devices are mounted: words separated by commas",
+        help="mount options, separated by commas",
     )
     lines = []
     for option in OPTIONS:

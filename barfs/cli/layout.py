@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command `layout`."""
+"""The command `layout`: the windows and gaps of a device."""
 
 import argparse
 import sys
@@ -18,15 +18,17 @@ def add_layout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("device", metavar="DEVICE", help="as for barfs mount")
     parser.add_argument("region", metavar="REGION", nargs="?", help="bar0, rom, config, ...")
     parser.add_argument(
-        "--json", action="store_true", help="a JSON list, integers plain and as hexadecimal text"
+        "--json",
+        action="store_true",
+        help="print a JSON list, with numbers also as hexadecimal text",
     )
     explain(
         parser,
         "barfs layout demo bar0",
         "barfs layout --json 0000:01:00.0",
         "barfs layout vfio-user:/run/device.sock",
-        details="A device in a mount of barfs is not touched for it. Another one is opened, and "
-        "the kernel may reset it.",
+        details="Does not touch a device that barfs has mounted. Opens any other, and the kernel "
+        "may reset it.",
     )
     parser.set_defaults(run=_layout)
 

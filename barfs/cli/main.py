@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The command `barfs`.
+"""The command `barfs`: parse the command line and run one of its commands.
 
-Exit codes: 0 done, 1 the operation failed, 2 the command line makes no sense. Errors are one line
-on standard error.
+Rule 1: exit code 0 is success, 1 a failed operation, 2 a bad command line. An error is one line on
+        standard error.
+Rule 2: only the module of the command that runs is imported; help of all commands needs none.
 """
 
 import argparse
@@ -23,16 +24,16 @@ from barfs.text import printable, take_all_text
 class _Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # What is a value though it begins with "-"; argparse itself knows -1, and no -0x1 or -1k.
+        # These are values, not options. By itself, argparse knows -1, but not -0x1 or -1k.
         self._negative_number_matcher = re.compile("-[0-9]")
 
     def error(self, message: str) -> NoReturn:
-        """One line, where argparse prints the whole usage above it."""
+        """Exit with one line; argparse would print the whole usage above it."""
         self.exit(EXIT_USAGE, printable(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code, whatever ends it."""
+    """Run the command. Returns its exit code, whatever ends it; never raises."""
     for stream in (sys.stdout, sys.stderr):
         take_all_text(stream)
     with ended_by_signals():
@@ -52,17 +53,19 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def make_parser(names: Container[str] | None = None) -> argparse.ArgumentParser:
-    """The command line; help, manuals and completion are made from it.
+    """The parser of the command line, from which help, manuals and completion are made.
 
-    All commands are in it; those of `names`, by default all, with their arguments.
+    It has all commands, and the arguments of those in `names` (default: of all).
     """
     parser = _Parser(
         prog="barfs",
-        description="The BARs of PCI devices as files, through VFIO.",
+        description="Access the BARs of PCI devices as files, through VFIO.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"barfs {__version__}")
-    commands = parser.add_subparsers(prog=parser.prog, metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        prog=parser.prog, title="commands", metavar="COMMAND", required=True
+    )
     for name, (_module, summary) in _COMMANDS.items():
         command = commands.add_parser(name, help=summary, **_about(name))
         if names is None or name in names:
@@ -73,14 +76,14 @@ def make_parser(names: Container[str] | None = None) -> argparse.ArgumentParser:
         "barfs list",
         "barfs mount 0000:01:00.0 ~/bar",
         "barfs umount ~/bar",
-        details="barfs COMMAND --help says more of each command. barfs DEVICE MOUNTPOINT is "
-        "barfs mount, as mount(8) and fstab call it.",
+        details="Run barfs COMMAND --help for more about a command. barfs DEVICE MOUNTPOINT, as "
+        "mount(8) and fstab call it, is barfs mount.",
     )
     return parser
 
 
 def _about(name: str) -> dict[str, Any]:
-    """How argparse makes the parser of a command."""
+    """The arguments of a command's parser."""
     _module, summary = _COMMANDS[name]
     return {
         "prog": f"barfs {name}",
@@ -90,7 +93,7 @@ def _about(name: str) -> dict[str, Any]:
 
 
 def _declare(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
-    """Add the arguments of a command. Only here its module is imported."""
+    """Import the module of a command and let it add its arguments to the parser."""
     module = importlib.import_module(f"barfs.cli.{_COMMANDS[name][0]}")
     getattr(module, f"add_{name}")(parser)
     return parser
@@ -98,20 +101,20 @@ def _declare(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentPar
 
 _COMMANDS = {
     "mount": ("mount", "mount devices and serve their regions as files"),
-    "umount": ("mount", "unmount, and wait until the devices are given back"),
-    "layout": ("layout", "show which parts of a device's regions are windows and gaps"),
+    "umount": ("mount", "unmount, and wait until the devices are released"),
+    "layout": ("layout", "show the windows and gaps of a device's regions"),
     "demo": ("mount", "mount the built-in software device"),
-    "serve": ("serve", "run a software device that vfio-user clients can use"),
+    "serve": ("serve", "run a software device for vfio-user clients"),
     "md": ("registers", "display registers"),
     "mw": ("registers", "write registers"),
-    "rmw": ("registers", "read a register, and write it with some bits changed"),
+    "rmw": ("registers", "read a register, change some bits and write it"),
     "poll": ("registers", "read a register until some of its bits have a value"),
-    "dump": ("dump", "save what a device's regions hold"),
+    "dump": ("dump", "save the contents of a device's regions"),
     "diff": ("dump", "show the registers that differ between two dumps"),
-    "trace": ("trace", "follow the accesses of a mount"),
-    "list": ("devices", "show the machine's PCI devices and what stands between them and a mount"),
-    "bind": ("devices", "give devices to a VFIO driver, and their nodes to a user"),
-    "unbind": ("devices", "give devices back to the drivers that they had"),
-    "doctor": ("devices", "check what a mount needs, and say what to do where it is missing"),
+    "trace": ("trace", "follow the accesses to a mount"),
+    "list": ("devices", "list the PCI devices, and what keeps each from being mounted"),
+    "bind": ("devices", "bind devices to a VFIO driver, and let a user open them"),
+    "unbind": ("devices", "bind devices to their previous drivers again"),
+    "doctor": ("devices", "check the requirements of a mount, and say how to meet them"),
 }
-"""By name: the module of `barfs.cli` that has it, and what it does."""
+"""Each command by name: its module in `barfs.cli`, and a summary."""

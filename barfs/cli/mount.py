@@ -36,7 +36,9 @@ def add_mount(parser: argparse.ArgumentParser) -> None:
         help="0000:01:00.0[,vf_token=UUID], 01:00.0, vfio-user:SOCKET[,bdf=BDF] or demo",
     )
     parser.add_argument(
-        "--all", action="store_true", help="every device of a VFIO driver, also those to come"
+        "--all",
+        action="store_true",
+        help="every device of a VFIO driver, also those that appear later",
     )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path, help="an empty directory")
     add_options(parser)
@@ -46,15 +48,16 @@ def add_mount(parser: argparse.ArgumentParser) -> None:
         "barfs mount -f -o ro,width=8 01:00.0 02:00.0 ~/bar",
         "barfs mount vfio-user:/run/device.sock ~/bar",
         "barfs mount --all -o guard /mnt/bar",
-        details="Returns once the mount answers; the mount goes on in the background. Its devices "
-        "are opened at its start and held until its end; the kernel resets them at both.",
+        details="Returns once the mount answers; the mount then runs in the background. It opens "
+        "its devices when it starts and holds them until it ends; the kernel resets them both "
+        "times.",
     )
     parser.set_defaults(run=_mount)
 
 
 def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: None) -> int:
-    """`announce` is called when a mount in the foreground answers."""
-    # Here, since trio and pyfuse3 take longer to import than the other commands to run.
+    """A mount in the foreground calls `announce` when it answers."""
+    # Imported here, not for umount: trio and pyfuse3 take longer to import than it takes to run.
     from barfs.cli.mount_options import parse_options
     from barfs.fuse.hotplug import AllDevices
     from barfs.fuse.mount import Listener, Mount, NamedDevices
@@ -64,7 +67,7 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     manager = ServiceManager()
     options, mount_options = parse_options(choice.options)
     if choice.all == bool(choice.devices):
-        raise UsageError("it is barfs mount DEVICE... MOUNTPOINT, or barfs mount --all MOUNTPOINT")
+        raise UsageError("use barfs mount DEVICE... MOUNTPOINT or barfs mount --all MOUNTPOINT")
     names = [DeviceName.parse(text) for text in choice.devices]
     mountpoint = check_mountpoint(choice.mountpoint)
 
@@ -85,7 +88,7 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
 
 def add_umount(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "mountpoint", metavar="MOUNTPOINT", type=Path, help="where barfs has mounted devices"
+        "mountpoint", metavar="MOUNTPOINT", type=Path, help="where barfs is mounted"
     )
     explain(parser, "barfs umount ~/bar")
     parser.set_defaults(run=_umount)
@@ -95,7 +98,7 @@ def _umount(choice: argparse.Namespace) -> int:
     mountpoint = Path(os.path.realpath(choice.mountpoint))
     device = device_number(mountpoint)
     if device is None:
-        raise MountError(f"{mountpoint} is no mount of barfs; mount -t fuse.barfs lists them")
+        raise MountError(f"{mountpoint} is not a barfs mount; mount -t fuse.barfs lists them")
     info = MountInfo.read(mountpoint)
     with contextlib.ExitStack() as stack:
         process = None
@@ -106,18 +109,18 @@ def _umount(choice: argparse.Namespace) -> int:
         unmount(mountpoint, lazy=info is None)
         if others := holders(device):
             raise MountError(
-                f"{mountpoint} is unmounted, but the mount lives on and keeps its devices: "
+                f"{mountpoint} is unmounted, but the file system lives on and keeps its devices: "
                 f"{'; '.join(others)}"
             )
         if process is not None and not _ends(process, GRACE + 1):
             raise MountError(
-                f"{mountpoint} is unmounted, but process {info and info.pid} still runs"
+                f"{mountpoint} is unmounted, but process {info and info.pid} is still running"
             )
     return 0
 
 
 def _ends(process: int, timeout: float) -> bool:
-    """Whether the process of a pidfd ends in time: only then the devices are given back."""
+    """Whether the process of a pidfd ends in time. It releases the devices when it ends."""
     poll = select.poll()
     poll.register(process, select.POLLIN)
     return bool(poll.poll(timeout * 1000))
@@ -149,6 +152,6 @@ def _demo(choice: argparse.Namespace) -> int:
             with hold.released():
                 return _mount(choice, lambda: announce(message))
         finally:
-            # Not with what is in it: should the mount still be there, that is a device.
+            # Not recursively: if the mount is still there, the contents are a device.
             with contextlib.suppress(OSError):
                 directory.rmdir()

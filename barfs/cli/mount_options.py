@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The text of `-o`: from mount(8)'s comma-separated words to typed options.
+"""Mount options: parse the comma-separated words of `-o` into typed options.
 
-Rule 1: an unknown or contradicting word is an error that names the known ones.
-Rule 2: words that mount(8) and fstab hand to every file system, and those that the kernel shows of
-        a mount, are accepted and mean nothing here.
+Rule 1: an unknown word is an error that names the known ones; words that contradict each other are
+        an error.
+Rule 2: words that mount(8) and fstab pass to every file system, and those that the kernel shows for
+        a mount, are accepted and ignored.
 """
 
 import os
@@ -26,11 +27,11 @@ _FROM_MOUNT = frozenset(
     iversion noiversion silent loud""".split()  # noqa: SIM905
 )
 _REACHES = ("vfs", "fs", "recursive")
-"""What mount(8) lets stand behind a flag, as in `ro=recursive`."""
+"""The values that mount(8) allows for a flag, as in `ro=recursive`."""
 
 _WITH_VALUE_FROM_MOUNT = frozenset({"user", "comment", "helper", "uhelper"})
 
-# What mountinfo shows of a mount (fs/fuse/inode.c: fuse_show_options), and mount(8) hands back.
+# Shown in mountinfo (fs/fuse/inode.c: fuse_show_options), and passed back by mount(8).
 _FROM_KERNEL = frozenset({"default_permissions", "seclabel"})
 _WITH_VALUE_FROM_KERNEL = frozenset(
     {"user_id", "group_id", "fd", "rootmode", "max_read", "blksize"}
@@ -63,10 +64,10 @@ def _umask(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A word of `-o`, `name` or `name=VALUE`: what reads it, and what help and manual say of it.
+    """A mount option, `name` or `name=VALUE`, with its parser and its text for help and manual.
 
-    `value` is what may stand there, "" for a word without one; `field` is where it goes in
-    `Options` or `MountOptions`, `expected` how an error describes what should have stood there.
+    `value` shows the values, "" for an option without one. `field` is its field in `Options` or
+    `MountOptions` if that has another name. `expected` completes the error "NAME must be".
     """
 
     name: str
@@ -89,52 +90,52 @@ class Option:
 _MOUNT = (MountOptions,)
 
 OPTIONS = (
-    Option("ro", "", "nothing can be written", (Options, MountOptions), field="read_only"),
+    Option("ro", "", "allow no writes", (Options, MountOptions), field="read_only"),
     Option(
         "width",
         "1|2|4|8",
-        "how longer or misaligned requests are cut (default 4)",
+        "access width that longer or misaligned requests are split into (default 4)",
         read=int,
         expected="1, 2, 4 or 8",
     ),
     Option(
         "mapping",
         "separate|contiguous|off",
-        "map each window, or the windows in the BAR's shape, or use pread only (default separate)",
+        "map each window alone, or all in the BAR's shape, or use only pread (default separate)",
         expected="separate, contiguous or off",
     ),
     Option(
         "msix",
         "map|carve",
-        "carve takes the pages of the MSI-X table out of the windows (default map)",
+        "carve excludes the pages of the MSI-X table from the windows (default map)",
         expected="map or carve",
     ),
     Option(
         "vfio",
         "auto|cdev|group|noiommu",
-        "the way into kernel VFIO (default auto: cdev, or else the group)",
+        "the VFIO interface to open devices with (default auto: cdev, or else group)",
         expected="auto, cdev, group or noiommu",
     ),
-    Option("guard", "", "refuse a request that is not one access of the device"),
+    Option("guard", "", "refuse requests that are not exactly one access to the device"),
     Option(
         "policy",
         "FILE",
-        "ranges that may not be written, or not be touched (TOML)",
+        "TOML file of ranges that must not be written, or not be accessed at all",
         read=AccessPolicy.load,
         expected="a file of rules",
     ),
     Option(
         "trace",
         "FILE",
-        "a line for each access, which barfs trace follows",
+        "write a line for each access to FILE, for barfs trace",
         read=os.path.abspath,
         expected="a file",
     ),
     Option(
         "trace-limit",
         "SIZE",
-        "how large the trace gets before it is moved to FILE.1, replacing the one before, and "
-        "begun anew; k, M and G may follow (default 256M)",
+        "size, also with k, M or G, at which the trace is moved to FILE.1, replacing the previous "
+        "one, and started again (default 256M)",
         read=_trace_limit,
         expected="a size of 4k or more, like 100M",
         field="trace_limit",
@@ -142,20 +143,20 @@ OPTIONS = (
     Option(
         "timeout",
         "SECONDS",
-        "how long the device may take for one access (default 5)",
+        "time that the device may take for one access (default 5)",
         read=_seconds,
         expected="a positive number of seconds",
     ),
     Option(
         "allow_other",
         "",
-        "let other users in (needs user_allow_other in /etc/fuse.conf)",
+        "let other users access the mount (needs user_allow_other in /etc/fuse.conf)",
         _MOUNT,
     ),
     Option(
         "uid",
         "USER",
-        "who owns the files (default: you)",
+        "owner of the files (default: you)",
         _MOUNT,
         user_id,
         "a user's name or number",
@@ -163,7 +164,7 @@ OPTIONS = (
     Option(
         "gid",
         "GROUP",
-        "whose group the files have (default: yours)",
+        "group of the files (default: yours)",
         _MOUNT,
         group_id,
         "a group's name or number",
@@ -171,7 +172,7 @@ OPTIONS = (
     Option(
         "umask",
         "OCTAL",
-        "permissions that no file has (default: region files are 0600)",
+        "permissions to remove from all files (default: region files are 0600)",
         _MOUNT,
         _umask,
         "an octal number like 027",
@@ -181,17 +182,17 @@ _BY_NAME = {option.name: option for option in OPTIONS}
 
 
 def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
-    """The options of the devices and of the mount from all `-o` arguments together.
+    """The options of the devices and of the mount, from all `-o` arguments together.
 
-    Raises UsageError for an unknown word, a value out of range, or two that contradict each other.
+    Raises UsageError for an unknown word, a bad value, or words that contradict each other.
     """
     found: dict[str, Any] = {}
     words = [_without_reach(word) for text in texts for word in text.split(",") if word]
-    # First: mount(8) puts it among the words of fstab and of the mount, whatever those are.
+    # First, since mount(8) mixes it with any words of fstab and of the mount.
     if "remount" in words:
         raise UsageError(
-            "a mount of barfs cannot be remounted: it keeps its options; umount it, and mount it "
-            "with others"
+            "a barfs mount cannot be remounted, since its options are fixed; unmount it, and mount "
+            "it with others"
         )
     if "ro" in words and "rw" in words:
         raise UsageError("options ro and rw contradict each other")
@@ -217,7 +218,7 @@ def _without_reach(word: str) -> str:
     return name if reach in _REACHES and (name == "ro" or name in _FROM_MOUNT) else word
 
 
-def _means_nothing(name: str, has_value: bool) -> bool:
+def _is_ignored(name: str, has_value: bool) -> bool:
     if name.startswith(("x-", "X-")):
         return True
     if has_value:
@@ -226,9 +227,9 @@ def _means_nothing(name: str, has_value: bool) -> bool:
 
 
 def _read_word(word: str) -> tuple[str | None, Any]:
-    """One option as (name, value); (None, None) for a word that means nothing here."""
+    """One option as (name, value); (None, None) for a word that is ignored."""
     name, equals, text = word.partition("=")
-    if _means_nothing(name, bool(equals)):
+    if _is_ignored(name, bool(equals)):
         return None, None
     option = _BY_NAME.get(name)
     if option is None or bool(equals) != bool(option.value):
@@ -239,4 +240,4 @@ def _read_word(word: str) -> tuple[str | None, Any]:
     try:
         return name, option.read(text)
     except (ValueError, KeyError, OverflowError):
-        raise UsageError(f"{word}: {name} is {option.expected}") from None
+        raise UsageError(f"{name} must be {option.expected}, not {text!r}") from None

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""One register at a time, in a mount's file or in a device that is opened for it.
+"""Reading and writing single registers, through a file in a mount or an opened device.
 
-A FILE is a path (of a region in a mount; anything that `pread` works on will do), or
-`DEVICE:REGION` as in `0000:01:00.0:bar0`: that goes through the mount of barfs that holds the
-device, and otherwise opens it.
+A FILE is the path of a region in a mount (any other file that `pread` works on will do), or
+`DEVICE:REGION`, like `0000:01:00.0:bar0`: the barfs mount that holds the device, or else the device
+itself, opened.
 
-Rule 1: `read` and `write` are one access of their width, never repeated; nothing is read back.
-Rule 2: a request that leaves the region, is misaligned, or is wider than its place takes at once is
-        refused before the first access. Of a mount's file the layout tells that.
+Rule 1: `read` and `write` make one access of their width, never repeat it and read nothing back.
+Rule 2: a request that exceeds the region, is misaligned, or is wider than its segment allows is
+        refused before the first access. The widths in a mounted file are those of its layout.
 """
 
 import contextlib
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
     from barfs.region import Region
 
 WIDTHS = {"b": 1, "w": 2, "l": 4, "q": 8}
-"""The options that choose the width of a register, in bytes."""
+"""The options for the width of a register, and their widths in bytes."""
 
 _LETTER = {width: letter for letter, width in WIDTHS.items()}
 
 
 class RegisterError(BarfsError):
-    """An access of a register that failed."""
+    """An access to a register has failed."""
 
 
 class Registers(Protocol):
-    """What has registers: `size` in bytes, integers of little-endian bytes.
+    """A range of little-endian registers, `size` bytes long.
 
-    `places` are its ranges, in order, each with the widest access that it takes.
+    `places` are its segments in order, each with the widest access that it allows.
     """
 
     @property
@@ -60,7 +60,7 @@ class Registers(Protocol):
         """One access of `width` bytes (1, 2, 4, 8). Raises BarfsError."""
 
     def write(self, offset: int, width: int, value: int) -> None:
-        """One access, as `read`."""
+        """One access, like `read`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class _File:
         except OSError as error:
             raise self._error("read", offset, width, os.strerror(error.errno or 0)) from error
         if len(data) != width:
-            raise self._error("read", offset, width, f"only {len(data)} bytes came")
+            raise self._error("read", offset, width, f"got only {len(data)} bytes")
         return int.from_bytes(data, "little")
 
     def write(self, offset: int, width: int, value: int) -> None:
@@ -85,7 +85,7 @@ class _File:
         except OSError as error:
             raise self._error("write", offset, width, os.strerror(error.errno or 0)) from error
         if done != width:
-            raise self._error("write", offset, width, f"only {done} bytes were taken")
+            raise self._error("write", offset, width, f"wrote only {done} bytes")
 
     def _error(self, what: str, offset: int, width: int, reason: str) -> RegisterError:
         return RegisterError(f"{self.path}: {what} of {width} bytes at {offset:#x}: {reason}")
@@ -113,7 +113,7 @@ class _Region:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A FILE that was found: a path, or a device that nobody has mounted and its region."""
+    """A FILE argument, resolved: a path, or a device that is not mounted and one of its regions."""
 
     text: str
     path: Path | None
@@ -122,7 +122,7 @@ class Place:
 
     @classmethod
     def find(cls, text: str) -> "Place":
-        """Raises UsageError for a text that is neither."""
+        """Resolve a FILE argument. Raises UsageError for a text that is neither."""
         if os.path.exists(text):
             return cls(text, Path(text))
         from barfs.attach import DeviceName
@@ -135,7 +135,7 @@ class Place:
             device = DeviceName.parse(name)
         except UsageError:
             raise UsageError(
-                f"{text}: neither a file nor DEVICE:REGION like 0000:01:00.0:bar0"
+                f"{text} must be a file or DEVICE:REGION, like 0000:01:00.0:bar0"
             ) from None
         directory = find_device(device.source)
         if directory is None:
@@ -153,7 +153,7 @@ class Place:
         if self.device is not None:
             from barfs.region import table_of
 
-            with _opened(self.device) as device:
+            with _open_device(self.device) as device:
                 region = device[self.region]
                 yield _Region(region, table_of(region))
             return
@@ -168,7 +168,7 @@ class Place:
             os.close(fd)
 
 
-def _opened(name: "DeviceName") -> "Device":
+def _open_device(name: "DeviceName") -> "Device":
     from barfs.attach import open_implicitly
     from barfs.daemon.logs import log_to_stderr
 
@@ -179,19 +179,19 @@ def _opened(name: "DeviceName") -> "Device":
 def _size(path: Path, fd: int) -> int:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path} is not a file of registers; name a region, like .../bar0")
+        raise UsageError(f"{path} is not a file of registers; name a region's file, like .../bar0")
     return status.st_size
 
 
 _CUT_BY_KERNEL = ("sysfs", "proc")
-"""File systems in which the kernel cuts an access of configuration space at 4 bytes, unasked.
-(drivers/pci/pci-sysfs.c, pci_read_config; drivers/pci/proc.c, proc_bus_pci_read)"""
+"""File systems in which the kernel splits accesses to configuration space after 4 bytes
+(drivers/pci/pci-sysfs.c, pci_read_config; drivers/pci/proc.c, proc_bus_pci_read)."""
 
 
 def places_of(path: Path) -> tuple[Segment, ...]:
-    """The ranges of a file that was found, each with the widest access that it takes.
+    """The segments of a file, each with the widest access that it allows.
 
-    Touches no device. Empty for a file that belongs to none. Raises BarfsError.
+    Touches no device. Empty for a file that is not a device's. Raises BarfsError.
     """
     status = os.stat(path)
     device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
@@ -203,7 +203,7 @@ def places_of(path: Path) -> tuple[Segment, ...]:
         return ()
     beside = Path(f"{os.path.realpath(path)}.layout")
     layout = _layout_of(status, [beside])
-    if layout is None:  # the file alone is mounted here, too
+    if layout is None:  # the path is a bind mount of this file alone
         roots = [entry.mountpoint for entry in here]
         patterns = ("bus/*/*.layout", "*/*.layout", "*.layout")
         found = (file for root in roots for pattern in patterns for file in root.glob(pattern))
@@ -212,7 +212,7 @@ def places_of(path: Path) -> tuple[Segment, ...]:
 
 
 def _layout_of(region: os.stat_result, files: Iterable[Path]) -> Layout | None:
-    """The first of the files that is the region's layout, by its inode number (barfs.fuse.tree)."""
+    """The layout of a region among the files, found by inode number (`barfs.fuse.tree`)."""
     for file in files:
         with contextlib.suppress(OSError):
             status = file.stat()
@@ -223,7 +223,7 @@ def _layout_of(region: os.stat_result, files: Iterable[Path]) -> Layout | None:
 
 @dataclass(frozen=True, slots=True)
 class Bits:
-    """Bits `high` to `low` of a register, both inclusive, as in `0x10[15:8]`."""
+    """Bits `high` down to `low` of a register, both inclusive, as in `0x10[15:8]`."""
 
     high: int
     low: int
@@ -236,7 +236,7 @@ class Bits:
         return (value & self.mask) >> self.low
 
     def place(self, text: str) -> int:
-        """A value as people type it, at its place in the register. Raises UsageError."""
+        """Parse a value and shift it to these bits. Raises UsageError."""
         return _parse_signed(text, self.high - self.low + 1, f"the bits {self}") << self.low
 
     def __str__(self) -> str:
@@ -247,9 +247,9 @@ _BITS = re.compile(r"(.*)\[([0-9]+)(?::([0-9]+))?\]")
 
 
 def split_bits(text: str, width: int) -> tuple[str, Bits | None]:
-    """`0x10[15:8]` as `0x10` and its bits, of a register of `width` bytes; `0x10[3]` is one bit.
+    """Split `0x10[15:8]` into `0x10` and its bits; `0x10[3]` is one bit.
 
-    Raises UsageError for bits that the register does not have.
+    Raises UsageError for bits that a register of `width` bytes does not have.
     """
     match = _BITS.fullmatch(text)
     if match is None:
@@ -262,14 +262,14 @@ def split_bits(text: str, width: int) -> tuple[str, Bits | None]:
 
 
 def parse_value(text: str, width: int) -> int:
-    """A value of `width` bytes; a negative one is its two's complement. Raises UsageError."""
+    """Parse a value of `width` bytes, a negative one as two's complement. Raises UsageError."""
     return _parse_signed(text, 8 * width, f"{width} bytes")
 
 
 def _parse_signed(text: str, bits: int, room: str) -> int:
     value = -parse_number(text[1:]) if text.startswith("-") else parse_number(text)
     if not -(1 << bits - 1) <= value < 1 << bits:
-        raise UsageError(f"{text} does not fit into {room}")
+        raise UsageError(f"{text} does not fit in {room}")
     return value & ((1 << bits) - 1)
 
 
@@ -277,21 +277,21 @@ def check_range(start: int, end: int, width: int, size: int | None) -> None:
     """Raises UsageError unless `[start, end)` is whole, aligned registers inside `size` bytes."""
     if start % width or (end - start) % width:
         raise UsageError(
-            f"{start:#x}+{end - start:#x} is not made of aligned {width}-byte registers; "
-            "-b, -w, -l and -q choose 1, 2, 4 and 8 bytes"
+            f"{start:#x}+{end - start:#x} must be aligned {width}-byte registers; -b, -w, -l and "
+            "-q choose 1, 2, 4 and 8 bytes"
         )
     if size is not None and end > size:
         raise UsageError(
-            f"{start:#x}+{end - start:#x} leaves the region, which has {size:#x} bytes"
+            f"{start:#x}+{end - start:#x} exceeds the region, which has {size:#x} bytes"
         )
 
 
 def check_widths(start: int, end: int, width: int, places: Iterable[Segment]) -> None:
-    """Raises UsageError unless each register of `[start, end)` is one access of its place."""
+    """Raises UsageError unless each register of `[start, end)` is one access in its segment."""
     for place in places:
         if place.width < width and place.start < end and start < place.end:
             register = max(start, place.start - place.start % width)
             raise UsageError(
-                f"{register:#x} takes {place.width} bytes at most in one access, not {width}; "
+                f"an access at {register:#x} must have at most {place.width} bytes, not {width}; "
                 f"use -{_LETTER[place.width]}"
             )

@@ -28,9 +28,9 @@ from barfs.ranges import parse_number, parse_range
 from barfs.text import dump_json, printable, with_hex
 
 _EACH = (
-    "Each value is one access of its width, or is refused where that is wider than the place takes "
-    "(barfs layout tells); values are little-endian. A device that no mount of barfs holds is "
-    "opened, which is said."
+    "Makes one access of the chosen width for each value, and refuses a width that the region does "
+    "not allow there (see barfs layout). Values are little-endian. If no barfs mount holds the "
+    "device, it is opened for this command and a notice is printed."
 )
 _ROW = 16
 _PAUSE = 0.001
@@ -49,13 +49,15 @@ def _add_common(parser: argparse.ArgumentParser, *examples: str, details: str) -
             help=f"registers of {width} byte{'s' if width > 1 else ''}{default}",
         )
     parser.add_argument(
-        "--json", action="store_true", help="a JSON object, integers plain and as hexadecimal text"
+        "--json",
+        action="store_true",
+        help="print a JSON object, with numbers also as hexadecimal text",
     )
     parser.add_argument(
-        "-n", "--dry-run", action="store_true", help="print the accesses, and make none"
+        "-n", "--dry-run", action="store_true", help="print the accesses without making them"
     )
     parser.add_argument(
-        "file", metavar="FILE", help="a region's file in a mount, or DEVICE:REGION (demo:bar0)"
+        "file", metavar="FILE", help="a region's file in a mount, or DEVICE:REGION, like demo:bar0"
     )
     explain(parser, *examples, details=f"{details} {_EACH}")
 
@@ -67,7 +69,7 @@ def _print_json(choice: argparse.Namespace, **values: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """The registers `[start, end)` of FILE, which are whole and, as far as is known, in it."""
+    """The registers `[start, end)` of FILE: whole, aligned, and inside it if its size is known."""
 
     place: Place
     start: int
@@ -77,7 +79,7 @@ class _Target:
     @classmethod
     def find(cls, choice: argparse.Namespace, start: int, end: int) -> "_Target":
         place = Place.find(choice.file)
-        # A file can be asked for its size without touching a device.
+        # The size of a file is known without touching a device.
         size = None if place.path is None else os.stat(place.path).st_size
         check_range(start, end, choice.width, size)
         return cls(place, start, end, choice.width)
@@ -90,7 +92,7 @@ class _Target:
             yield registers
 
     def rehearse(self, lines: Iterable[str]) -> int:
-        """Say what would be done."""
+        """Print what would be done."""
         if self.place.path is not None:
             check_widths(self.start, self.end, self.width, places_of(self.place.path))
         if self.place.device is not None:
@@ -110,13 +112,13 @@ def add_md(parser: argparse.ArgumentParser) -> None:
         "barfs md /mnt/bar/bus/0000:01:00.0/bar0 0x100+0x40",
         "barfs md -q demo:bar0 0x1000-0x103f",
         "barfs md demo:bar0 '0x1c[7:4]'",
-        details="Prints what U-Boot's md prints: the offset, the values, and the bytes as text.",
+        details="Prints the offset, the values and the bytes as text, like U-Boot's md.",
     )
     parser.add_argument(
         "range",
         metavar="RANGE",
-        help="0x100+0x40 (a size), 0x100-0x13f (the last byte), with k, M, G; 0x100 is one "
-        "register, 0x100[15:8] some of its bits",
+        help="0x100+0x40 (start+size) or 0x100-0x13f (first-last byte), also with k, M, G; 0x100 "
+        "is one register, 0x100[15:8] some of its bits",
     )
     parser.set_defaults(run=_md)
 
@@ -127,7 +129,7 @@ def _md(choice: argparse.Namespace) -> int:
     span = parse_range(text, default_size=width)
     start, end = span.start, span.end
     if bits and end - start != width:
-        raise UsageError(f"{choice.range}: bits are of one register")
+        raise UsageError(f"RANGE must be one register to show bits of, not {choice.range}")
     target = _Target.find(choice, start, end)
     offsets = range(start, end, width)
     if choice.dry_run:
@@ -152,7 +154,7 @@ def _md(choice: argparse.Namespace) -> int:
 
 
 def _print_row(start: int, found: Sequence[int], width: int) -> None:
-    """The last row of what was found, as U-Boot's `md` has it."""
+    """Print the last row of values, in the format of U-Boot's `md`."""
     count = (len(found) - 1) % (_ROW // width) + 1
     row = found[-count:]
     offset = start + (len(found) - count) * width
@@ -176,11 +178,14 @@ def add_mw(parser: argparse.ArgumentParser) -> None:
         parser,
         "barfs mw /mnt/bar/bus/0000:01:00.0/bar0 0x104 0x1",
         "barfs mw -w demo:bar0 0x1100 0xcafe 0xf00d",
-        details="Nothing is read back.",
+        details="Does not read back what it writes.",
     )
-    parser.add_argument("offset", metavar="OFFSET", help="of the first register, in bytes")
+    parser.add_argument("offset", metavar="OFFSET", help="offset of the first register, in bytes")
     parser.add_argument(
-        "values", metavar="VALUE", nargs="+", help="for this register and those that follow"
+        "values",
+        metavar="VALUE",
+        nargs="+",
+        help="for the first register and those after it",
     )
     parser.set_defaults(run=_mw)
 
@@ -189,7 +194,7 @@ def _mw(choice: argparse.Namespace) -> int:
     width = choice.width
     text, bits = split_bits(choice.offset, width)
     if bits:
-        raise UsageError(f"{choice.offset}: to change some bits, read first: barfs rmw")
+        raise UsageError(f"mw writes whole registers; change {choice.offset} with barfs rmw")
     start = parse_number(text)
     values = [parse_value(value, width) for value in choice.values]
     end = start + len(values) * width
@@ -209,18 +214,20 @@ def _mw(choice: argparse.Namespace) -> int:
 
 
 def _add_mask_and_value(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("offset", metavar="OFFSET", help="of the register; 0x10[15:8] has its mask")
-    parser.add_argument("mask", metavar="MASK", help="the bits that count; not after OFFSET[..]")
-    parser.add_argument("value", metavar="VALUE", nargs="?", help="what these bits are, or become")
+    parser.add_argument(
+        "offset", metavar="OFFSET", help="of the register; 0x10[15:8] includes the mask"
+    )
+    parser.add_argument("mask", metavar="MASK", help="bits that count; omit it after OFFSET[..]")
+    parser.add_argument("value", metavar="VALUE", nargs="?", help="value of these bits")
 
 
 def _mask_and_value(choice: argparse.Namespace) -> tuple[int, int, int]:
-    """Offset, mask, and the value at its place under the mask."""
+    """The offset, the mask, and the value shifted to its place under the mask."""
     width = choice.width
     text, bits = split_bits(choice.offset, width)
     offset = parse_number(text)
     if (bits is None) != (choice.value is not None):
-        raise UsageError("it is OFFSET MASK VALUE, or OFFSET[HIGH:LOW] VALUE")
+        raise UsageError("use OFFSET MASK VALUE or OFFSET[HIGH:LOW] VALUE")
     if bits is None:
         mask, value = parse_value(choice.mask, width), parse_value(choice.value, width)
     else:
@@ -235,7 +242,7 @@ def add_rmw(parser: argparse.ArgumentParser) -> None:
         parser,
         "barfs rmw /mnt/bar/bus/0000:01:00.0/bar0 0x10 0xff00 0x1200",
         "barfs rmw demo:bar0 '0x1100[15:8]' 0x12",
-        details="One read, then one write; prints the value before and after.",
+        details="Makes one read, then one write, and prints the value before and after.",
     )
     _add_mask_and_value(parser)
     parser.set_defaults(run=_rmw)
@@ -263,11 +270,15 @@ def add_poll(parser: argparse.ArgumentParser) -> None:
         parser,
         "barfs poll /mnt/bar/bus/0000:01:00.0/bar0 0x10 0x1 0x1 --timeout 2",
         "barfs poll demo:bar0 '0x8[3:0]' 5",
-        details="Reads about every millisecond; fails when the time is over.",
+        details="Reads about once a millisecond, and fails after the timeout.",
     )
     _add_mask_and_value(parser)
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=5.0, help="when to give up (default 5)"
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=5.0,
+        help="fail after this time (default 5)",
     )
     parser.set_defaults(run=_poll)
 
@@ -276,7 +287,7 @@ def _poll(choice: argparse.Namespace) -> int:
     width = choice.width
     offset, mask, value = _mask_and_value(choice)
     if not 0 <= choice.timeout < float("inf"):
-        raise UsageError(f"--timeout {choice.timeout}: it is a number of seconds")
+        raise UsageError(f"--timeout must be a number of seconds, not {choice.timeout}")
     target = _Target.find(choice, offset, offset + width)
     if choice.dry_run:
         wanted = f"until value & {mask:#x} == {value:#x}"
@@ -287,7 +298,7 @@ def _poll(choice: argparse.Namespace) -> int:
             if time.monotonic() >= end:
                 raise RegisterError(
                     f"{choice.file}: {offset:#x} is 0x{_digits(found, width)} after "
-                    f"{choice.timeout:g} s; {found & mask:#x} under the mask {mask:#x} is not "
+                    f"{choice.timeout:g} s; its bits {mask:#x} are {found & mask:#x}, not "
                     f"{value:#x}"
                 )
             time.sleep(_PAUSE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command `serve`: a software device for the clients of vfio-user."""
+"""The command `serve`: a software device for vfio-user clients."""
 
 import argparse
 import contextlib
@@ -30,23 +30,27 @@ log = logging.getLogger(__name__)
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--socket", metavar="PATH", type=Path, help="where to listen")
+    parser.add_argument("--socket", metavar="PATH", type=Path, help="listen on this socket")
     parser.add_argument(
-        "--mode", type=_mode, help="of the socket, in octal (default 600; with --group 660)"
+        "--mode", type=_mode, help="mode of the socket, in octal (default 600; with --group 660)"
     )
-    parser.add_argument("--group", metavar="GROUP", help="whose the socket is to be, too")
+    parser.add_argument("--group", metavar="GROUP", help="let this group connect, too")
     parser.add_argument(
-        "--log", metavar="FILE", help="a line for each access, - for standard output"
+        "--log", metavar="FILE", help="append a line for each access; - is standard output"
     )
     parser.add_argument(
         "description",
         metavar="DESCRIPTION.toml",
         nargs="?",
         type=Path,
-        help="the device (default: the demo device)",
+        help="description of the device (default: the demo device)",
     )
     parser.add_argument(
-        "--from", dest="dump", metavar="FILE", type=Path, help="a device as barfs dump saved it"
+        "--from",
+        dest="dump",
+        metavar="FILE",
+        type=Path,
+        help="a device saved by barfs dump",
     )
     explain(
         parser,
@@ -54,9 +58,9 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         "barfs serve --socket /run/device.sock --log - device.toml",
         "barfs serve --from card.dump",
         "barfs serve --socket /run/device.sock --group lab",
-        details="Serves one client after the other until SIGTERM or ^C; the contents of the "
-        "device stay meanwhile. Without --socket it listens on /run/barfs.sock as root, else on "
-        "$XDG_RUNTIME_DIR/barfs.sock, or where it can write neither, in a new directory; it prints "
+        details="Serves one client at a time until SIGTERM or ^C; the device keeps its contents "
+        "between clients. Without --socket, listens on /run/barfs.sock (root only) or "
+        "$XDG_RUNTIME_DIR/barfs.sock, or in a new directory if it cannot write there; it prints "
         "where.",
     )
     parser.set_defaults(run=_serve)
@@ -68,7 +72,7 @@ def _mode(text: str) -> int:
     except ValueError:
         mode = -1
     if not 0 <= mode <= 0o777:
-        raise argparse.ArgumentTypeError(f"{text!r} must be octal, 0 to 777, like 660")
+        raise argparse.ArgumentTypeError(f"must be octal, 0 to 777, like 660, not {text!r}")
     return mode
 
 
@@ -99,9 +103,9 @@ def _serve(choice: argparse.Namespace) -> int:
 
 
 def _spec(choice: argparse.Namespace) -> DeviceSpec | None:
-    """The device to serve; None: the demo device."""
+    """The device to serve, None for the demo device."""
     if choice.description is not None and choice.dump is not None:
-        raise UsageError("it is barfs serve DESCRIPTION.toml, or barfs serve --from FILE")
+        raise UsageError("use barfs serve DESCRIPTION.toml or barfs serve --from FILE, not both")
     if choice.dump is not None:
         with Dump(choice.dump) as dump:
             return spec_of(dump)
@@ -110,7 +114,7 @@ def _spec(choice: argparse.Namespace) -> DeviceSpec | None:
 
 @contextlib.contextmanager
 def _new_directory(prefix: str) -> Iterator[Path]:
-    """A directory that is removed at the end if it is empty then."""
+    """A new directory, removed at the end if it is empty."""
     directory = new_directory(prefix)
     try:
         yield directory
@@ -127,7 +131,7 @@ def _open_log(path: str) -> TextIO:
 
 
 def _line_writer(stream: TextIO) -> Callable[[str], None]:
-    """Writes lines to `stream` until that fails, which is told once."""
+    """A function that writes lines to `stream`, and logs once if that fails."""
     works = True
 
     def write(text: str) -> None:
@@ -144,6 +148,6 @@ def _line_writer(stream: TextIO) -> Callable[[str], None]:
             else:
                 with contextlib.suppress(OSError):
                     stream.close()
-            log.warning("no more accesses are written down: %s", line(error))
+            log.warning("accesses are no longer logged: %s", line(error))
 
     return write

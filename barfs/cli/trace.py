@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command `trace`: the accesses of a mount, as they happen."""
+"""The command `trace`: the accesses to a mount, as they happen."""
 
 import argparse
 import contextlib
@@ -25,24 +25,24 @@ _LINE = re.compile(r"[0-9.]+ \S+ (?P<device>\S+) (?P<region>\S+) [rw] (?P<offset
 
 def add_trace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "place", metavar="PLACE", type=Path, help="the mount, or a device or a region's file in it"
+        "place", metavar="PLACE", type=Path, help="a mount, or a device or a region's file in it"
     )
     parser.add_argument(
-        "range", metavar="RANGE", nargs="?", help="of offsets, as for barfs md; default: all"
+        "range", metavar="RANGE", nargs="?", help="offsets to show, as for barfs md (default: all)"
     )
     explain(
         parser,
         "barfs trace /mnt/bar",
         "barfs trace /mnt/bar/bus/0000:01:00.0/bar0 0x100-0x13f",
-        details="The mount was made with -o trace=FILE. Goes on in the new file when one has "
-        "reached trace-limit=, and ends when the mount does.",
+        details="Needs a mount with -o trace=FILE. Continues in the new file when the old one "
+        "reaches trace-limit=, and ends when the mount ends.",
     )
     parser.set_defaults(run=_trace)
 
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """Which lines to show: None of a field lets all through."""
+    """The lines to show. A field of None matches all."""
 
     device: str | None
     region: str | None
@@ -50,7 +50,7 @@ class _Filter:
 
     def shows(self, line: str) -> bool:
         match = _LINE.match(line)
-        if match is None:  # a line that says that others are missing, unless it is a file's first
+        if match is None:  # the first line of a file, or a note that lines are missing
             return not line.startswith(_FIRST_LINE)
         return (
             self.device in (None, match["device"])
@@ -65,11 +65,11 @@ def _trace(choice: argparse.Namespace) -> int:
     device, region = (*words, None, None)[:2]
     info = MountInfo.read(mountpoint)
     if info is None:
-        raise MountError(f"{mountpoint} does not answer")
+        raise MountError(f"the mount on {mountpoint} does not answer")
     if info.trace is None:
         raise UsageError(f"{mountpoint} is mounted without -o trace=FILE")
     if device is not None and device not in info.devices:
-        raise UsageError(f"{choice.place}: there is no such device in {mountpoint}")
+        raise UsageError(f"{mountpoint} has no device {device}")
     wanted = _Filter(device, region, span)
     try:
         with contextlib.closing(_Follower(Path(info.trace))) as follower:
@@ -85,17 +85,17 @@ def _trace(choice: argparse.Namespace) -> int:
 
 
 def _split(place: Path) -> tuple[Path, tuple[str, ...]]:
-    """The mount that a path is in, and the names of a device and a region behind `bus`."""
+    """The mount that contains a path, and the names of the device and the region below `bus`."""
     place = Path(os.path.realpath(place))
     for mountpoint in barfs_mounts():
         if place.is_relative_to(mountpoint):
             return mountpoint, place.relative_to(mountpoint).parts[1:]
-    raise UsageError(f"{place} is not in a mount of barfs; mount -t fuse.barfs lists them")
+    raise UsageError(f"{place} is not in a barfs mount; mount -t fuse.barfs lists them")
 
 
 class _Follower:
-    """Whole lines as they are added to a file, from its present end on; and to those that take its
-    place when it has reached its limit."""
+    """Reads whole lines as they are appended to a file, and to those that replace it when it has
+    reached its limit."""
 
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
@@ -109,15 +109,15 @@ class _Follower:
         self._file.close()
 
     def lines(self, lives: Callable[[], bool]) -> Iterator[str]:
-        """Until it does not live any more and all is read. Raises OSError."""
+        """Yield lines until `lives` returns False and all is read. Raises OSError."""
         while True:
             living = lives()
             yield from self._added()
             while (following := self._following()) is not None:
-                # The last lines came before the move; whoever reads slowly may be a file behind.
+                # The last lines were written before the move. A slow reader may be a file behind.
                 yield from self._added()
                 if following == self._older:
-                    yield "# lines may be missing here: it was moved faster than it was read"
+                    yield "# lines may be missing here: the trace was moved faster than it was read"
                 self._go_on_in(following)
                 yield from self._added()
             if not living:
@@ -132,7 +132,7 @@ class _Follower:
                 self._rest = b""
 
     def _following(self) -> Path | None:
-        """What to read behind the file that is open: the older one, if it came between."""
+        """The file to read after the open one: the older one, if both were moved since."""
         own = os.fstat(self._file.fileno())
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(own, self._path.stat()):

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Going into the background.
+"""Running a command in the background, as a daemon.
 
-Rule 1: the command returns 0 only once its daemon is ready, and otherwise with the daemon's own
-        exit code, after the daemon's own message.
-Rule 2: the daemon keeps no descriptor of its caller, so that pipes on the command end with it.
-Rule 3: from then on, and not before, its log goes where `barfs.daemon.logs` says.
-Rule 4: a signal that ends the command before its daemon is ready ends the daemon, and the command
-        waits for that. A ^C in the very fork counts: Python discards what is raised in its hooks
-        after a fork, so signals wait for the end of it.
-Rule 5: until it is ready, a daemon stays in its caller's process group. By that, an automount point
-        knows whom to let through while its mount is made; whoever else touches it waits for the
-        mount, and a daemon of another group would wait for itself.
+Rule 1: the command returns 0 once its daemon is ready; if the daemon ends before, it has printed
+        its own message, and the command returns its exit code.
+Rule 2: the daemon keeps none of its caller's descriptors, so that pipes end with the command.
+Rule 3: the log moves to where `barfs.daemon.logs` says when the daemon is ready, not before.
+Rule 4: a signal that ends the command before its daemon is ready also ends the daemon, and the
+        command waits for it. That includes ^C during the fork: Python discards exceptions from its
+        hooks after a fork, so signals are held until the fork is over.
+Rule 5: until it is ready, a daemon stays in its caller's process group. An automount point admits
+        that group while the mount is made, and blocks all other processes until then: a daemon in
+        another group would wait for itself.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ _READY = b"1"
 
 
 def _inherited() -> list[int]:
-    """The descriptors that the caller left open, besides the standard streams."""
+    """The descriptors that the caller left open, without the standard streams."""
     found = []
     for fd in map(int, os.listdir("/proc/self/fd")):
-        with contextlib.suppress(OSError):  # the directory's own is gone again
+        with contextlib.suppress(OSError):  # the descriptor of the directory itself
             os.fstat(fd)
             if fd > 2:
                 found.append(fd)
@@ -39,11 +39,10 @@ def _inherited() -> list[int]:
 
 
 def run_in_background(run: Callable[[Callable[[], None]], int], level: int = logging.INFO) -> int:
-    """Call `run(ready)` in a child process, which becomes a session of its own when ready.
+    """Call `run(ready)` in a child process, which starts a session of its own when ready.
 
     Returns 0 in the caller once the child has called `ready`, or the child's exit code if it ended
-    before. The child never returns. Raises BarfsError where the log has no place, and where a
-    signal has ended the child.
+    before. Never returns in the child. Raises BarfsError if a signal has ended the child.
     """
     inherited = _inherited()
     handler = background_handler()
@@ -73,14 +72,14 @@ def run_in_background(run: Callable[[Callable[[], None]], int], level: int = log
                 os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         except BaseException:
             os.kill(child, signal.SIGTERM)
-            with hold.released():  # a second signal waits for nothing
+            with hold.released():  # a second signal does not wait
                 os.waitpid(child, 0)
             raise
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0:
         raise BarfsError(
-            f"the mount's process was ended by signal {-code} ({signal.strsignal(-code)}) before "
-            "the mount answered; dmesg may tell why"
+            f"signal {-code} ({signal.strsignal(-code)}) ended the mount's process before the "
+            "mount answered; dmesg may tell why"
         )
     return code
 
@@ -94,7 +93,7 @@ def _run_child(
 ) -> int:
     def ready() -> None:
         os.setsid()
-        # Not before: what the caller named by relative paths is open now.
+        # Not before: by now, all files that the caller named by relative paths are open.
         os.chdir("/")
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         install(handler, level)
@@ -106,18 +105,18 @@ def _run_child(
         os.close(null)
         try:
             os.write(writing, _READY)
-        except BrokenPipeError:  # the caller was killed, and its user does not know of the mount
+        except BrokenPipeError:  # the caller was killed, so its user does not know about the mount
             os.kill(os.getpid(), signal.SIGTERM)
         os.close(writing)
 
     try:
-        # A ^C is the caller's, for as long as both are in one process group.
+        # While both share a process group, the caller handles ^C.
         signal.pthread_sigmask(signal.SIG_SETMASK, {*mask, signal.SIGINT})
         return run(ready)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except BaseException:
-        logging.getLogger(__name__).exception("barfs ended")
+        logging.getLogger(__name__).exception("barfs failed")
         return 1
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Where log lines go: they never vanish.
+"""The destinations of log lines, so that none gets lost.
 
-Rule 1: in the foreground, to standard error; where that is the journal's, with the priorities that
-        `journalctl -p` asks for (sd-daemon(3)).
-Rule 2: in the background, to syslog (which journald reads); while there is none, to a file.
-Rule 3: a syslog that goes away, comes back, does not listen or takes no long lines ends nothing and
-        holds nothing up.
+Rule 1: in the foreground, the log goes to standard error; if the journal reads that, each line has
+        the priority that `journalctl -p` filters by (sd-daemon(3)).
+Rule 2: in the background, it goes to syslog (which journald reads); without one, to a file.
+Rule 3: a syslog that disappears, restarts, stops reading or refuses long lines neither ends nor
+        delays the program.
 """
 
 import contextlib
@@ -29,20 +29,20 @@ _PREFIX = "barfs-log-"
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _LONGEST_WAIT = 1.0
 _LONGEST = 8000
-"""Bytes of one message: rsyslog cuts at 8 KiB, a full socket buffer refuses far longer ones."""
+"""Bytes of one message: rsyslog cuts at 8 KiB; a socket buffer refuses far longer ones."""
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Send the log to standard error, a line a message."""
+    """Send the log to standard error, one line per message."""
     handler = logging.StreamHandler()
     handler.setFormatter(_StderrFormatter("barfs: %(levelname)s: %(message)s"))
     install(handler, level)
 
 
 def tell_error(message: object, mistake: BaseException | None = None) -> None:
-    """Why a command failed: in one line on standard error, or where the log has gone since.
+    """Report why a command failed: in one line on standard error, or in the log if it has moved.
 
-    The log, which is no terminal, also gets the traceback of a `mistake` in the program.
+    Only the log gets the traceback of a `mistake` in the program.
     """
     root = logging.getLogger()
     if any(isinstance(handler, (_Syslog, _File, _NewFile)) for handler in root.handlers):
@@ -53,7 +53,7 @@ def tell_error(message: object, mistake: BaseException | None = None) -> None:
 
 
 def install(handler: logging.Handler, level: int) -> None:
-    """Make `handler` the only one. A line that it cannot write changes nothing."""
+    """Make `handler` the only log handler. Lines that it cannot write are dropped in silence."""
     logging.raiseExceptions = False
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -63,7 +63,7 @@ def install(handler: logging.Handler, level: int) -> None:
 
 
 def background_handler() -> logging.Handler:
-    """To syslog, or else to a file. Where there is no place for one either, that is told now."""
+    """A handler for syslog, or else for a file. Warns now if no file can be written either."""
     with contextlib.suppress(OSError):
         return _Syslog(_SYSLOG)
     handler = _file_handler()
@@ -72,9 +72,8 @@ def background_handler() -> logging.Handler:
             new_directory(_PREFIX).rmdir()
         except (BarfsError, OSError) as error:
             logging.getLogger(__name__).warning(
-                "there is no place for a log, and what this mount says in the background is lost: "
-                "set XDG_STATE_HOME to a directory of yours, or stay in the foreground with -f "
-                "(%s)",
+                "no log can be written, so messages of this mount will be lost: set XDG_STATE_HOME "
+                "to a directory of yours, or stay in the foreground with -f (%s)",
                 error,
             )
     return handler
@@ -86,7 +85,7 @@ def _priority(level: str, facility: int = 0) -> str:
 
 
 def _stderr_is_journal() -> bool:
-    """As systemd.exec(5) says to find out: the variable is inherited further than the stream."""
+    """The check of systemd.exec(5): children inherit the variable even without the stream."""
     try:
         status = os.fstat(2)
     except OSError:
@@ -95,7 +94,7 @@ def _stderr_is_journal() -> bool:
 
 
 class _Formatter(logging.Formatter):
-    """A message is one line, whatever is in the names that it holds."""
+    """Keeps a message on one line, even with odd names in it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)
@@ -106,7 +105,7 @@ class _Formatter(logging.Formatter):
 
 
 class _StderrFormatter(_Formatter):
-    """Each line is an entry of the journal's, and begins with its priority."""
+    """Begins each line with its priority if the journal reads it."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -116,14 +115,14 @@ class _StderrFormatter(_Formatter):
 
 
 class _Syslog(logging.Handler):
-    """Datagrams to a syslog's socket, and a file for what it does not take.
+    """Sends datagrams to syslog's socket, and writes to a file what it refuses.
 
-    (The standard library's handler loses what it cannot send, waits for ever for a syslog that does
-    not read, and ends each message with a NUL.)
+    (The standard library's handler drops what it cannot send, waits indefinitely for a syslog that
+    does not read, and ends each message with a NUL.)
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError where nobody listens."""
+        """Raises OSError if no syslog listens."""
         super().__init__()
         self._path = path
         self._socket = self._connect()
@@ -156,7 +155,7 @@ class _Syslog(logging.Handler):
             self._socket.send(data)
         except TimeoutError:
             raise
-        except OSError:  # it has been started anew since
+        except OSError:  # syslog has restarted
             fresh = self._connect()
             self._socket.close()
             self._socket = fresh
@@ -175,14 +174,14 @@ def _write_to_file(record: logging.LogRecord) -> None:
 
 
 class _NewFile(logging.Handler):
-    """A file in a directory of a new name, both made for the first line: most mounts say none."""
+    """A file in a new directory, both made for the first line: most mounts log none."""
 
     def __init__(self) -> None:
         super().__init__()
         self._file: logging.Handler | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(BarfsError, OSError):  # then there is no place left
+        with contextlib.suppress(BarfsError, OSError):  # no place is left
             if self._file is None:
                 self._file = _File(new_directory(_PREFIX))
             self._file.handle(record)
@@ -194,16 +193,16 @@ class _NewFile(logging.Handler):
 
 
 class _File(logging.FileHandler):
-    """The log in a folder, which is made where it is missing. Raises OSError.
+    """A log file in a folder, which is created if needed. Raises OSError.
 
-    Where others could have put something in the way, only a file of this user's own is taken.
+    Other users must not be able to plant the file: only one that this user alone owns is used.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         if status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
-            raise PermissionError(f"{folder} is another user's")
+            raise PermissionError(f"{folder} belongs to another user")
         super().__init__(folder / _NAME, encoding="utf-8", errors="backslashreplace")
         self.setFormatter(_Formatter("%(asctime)s barfs[%(process)d]: %(levelname)s: %(message)s"))
 
@@ -216,7 +215,9 @@ class _File(logging.FileHandler):
             or status.st_nlink != 1
         ):
             os.close(fd)
-            raise PermissionError(f"{self.baseFilename} is not a file of this user alone")
+            raise PermissionError(
+                f"{self.baseFilename} must be a regular file of this user, without other links"
+            )
         return TextIOWrapper(os.fdopen(fd, "ab"), encoding=self.encoding, errors=self.errors)
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What a service manager hears from a mount in the foreground: sd_notify(3), in a few lines.
+"""Tells a service manager about a mount in the foreground, as sd_notify(3) does.
 
-Rule 1: `READY=1` is the mount's own readiness (rule 2 of `barfs.fuse.mount`): its devices are
+Rule 1: `READY=1` means that the mount is ready (rule 2 of `barfs.fuse.mount`): its devices are
         open, and it has answered.
-Rule 2: nobody's mount fails, or waits for long, because a manager does not listen.
-Rule 3: children (fusermount3) do not inherit the socket: what they say is not the service's word.
+Rule 2: a manager that does not listen neither fails a mount nor delays it for long.
+Rule 3: children (fusermount3) do not inherit the socket's name: they do not speak for the service.
 
-A mount in the background says nothing: its command returns when it is ready, which is what
+A mount in the background sends nothing: its command returns when the mount is ready, which is what
 `Type=forking` waits for.
 """
 
@@ -22,18 +22,18 @@ log = logging.getLogger(__name__)
 
 
 class ServiceManager:
-    """Whoever `NOTIFY_SOCKET` names, a path or an abstract `@name`; without it, nobody."""
+    """The manager at `NOTIFY_SOCKET`, a path or an abstract `@name`, if the variable is set."""
 
     def __init__(self) -> None:
-        """Takes the variable out of the environment."""
+        """Removes the variable from the environment."""
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
 
     def ready(self, status: str) -> None:
-        """The service is up; `status` says in one line what it does."""
+        """Report that the service is up; `status` describes it in one line."""
         self._tell("READY=1", "STATUS=" + printable(status))
 
     def stopping(self) -> None:
-        """The service ends, for whatever reason."""
+        """Report that the service is ending."""
         self._tell("STOPPING=1")
 
     def _tell(self, *lines: str) -> None:
@@ -48,4 +48,4 @@ class ServiceManager:
                 manager.settimeout(_LONGEST_WAIT)
                 manager.sendto(message, address)
         except OSError as error:
-            log.warning("the service manager at %s was not told: %s", self._address, error)
+            log.warning("cannot notify the service manager at %s: %s", self._address, error)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What build.py makes of the declarations in it, as far as barfs uses it."""
+"""The module that build.py builds, as far as barfs uses it."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NewType
 
-# A C pointer, struct or array.  cffi checks at run time which one it is.
+# A C pointer, struct or array; cffi checks its type at run time.
 CData = Any
 CType = NewType("CType", object)
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Builds `barfs.engine._engine` from the C beside it, by cffi's API mode.
+"""Builds `barfs.engine._engine` from the C of barfs with cffi's API mode, and the sdist.
 
-What else setuptools has to be told in Python stands at the end.
-
-Rule 1: setuptools loads this file by its path while the package is not importable yet: it imports
-        nothing of barfs.
-Rule 2: what is declared here is what Python may touch; the compiler checks it against the headers.
+Rule 1: setuptools loads this file by its path before the package is importable: it imports nothing
+        of barfs.
+Rule 2: Python may use only the declarations below; the compiler checks them against the headers.
 """
 
 import os
@@ -21,7 +19,7 @@ from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
 
-# Ours is clean under -Wconversion; the code that cffi generates around it is not, by design.
+# No -Wconversion: the C of barfs is clean under it, but the code that cffi generates is not.
 COMPILE_FLAGS = ["-std=gnu11", "-O2", "-falign-loops=64", "-Wall", "-Wextra", "-fvisibility=hidden"]
 
 DECLARATIONS = """
@@ -151,7 +149,7 @@ ffibuilder.set_source(
 
 
 class BuildEngine(build_ext):
-    """build_ext that writes the binding first, and compiles it together with the C of barfs."""
+    """build_ext that generates the binding and compiles it together with the C of barfs."""
 
     def build_extension(self, ext: Extension) -> None:
         binding = Path(self.build_temp) / "_engine.c"
@@ -162,8 +160,8 @@ class BuildEngine(build_ext):
         ext.depends = [*(path for path in ours if path.endswith(".h")), __file__]
         ext.include_dirs = [*ext.include_dirs, str(HERE.parent)]
         ext.extra_compile_args = [*ext.extra_compile_args, *COMPILE_FLAGS]
-        # A Python with a shared library links with a RUNPATH to itself (pyenv's does). The engine
-        # needs no such library, and the wheel is for others' machines and Pythons.
+        # A Python with a shared library (pyenv's) links extensions with a RUNPATH to itself. The
+        # engine does not need that library, and the wheel must run with other Pythons.
         link = shlex.split(sysconfig.get_config_var("LDSHARED") or "")
         own = {word for word in link if word.startswith(("-Wl,-rpath", "-Wl,-R"))}
         linker = self.compiler.linker_so
@@ -172,7 +170,7 @@ class BuildEngine(build_ext):
 
 
 class CompleteSource(sdist):
-    """sdist with the C, the tests and the scripts, which setuptools leaves out by itself."""
+    """sdist with the C, the tests and the scripts, which setuptools leaves out by default."""
 
     def make_distribution(self) -> None:
         for folder in (".ci", "barfs", "scripts", "tests"):
@@ -184,7 +182,7 @@ class CompleteSource(sdist):
         super().make_distribution()
 
     def make_release_tree(self, base_dir: str, files: Sequence[str]) -> None:
-        """Copy the files, with the modes that git knows, whatever the umask of the checkout."""
+        """Copy the files with the modes that git records, independent of the checkout's umask."""
         super().make_release_tree(base_dir, files)
         for path in (Path(base_dir), *Path(base_dir).rglob("*")):
             path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)

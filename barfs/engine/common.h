@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * What several files of the C need: time, conditions and small arithmetic.
+ * Time, conditions and arithmetic that several files use.
  *
- * Every header puts its declarations between `#pragma GCC visibility push(hidden)` and `pop`: compiled
- * with -fvisibility=hidden alone, calls between files would go through the PLT, since the option says
- * nothing about what is only declared.
+ * Every header puts its declarations between `#pragma GCC visibility push(hidden)` and `pop`.  The
+ * option -fvisibility=hidden covers definitions only; without the pragma, calls from one file to
+ * another would go through the PLT.
  */
 #ifndef BARFS_COMMON_H
 #define BARFS_COMMON_H
@@ -15,7 +15,7 @@
 
 #define BARFS_NS_PER_S INT64_C(1000000000)
 
-/* CLOCK_MONOTONIC: what deadlines are measured on. */
+/* CLOCK_MONOTONIC; all deadlines are measured on it. */
 static inline int64_t barfs_now_ns(void)
 {
     struct timespec now;
@@ -29,7 +29,7 @@ static inline struct timespec barfs_timespec(int64_t ns)
     return (struct timespec){.tv_sec = ns / BARFS_NS_PER_S, .tv_nsec = ns % BARFS_NS_PER_S};
 }
 
-/* A condition whose deadlines are of CLOCK_MONOTONIC.  Returns 0, or -errno. */
+/* Initialise a condition whose deadlines are on CLOCK_MONOTONIC.  Returns 0 or -errno. */
 static inline int barfs_cond_init(pthread_cond_t *condition)
 {
     pthread_condattr_t attributes;

@@ -30,8 +30,8 @@ int barfs_inflight_error(const struct barfs_inflight *inflight)
 
 void barfs_inflight_leave(struct barfs_inflight *inflight)
 {
-    /* The last one wakes the drainer, who may free the structure as soon as the count is down: from
-     * there on the address is only a name for the kernel. */
+    /* The last transfer wakes the drainer, which may free the structure as soon as the count drops:
+     * from then on the address is only a key for the kernel. */
     if (atomic_fetch_sub(&inflight->state, 1) == (CLOSED | 1))
         syscall(SYS_futex, &inflight->state, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }

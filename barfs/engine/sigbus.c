@@ -12,19 +12,19 @@ BARFS_THREAD_LOCAL struct barfs_sigbus_frame *volatile barfs_sigbus_current;
 BARFS_THREAD_LOCAL bool barfs_sigbus_unblocked;
 uintptr_t barfs_sigbus_page_mask;
 
-/* Whoever handled SIGBUS before us.  Two slots, so that a handler that runs while install() goes on
- * in another thread never sees half of one. */
+/* The handler before ours.  Two slots, so that a handler running while another thread installs
+ * never sees a half-written one. */
 static struct sigaction previous_slots[2];
 static struct sigaction *_Atomic previous = &previous_slots[0];
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* A handler that returns from a fault without a cure is called again by the same access, for ever:
- * faulthandler's does so once it has been disabled, and so does any signal.signal() of Python.
- * After this many times in a row the fault gets the default action. */
+/* If a handler returns from a fault without mending it, the access faults again, endlessly:
+ * faulthandler's returns once disabled, and any handler of Python's signal.signal() does.  After
+ * this many calls in a row the fault gets the default action. */
 enum { FRUITLESS_CALLS = 1000 };
 
 static BARFS_THREAD_LOCAL struct {
-    const void *address; /* of the fault that was last passed on */
+    const void *address; /* of the last fault passed on */
     unsigned times;      /* in a row */
     bool inside;         /* the previous handler is running */
 } passed_on;
@@ -35,7 +35,7 @@ static void default_action(int signum, const siginfo_t *info)
 
     sigaction(signum, &action, NULL);
     if (info->si_code <= 0)
-        raise(signum); /* sent, not caused: returning would not bring it back */
+        raise(signum); /* sent, not a fault: returning would not repeat it */
 }
 
 static void pass_on(int signum, siginfo_t *info, void *context)
@@ -50,7 +50,7 @@ static void pass_on(int signum, siginfo_t *info, void *context)
         passed_on.times++;
     }
     if (passed_on.times > FRUITLESS_CALLS || (sent && passed_on.inside)) {
-        /* The second case: faulthandler stands above and below us, restored us, and raised. */
+        /* The second case: faulthandler is above and below us, restored us, and raised. */
         default_action(signum, info);
     } else if (action->sa_flags & SA_SIGINFO) {
         passed_on.inside = true;
@@ -59,7 +59,7 @@ static void pass_on(int signum, siginfo_t *info, void *context)
     } else if (action->sa_handler == SIG_IGN && sent) {
         return;
     } else if (action->sa_handler == SIG_DFL || action->sa_handler == SIG_IGN) {
-        default_action(signum, info); /* as the kernel does for a fault that is ignored */
+        default_action(signum, info); /* as the kernel does for an ignored fault */
     } else {
         passed_on.inside = true;
         action->sa_handler(signum);
@@ -75,7 +75,7 @@ static void on_sigbus(int signum, siginfo_t *info, void *context)
 
     if (frame != NULL) {
         if (info->si_code <= 0)
-            return; /* raised by a handler above ours: the access faults again, into this one */
+            return; /* raised by a handler above ours: the access will fault again */
         if (info->si_code != BUS_MCEERR_AO && address >= frame->start && address < frame->end) {
             barfs_sigbus_current = NULL;
             frame->fault = address;
@@ -86,7 +86,7 @@ static void on_sigbus(int signum, siginfo_t *info, void *context)
     errno = saved_errno;
 }
 
-/* Another thread may have held it when this process was forked. */
+/* Another thread may have held the lock when this process was forked. */
 static void renew_lock(void)
 {
     pthread_mutex_init(&install_lock, NULL);
@@ -99,7 +99,7 @@ __attribute__((constructor)) static void watch_forks(void)
 
 int barfs_sigbus_install(void)
 {
-    /* SA_NODEFER and an empty mask: the handler leaves by siglongjmp() with no mask to restore. */
+    /* SA_NODEFER and an empty mask: siglongjmp() out of the handler has no mask to restore. */
     struct sigaction ours = {
         .sa_sigaction = on_sigbus,
         .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER,

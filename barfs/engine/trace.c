@@ -16,7 +16,7 @@
 
 enum { LINE = 256, WORD = 24 };
 
-/* What an access can fail with (transfer.h). */
+/* The errors of an access (transfer.h). */
 static const char *name_of(int error)
 {
     switch (-error) {
@@ -35,7 +35,7 @@ static const char *name_of(int error)
     }
 }
 
-/* Part of a line is none: take it back, if nothing has been written behind it meanwhile. */
+/* Remove a partial line, unless something has been written after it. */
 static void take_back(int fd, size_t written)
 {
     off_t end = lseek(fd, 0, SEEK_CUR);
@@ -43,10 +43,10 @@ static void take_back(int fd, size_t written)
 
     if (written > 0 && fstat(fd, &status) == 0 && status.st_size == end &&
         ftruncate(fd, end - (off_t)written) != 0)
-        return; /* there is nothing else to try */
+        return; /* nothing else can be tried */
 }
 
-/* 0, or an errno, and then nothing of the line is there. */
+/* 0, or an errno if no part of the line was written. */
 static int put(int fd, const char *line, size_t length)
 {
     size_t done = 0;
@@ -85,7 +85,7 @@ static bool is_same(const struct stat *a, const struct stat *b)
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
-/* Out of the way, unless another writer has done that already.  0, or an errno. */
+/* Rename the file, unless another writer has done so already.  Returns 0 or an errno. */
 static int move_away(const struct barfs_trace_file *file, const struct stat *ours)
 {
     struct stat found;
@@ -94,13 +94,13 @@ static int move_away(const struct barfs_trace_file *file, const struct stat *our
         return errno == ENOENT ? 0 : errno;
     if (!is_same(&found, ours))
         return 0;
-    /* rename() of a file onto another name of itself does nothing. */
+    /* rename() onto another link of the same file does nothing. */
     if (lstat(file->older, &found) == 0 && (!S_ISREG(found.st_mode) || is_same(&found, ours)))
         return EEXIST;
     return rename(file->path, file->older) == 0 ? 0 : errno;
 }
 
-/* 0, or an errno. */
+/* Returns 0 or an errno. */
 static int begin_anew(struct barfs_trace_file *file)
 {
     const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
@@ -120,13 +120,13 @@ static int begin_anew(struct barfs_trace_file *file)
     } else if (!S_ISREG(status.st_mode)) {
         error = EEXIST;
     } else if (status.st_size == 0) {
-        /* Who may not give it away keeps it. */
+        /* A process that may not change the owner remains the owner. */
         if (fchown(fd, ours.st_uid, ours.st_gid) == 0)
             fchmod(fd, ours.st_mode & 07777);
         error = put(fd, file->header, strlen(file->header));
     }
     if (!error) {
-        flock(file->fd, LOCK_UN); /* a child of a fork may have it open for long */
+        flock(file->fd, LOCK_UN); /* a forked child may keep the file open */
         if (dup3(fd, file->fd, O_CLOEXEC) < 0)
             error = errno;
     }
@@ -134,7 +134,7 @@ static int begin_anew(struct barfs_trace_file *file)
     return error;
 }
 
-/* The file has reached its limit.  Whoever is at it already, here or in another process, does it. */
+/* The file has reached its limit.  One thread or process renames it; the others go on. */
 static void move_on(struct barfs_trace_file *file)
 {
     if (atomic_flag_test_and_set(&file->moving))

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: MIT
  *
- * Accesses, a line each, as they are done.
+ * Writes one line for each access.
  *
  *     1763800000.123456 4711 0000:01:00.0 bar0 r 0x00000010 4 0x00000001 mmap
  *     time, thread of the client (- unknown), device, region, r or w, offset, width,
- *     value (or the errno of an access that failed), and how: mmap or pread
+ *     value (or the errno of a failed access), and how it was made: mmap or pread
  *
- * Rule 1: a line is one write() to a descriptor opened with O_APPEND: lines of several devices, threads
- *         and mounts do not mix, and are in the file when the client has its answer.
- * Rule 2: a file that has reached its limit is moved to FILE.1, in place of what was there if that is a
- *         file, and a new one is begun, with its owner and mode. Who writes to the same file finds out
- *         by its own next line, since what it writes to has reached the limit as well.
- * Rule 3: what cannot be written, or moved, ends the trace, and nothing else: a last line says so if
- *         there is room, lines that come later are counted, and `told` wakes whoever logs it. No access
- *         waits, or fails, for its trace.
+ * Rule 1: a line is one write() to a descriptor opened with O_APPEND: lines of several devices,
+ *         threads and mounts do not mix, and a line is in the file before the client has its
+ *         answer.
+ * Rule 2: a file that reaches its limit is renamed to FILE.1, replacing a regular file of that
+ *         name, and a new one is begun with its owner and mode.  Another process that writes to the
+ *         same file notices at its next line, since the file it writes to is also at its limit.
+ * Rule 3: a line that cannot be written, or a file that cannot be renamed, ends the trace and
+ *         nothing else: a last line says so if there is room, later lines are counted, and `told`
+ *         wakes the thread that logs it.  No access waits or fails because of its trace.
  */
 #ifndef BARFS_TRACE_H
 #define BARFS_TRACE_H
@@ -30,7 +31,7 @@ enum { BARFS_MOST_TRACE_NAME = 64, BARFS_PID_UNKNOWN = -1 };
 
 /* One device's. */
 struct barfs_trace_file {
-    int fd;   /* one number for ever: a new file takes it over */
+    int fd;   /* keeps its number: dup3() puts each new file here */
     int told; /* an eventfd */
     uint64_t limit;
     const char *path, *older, *header;
@@ -56,13 +57,13 @@ struct barfs_traced {
     int error; /* 0, or -errno */
 };
 
-/* Why the trace has ended, an errno; 0: it has not. */
+/* The errno that ended the trace; 0 while it goes on. */
 int barfs_trace_error(struct barfs_trace_file *file);
 
-/* Whether it has because the file could not be moved. */
+/* Whether it ended because the file could not be renamed. */
 bool barfs_trace_unmoved(struct barfs_trace_file *file);
 
-/* How many accesses are not in it. */
+/* The number of accesses that are missing from it. */
 uint64_t barfs_trace_missed(struct barfs_trace_file *file);
 
 void barfs_trace_access(struct barfs_trace *trace, const struct barfs_traced *access);

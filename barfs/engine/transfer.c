@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * From the outside in: barfs_transfer() and barfs_load()/barfs_store() admit a request (validate.h)
- * and enter; guarded() sets the one sigsetjmp(); walk() goes from entry to entry; one function per
- * kind does the accesses of an entry.
+ * From the outside in: barfs_transfer() and barfs_load()/barfs_store() validate a request
+ * (validate.h) and enter; guarded() has the one sigsetjmp(); walk() goes from entry to entry; one
+ * function per kind does the accesses of an entry.
  */
 #define _GNU_SOURCE
 #include "engine/transfer.h"
@@ -19,17 +19,17 @@
 
 #define NOINLINE __attribute__((noinline))
 
-/* A loop of one load and one store takes a third longer where it happens to straddle a cache line
- * (build.py aligns loops, too). */
+/* A loop of one load and one store takes a third longer if it straddles a cache line (build.py
+ * aligns loops, too). */
 #define TIGHT __attribute__((noinline, aligned(64)))
 
-static const uint64_t MOST_BETWEEN_LOOKS = 4096; /* accesses between two looks at the clock */
+static const uint64_t MOST_BETWEEN_LOOKS = 4096; /* accesses between two calls of look() */
 static const uint64_t BATCH_WITHOUT_CLOCK = 256;
-/* A batch this slow is followed by one of one access. */
+/* A batch this slow is followed by a single access. */
 static const int64_t LONG_ACCESSES_NS = 20000;
 
-/* A request on its way.  It lives in the frame of its entry point: what walk() leaves here is still
- * good after the guard has jumped over walk(). */
+/* A request in progress, in the stack frame of its entry point: what walk() stores here survives
+ * the handler's jump out of walk(). */
 struct request {
     const struct barfs_table *table;
     struct barfs_control *control;
@@ -38,12 +38,12 @@ struct request {
     volatile uint64_t done;
     uint64_t limit; /* of the width of an access */
     enum barfs_direction direction;
-    bool late; /* the last access took longer than is allowed */
+    bool late; /* the last access exceeded the timeout */
     struct barfs_sigbus_frame frame;
-    volatile uint32_t guarded_width; /* of the accesses that are under the guard now */
+    volatile uint32_t guarded_width; /* of the accesses that are armed now */
 };
 
-/* An access at `position` was tried, with `error` (0: it was done). */
+/* Record an access at `position` that ended with `error`, or 0. */
 static void trace(const struct request *request, uint64_t position, uint32_t width,
                   enum barfs_kind kind, int error)
 {
@@ -58,7 +58,7 @@ static void trace(const struct request *request, uint64_t position, uint32_t wid
                                .direction = request->direction,
                                .kind = kind,
                                .error = error});
-    /* The time of a slow disk is not the device's. */
+    /* Do not charge the device for a slow disk. */
     if (request->control->timeout_ns != 0 && error != -ETIMEDOUT)
         atomic_store_explicit(&request->control->since_ns, barfs_now_ns(), memory_order_relaxed);
 }
@@ -75,7 +75,7 @@ static inline bool is_set(atomic_int *stop)
     return atomic_load_explicit(stop, memory_order_relaxed) != 0;
 }
 
-/* 0 if the next access may take place. */
+/* 0 if the transfer may make its next access. */
 static int look(const struct request *request)
 {
     if (is_set(&request->control->stop))
@@ -85,8 +85,8 @@ static int look(const struct request *request)
     return barfs_inflight_closed(request->table->inflight) ? -ENODEV : 0;
 }
 
-/* The device has answered.  Returns how long it took for that; where accesses take turns, an answer
- * to another one counts, too. */
+/* The device has answered.  Returns how long that took; where accesses take turns, an answer to
+ * another access counts, too. */
 static int64_t answered(struct request *request, struct barfs_turns *turns)
 {
     struct barfs_control *control = request->control;
@@ -110,9 +110,9 @@ static bool is_late(const struct request *request, int64_t took)
 
 /* ---- Memory: the only accesses that fault ---------------------------------------------------- */
 
-/* `accesses` loads (or stores) of one width between the device and the buffer, which need not be
- * aligned.  Each function is its own so that `volatile` is all that decides what it emits: exactly one
- * mov of the width for each access, in order. */
+/* `accesses` loads or stores of one width between the device and the buffer, which need not be
+ * aligned. They are separate functions so that `volatile` alone decides what the compiler emits:
+ * exactly one mov of the width for each access, in order. */
 #define DEFINE_ACCESSES(bits)                                                                      \
     static TIGHT void load##bits(const volatile uint8_t *base, uint8_t *buffer, uint64_t accesses) \
     {                                                                                              \
@@ -193,9 +193,9 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
     request->done += width * accesses;
 }
 
-/* Between batches of accesses is looked whether to go on.  The clock costs as much as fifty loads of
- * RAM and nothing beside one register: where it is looked at, batches grow while they are quick, and
- * shrink to one access as soon as one was not.  Only of a single access is it known that it took too
+/* look() runs between batches of accesses.  Reading the clock costs as much as fifty loads of RAM,
+ * and next to nothing compared with one register: with a timeout, batches grow while they are fast
+ * and shrink to one access after a slow one.  Only a batch of one shows that an access took too
  * long. */
 static int walk_memory(struct request *request, const struct barfs_table_entry *entry, uint64_t end)
 {
@@ -243,9 +243,9 @@ static int access_fd(struct request *request, const struct barfs_table_entry *en
         if (count == (ssize_t)width)
             return 0;
         if (count >= 0)
-            return -EIO; /* a part of an access: the rest would be a second one */
+            return -EIO; /* a partial access: the rest would be a second one */
         switch (errno) {
-        case EINTR: /* before anything was done: not an access yet */
+        case EINTR: /* before anything was done: no access yet */
             if (is_set(&request->control->stop))
                 return -EINTR;
             continue;
@@ -320,7 +320,7 @@ struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t 
     return cost;
 }
 
-/* 0 when all is done, else why not. */
+/* 0 if everything was done, else -errno. */
 static NOINLINE int walk(struct request *request)
 {
     const struct barfs_table_entry *entry = barfs_entry_at(request->table, request->offset);
@@ -352,7 +352,7 @@ static NOINLINE int walk(struct request *request)
     return 0;
 }
 
-/* Nothing is kept in a local here: those are indeterminate after the jump. */
+/* This function keeps no locals: they are indeterminate after the jump. */
 static NOINLINE int guarded(struct request *request)
 {
     barfs_sigbus_prepare_thread();
@@ -408,7 +408,7 @@ int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *b
 
 /* ---- Single accesses ------------------------------------------------------------------------- */
 
-/* 0, or -errno. */
+/* Returns 0 or -errno. */
 static int64_t single(const struct barfs_table *table, uint64_t offset, void *buffer,
                       uint32_t width, enum barfs_direction direction)
 {

@@ -37,7 +37,7 @@ uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset)
     return barfs_widest(offset, entry->end, cap);
 }
 
-/* The first denied range that ends behind `offset`; NULL where none does. */
+/* The first denied range that ends after `offset`; NULL if none does. */
 static const struct barfs_range *denied_from(const struct barfs_table *table, uint64_t offset,
                                              enum barfs_direction direction)
 {
@@ -63,7 +63,7 @@ bool barfs_is_denied(const struct barfs_table *table, uint64_t offset, uint64_t 
     return range != NULL && range->start < offset + count;
 }
 
-/* The bytes before the first access that touches a denied one, if `limit` is the widest. */
+/* The number of bytes before the first access, `limit` wide at most, that touches a denied one. */
 static uint64_t permitted(const struct barfs_table *table, uint64_t offset, uint64_t count,
                           uint64_t limit, enum barfs_direction direction)
 {
@@ -83,7 +83,7 @@ struct barfs_validated barfs_validate(const struct barfs_table *table, uint64_t 
     bool beyond = offset >= table->size;
     bool guarded = table->flags & (unsigned)BARFS_GUARD_READS << direction;
 
-    /* Before clipping: a port access that crosses the end is wrong, not short. */
+    /* Before clipping: a port access that crosses the end is invalid, not short. */
     if (table->flags & BARFS_PORT && (beyond || !barfs_is_one_access(table, offset, count)))
         return valid;
     if (guarded && count != 0 && !barfs_is_natural(offset, count))

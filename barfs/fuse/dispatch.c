@@ -14,8 +14,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* Longer requests go to the slow lane.  An uncached load takes up to a microsecond on PCI Express: the
- * reader is never away for more than a millisecond or so. */
+/* Longer requests go to the slow lane.  An uncached load takes up to a microsecond on PCI Express,
+ * so the reader is busy for no more than about a millisecond. */
 static const uint64_t MOST_BYTES_HERE = 4096;
 static const uint64_t MOST_FD_BYTES_HERE = 256;
 static const uint64_t MOST_QUICK_BYTES = 256;
@@ -26,9 +26,9 @@ static const uint64_t MOST_QUICK_BYTES = 256;
 
 static const uint32_t HEADER = sizeof(struct fuse_in_header);
 _Static_assert(BARFS_PAYLOAD == sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in),
-               "data of a WRITE stands behind both headers");
+               "the data of a WRITE follows both headers");
 
-/* A reply that the kernel does not want any more (ENOENT: interrupted or aborted) is nobody's loss. */
+/* ENOENT: the request was interrupted or aborted; drop the reply. */
 static void send_reply(int fd, const void *message, size_t size)
 {
     while (write(fd, message, size) < 0 && errno == EINTR)
@@ -40,7 +40,7 @@ static void reply(struct barfs_dispatch *dispatch, uint64_t unique, int64_t resu
 {
     struct fuse_out_header header = {
         .len = (uint32_t)(sizeof header + (result < 0 ? 0 : size)),
-        /* The kernel takes no others, and would wait for ever. (fuse_dev_do_write) */
+        /* The kernel rejects any other value, and keeps waiting. (fuse_dev_do_write) */
         .error = result < 0 ? (result > -512 ? (int32_t)result : -EIO) : 0,
         .unique = unique,
     };
@@ -53,15 +53,15 @@ static void reply(struct barfs_dispatch *dispatch, uint64_t unique, int64_t resu
         ;
 }
 
-/* An interrupted request was not refused; nor was a read of the page cache, which comes again as a
- * plain one. */
+/* An interrupt is no error; nor is a refused read from the page cache, which the kernel repeats as
+ * a plain read. */
 static void log_error(struct barfs_dispatch *dispatch, const struct barfs_logged_error *logged)
 {
     if (logged->error != EINTR && logged->error != EOPNOTSUPP)
         barfs_error_log_push(&dispatch->errors, logged);
 }
 
-/* A read's header is put right in front of its data, so that the reply is one piece. */
+/* The header of a read's reply goes directly before its data, so that one write() sends both. */
 static void answer(void *context, struct barfs_request *request, int64_t result)
 {
     struct barfs_dispatch *dispatch = context;
@@ -106,7 +106,7 @@ static void open_region(struct barfs_dispatch *dispatch, const struct barfs_inod
     if (atomic_load(&inode->removed) || barfs_inflight_closed(inode->table->inflight))
         result = -ENXIO;
     else if (wanted & ~inode->permission)
-        result = -EACCES; /* root, whom the kernel does not stop */
+        result = -EACCES; /* root: the kernel does not check its opens */
     if (result < 0) {
         struct barfs_logged_error logged = {
             .table = inode->table,
@@ -119,7 +119,7 @@ static void open_region(struct barfs_dispatch *dispatch, const struct barfs_inod
     reply(dispatch, request->unique, result, &out, sizeof out);
 }
 
-/* Where a transfer belongs: NULL, right here. */
+/* The lane for a transfer; NULL: do it on this thread. */
 static struct barfs_lane *choose_lane(const struct barfs_inode *inode,
                                       const struct barfs_request *request)
 {
@@ -134,7 +134,7 @@ static struct barfs_lane *choose_lane(const struct barfs_inode *inode,
     return NULL;
 }
 
-/* A READ or WRITE of a region.  Returns whether the request was given away. */
+/* A READ or WRITE of a region.  Returns whether a lane took the request. */
 static bool transfer(struct barfs_dispatch *dispatch, const struct barfs_inode *inode,
                      struct barfs_request *request)
 {
@@ -151,7 +151,7 @@ static bool transfer(struct barfs_dispatch *dispatch, const struct barfs_inode *
         struct barfs_validated valid =
             barfs_validate(request->table, request->offset, request->count, request->direction);
 
-        /* What no device is asked for does not wait for one. */
+        /* A request that reaches no device does not wait for one. */
         if (valid.count == 0 && !barfs_inflight_closed(request->table->inflight)) {
             answer(dispatch, request, valid.result);
             return false;
@@ -202,21 +202,22 @@ static bool wants_answer(uint32_t opcode)
            opcode != FUSE_NOTIFY_REPLY;
 }
 
-/* Blocks while libfuse is far behind; it never waits for the reader. */
+/* Blocks while libfuse lags far behind, which never waits for the reader. */
 static void forward(struct barfs_dispatch *dispatch, const struct barfs_request *request,
                     uint32_t opcode)
 {
     while (send(dispatch->forward_fd, request->message, request->length, MSG_NOSIGNAL) < 0) {
         if (errno == EINTR && !atomic_load(&dispatch->stopping))
             continue;
-        /* Longer than an unprivileged socket takes, or nobody there any more. */
+        /* EMSGSIZE: longer than an unprivileged socket accepts; otherwise libfuse has closed its
+         * end. */
         if (wants_answer(opcode))
             reply(dispatch, request->unique, errno == EMSGSIZE ? -E2BIG : -EIO, NULL, 0);
         return;
     }
 }
 
-/* What the gate reads of a request of this kind, without a WRITE's data. */
+/* The part of such a request that the gate reads, without a WRITE's data. */
 static size_t needed_length(uint32_t opcode)
 {
     switch (opcode) {

@@ -18,24 +18,24 @@
 
 struct barfs_dispatch {
     int fuse_fd, forward_fd;
-    atomic_bool stopping;         /* forwards no more */
-    atomic_bool abandoned;        /* writes nothing more to fuse_fd */
-    _Atomic uint64_t init_unique; /* of the FUSE_INIT that libfuse has yet to answer; 0: none */
+    atomic_bool stopping;         /* give up a forward that was interrupted */
+    atomic_bool abandoned;        /* drop the results of accesses */
+    _Atomic uint64_t init_unique; /* of a FUSE_INIT that libfuse has not answered; 0: none */
     struct barfs_workers workers;
     struct barfs_inodes inodes;
     struct barfs_error_log errors;
 };
 
-/* 0, or -errno. */
+/* Returns 0 or -errno. */
 int barfs_dispatch_init(struct barfs_dispatch *dispatch, int fuse_fd, int forward_fd);
 
-/* No thread is inside any function. */
+/* No thread may be inside any function. */
 void barfs_dispatch_destroy(struct barfs_dispatch *dispatch);
 
-/* A message from fuse_fd, at least a header long.  Returns whether a lane has taken the request. */
+/* Handle a message from fuse_fd, at least a header long.  Returns whether a lane took it. */
 bool barfs_dispatch_request(struct barfs_dispatch *dispatch, struct barfs_request *request);
 
-/* Hand the kernel a reply of libfuse's, at least a header long. */
+/* Pass on a reply of libfuse's, at least a header long, to the kernel. */
 void barfs_dispatch_reply(struct barfs_dispatch *dispatch, unsigned char *message, size_t size);
 
 #pragma GCC visibility pop

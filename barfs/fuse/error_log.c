@@ -32,7 +32,7 @@ static bool same_kind(const struct barfs_logged_error *a, const struct barfs_log
     return a->table == b->table && a->operation == b->operation && a->error == b->error;
 }
 
-/* The place of its kind, or one whose kind has nothing to tell; NULL where there is none. */
+/* The slot of its kind, else the oldest slot without an error to report; NULL if there is none. */
 static struct barfs_error_kind *place_for(struct barfs_error_log *log,
                                           const struct barfs_logged_error *logged)
 {
@@ -65,7 +65,7 @@ void barfs_error_log_push(struct barfs_error_log *log, const struct barfs_logged
     pthread_mutex_unlock(&log->lock);
 }
 
-/* Whose turn it is.  NULL: nobody's before *until_ns (INT64_MAX: until something is pushed). */
+/* A kind that is due for a report.  NULL: none before *until_ns (INT64_MAX: none until a push). */
 static struct barfs_error_kind *due(struct barfs_error_log *log, int64_t now, int64_t *until_ns)
 {
     *until_ns = INT64_MAX;

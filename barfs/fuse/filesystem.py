@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The file system: names, attributes and texts, answered from a `Tree` by pyfuse3.
+"""The FUSE file system: serves names, attributes and texts from a `Tree` through pyfuse3.
 
-Rule 1: an error becomes an errno here and nowhere else in Python, but for those of accesses, which
-        the engine answers with an errno already (`barfs.errors`).
-Rule 2: no handler lets another exception out: pyfuse3 would end the daemon. A bug fails one
-        request with EIO and leaves one traceback in the log.
-Rule 3: the kernel checks permissions (`default_permissions`); what is refused here is what root,
-        whom it lets through, cannot do either.
+Rule 1: this is the only Python that turns errors into errnos, except those of accesses: the engine
+        reports an errno itself (`barfs.errors`).
+Rule 2: handlers raise nothing but FUSEError: any other exception makes pyfuse3 end the daemon. A
+        bug fails one request with EIO and logs one traceback.
+Rule 3: the kernel checks permissions (`default_permissions`) but exempts root, so the handlers
+        refuse what root must not do either.
 
-Reading, writing, opening and closing of region files never come here: they are the gate's
-(`barfs/fuse/gate.h`).
+The gate (`barfs/fuse/gate.h`) answers opening, reading, writing and closing of region files; these
+requests never reach this class.
 """
 
 import errno
@@ -27,7 +27,7 @@ from pyfuse3 import FUSEError
 from barfs.fuse.tree import Directory, Link, Node, RegionFile, Text, Tree
 
 ATTRIBUTE_TIMEOUT = 300.0
-"""Seconds the kernel may keep names and attributes; nothing changes but by invalidation."""
+"""Seconds that the kernel may cache names and attributes; every change invalidates them."""
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 def _guarded(
     handler: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The handler with rules 1 and 2 applied."""
+    """Apply rule 2 to a handler."""
 
     @functools.wraps(handler)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -54,7 +54,7 @@ def _guarded(
 
 
 class Filesystem(pyfuse3.Operations):
-    """Serves `tree`; every file belongs to `uid` and `gid`."""
+    """Serves `tree`; `uid` and `gid` own every file."""
 
     def __init__(self, tree: Tree, *, uid: int, gid: int) -> None:
         super().__init__()
@@ -111,8 +111,8 @@ class Filesystem(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """Times, and sizes where writing is possible, are accepted and change nothing, as in sysfs;
-        modes and owners stay."""
+        """Accept times, and sizes of writable files, but change nothing, as sysfs does; refuse
+        modes and owners."""
         if fields.update_mode or fields.update_uid or fields.update_gid:
             raise FUSEError(errno.EPERM)
         node = self._node(inode)
@@ -122,7 +122,7 @@ class Filesystem(pyfuse3.Operations):
 
     @_guarded
     async def _refuse(self, *_arguments: object) -> NoReturn:
-        """The tree is the devices'; nobody makes, moves or removes anything in it."""
+        """Only devices add and remove files: users cannot create, move or remove any."""
         raise FUSEError(errno.EPERM)
 
     create = mknod = mkdir = symlink = link = unlink = rmdir = rename = _refuse  # type: ignore[assignment]
@@ -158,12 +158,12 @@ class Filesystem(pyfuse3.Operations):
     @_guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:
         node = self._node(fh)
-        assert isinstance(node, Text), "regions are the gate's"
+        assert isinstance(node, Text), "the gate reads regions"
         return node.content[off : off + size]
 
     @_guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """No blocks and no inodes, as of sysfs (fs/libfs.c: simple_statfs): nothing fills up."""
+        """No blocks and no inodes, as in sysfs (fs/libfs.c: simple_statfs): it cannot fill up."""
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = mmap.PAGESIZE
         data.f_blocks = data.f_bfree = data.f_bavail = 0

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Mounting and unmounting through `fusermount3`.
 
-Rule 1: mounts are made by the helper for everybody, root included: it alone may mount for a user,
-        and it stays behind to unmount if this process dies without a word (`auto_unmount`).
-Rule 2: what protects others is always on: `default_permissions,nosuid,nodev,noexec`.
+Rule 1: the helper makes every mount, root's included: only it may mount for a user, and it stays
+        to unmount if this process is killed (`auto_unmount`).
+Rule 2: the options that protect other users are always on: `default_permissions`, `nosuid`,
+        `nodev`, `noexec`.
 
-The helper's protocol is that of libfuse (`lib/mount.c`): `_FUSE_COMMFD` names a socket, on which
-the descriptor of `/dev/fuse` comes back.
+The helper speaks libfuse's protocol (`lib/mount.c`): it sends the descriptor of `/dev/fuse` over
+the socket that `_FUSE_COMMFD` names.
 """
 
 import array
@@ -35,7 +36,7 @@ from barfs.text.system_errors import (
 ALWAYS = ("default_permissions", "nosuid", "nodev", "noexec", "auto_unmount", "subtype=barfs")
 
 GRACE = 5.0
-"""Seconds that an access gets to come back when the mount ends."""
+"""Seconds that a running access gets to finish when the mount ends."""
 
 
 _LONGEST_MESSAGE = 1 << 16
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """How files appear in the mount; `uid`, `gid`, `umask` None mean the caller's and 0600."""
+    """`uid` and `gid` None mean the caller's; `umask` None means 0077, for region files alone."""
 
     allow_other: bool = False
     read_only: bool = False
@@ -60,7 +61,7 @@ class MountOptions:
 
 
 def fusermount() -> str:
-    """The path of the helper. Raises MountError where it is not installed."""
+    """The path of the helper. Raises MountError if it is not installed."""
     program = find_program("fusermount3")
     if program is None:
         raise MountError("fusermount3 is not installed; apt install fuse3")
@@ -68,17 +69,17 @@ def fusermount() -> str:
 
 
 def check_mountpoint(mountpoint: Path) -> Path:
-    """The absolute path of a directory that can be mounted on.
+    """The absolute path of a directory, checked to be a usable mount point.
 
-    A mount of barfs whose process died is cleared away first. Raises MountError, also where there
-    is no helper to mount with: before a device is opened for nothing.
+    Unmounts a barfs mount whose process died. Raises MountError, also if the helper is missing, so
+    that no device is opened in vain.
     """
     fusermount()
     mountpoint = Path(os.path.abspath(mountpoint))
     if mountpoint.resolve() in barfs_mounts():
         if not _is_dead(mountpoint):
             raise MountError(
-                f"{mountpoint} is a mount of barfs already; barfs umount {shell_word(mountpoint)}"
+                f"{mountpoint} is already a barfs mount; run: barfs umount {shell_word(mountpoint)}"
             )
         unmount(mountpoint, lazy=True)
         return check_mountpoint(mountpoint)
@@ -86,14 +87,14 @@ def check_mountpoint(mountpoint: Path) -> Path:
         status = mountpoint.stat()
     except FileNotFoundError:
         raise MountError(
-            f"{mountpoint} does not exist; make it: mkdir -p {shell_word(mountpoint)}"
+            f"{mountpoint} does not exist; create it: mkdir -p {shell_word(mountpoint)}"
         ) from None
     except OSError as error:
         raise MountError(f"{mountpoint}: {reason(error)}") from error
     if not mountpoint.is_dir():
         raise MountError(f"{mountpoint} is not a directory")
     if os.getuid() not in (0, status.st_uid):
-        raise MountError(f"{mountpoint} does not belong to you; choose a directory of your own")
+        raise MountError(f"{mountpoint} belongs to another user; choose a directory of your own")
     try:
         if any(mountpoint.iterdir()):
             raise MountError(f"{mountpoint} is not empty; choose an empty directory")
@@ -103,12 +104,12 @@ def check_mountpoint(mountpoint: Path) -> Path:
 
 
 def _is_dead(mountpoint: Path) -> bool:
-    """Whether the process behind a mount is gone. One that only does not answer is alive."""
+    """Whether a mount's process is gone. A process that merely does not answer is alive."""
     errors: list[int | None] = []
 
     def ask() -> None:
         try:
-            # Unlike a stat(2), which the kernel may answer by itself, long after the process's end.
+            # The kernel may answer a stat(2) from its cache long after the process has died.
             os.statvfs(mountpoint)
         except OSError as error:
             errors.append(error.errno)
@@ -122,8 +123,8 @@ def _is_dead(mountpoint: Path) -> bool:
 class FuseMount:
     """A mount and its `/dev/fuse` descriptor, `fd`.
 
-    While this object is open, the helper waits to unmount in case this process dies. A child of
-    this process holds nothing of it, and its `close` does nothing.
+    While this object is open, the helper waits to unmount if this process dies. A forked child
+    holds none of its descriptors, and `close` does nothing there.
     """
 
     def __init__(self, mountpoint: Path, *, source: str, options: Iterable[str] = ()) -> None:
@@ -131,8 +132,8 @@ class FuseMount:
         escaped = re.sub(r"([\\,])", r"\\\1", source)
         arguments = ",".join((*ALWAYS, f"fsname={escaped}", *options))
         self._socket, theirs = socket.socketpair()
-        # Needs no place, and cannot hold the helper up; open as long as the helper, which it would
-        # end by SIGPIPE.
+        # A pipe needs no disk space and, non-blocking, cannot stall the helper. It stays open as
+        # long as the helper runs, or SIGPIPE would end that.
         self._messages, writing = os.pipe()
         os.set_blocking(writing, False)
         try:
@@ -155,31 +156,31 @@ class FuseMount:
         self._number = device_number(mountpoint)
 
     def close(self) -> None:
-        """End the mount, if it has not ended by itself, and let the helper go.
+        """End the mount unless it has already ended, and dismiss the helper.
 
-        Whoever still waits for an answer gets an error.
+        Requests without an answer fail.
         """
         if not self._owner.is_here:
             return
-        # `umount -f` of a mount in use ends its connection, but leaves it in the tree. The number
-        # of a file system is its own until the descriptor is closed.
+        # `umount -f` of a mount in use ends its connection, but leaves it in the tree. No other
+        # file system gets its device number before the descriptor is closed.
         mounted = self._number is not None and device_number(self.mountpoint) == self._number
         if mounted:
             mounted = not self._unmounted()
         fd, self.fd = self.fd, -1
         os.close(fd)
-        # Without unmounting: if the mount point is in use again, it would hit the wrong mount.
+        # Killed, since otherwise it unmounts, and the mount point may be in use again.
         self._helper.kill()
         self._helper.wait()
         self._socket.close()
         os.close(self._messages)
-        # Where there was no process for it, that of the helper is free now.
+        # If no process could be started to unmount, the helper's has become free.
         if mounted and not self._unmounted():
             place = self.mountpoint
-            log.warning("%s is left behind; barfs umount %s", place, shell_word(place))
+            log.warning("%s is still mounted; run: barfs umount %s", place, shell_word(place))
 
     def _unmounted(self) -> bool:
-        """Unmount; returns False where the system has nothing left to do it with."""
+        """Unmount; returns False if the system lacks the resources."""
         try:
             unmount(self.mountpoint, lazy=True)
         except MountError:
@@ -192,7 +193,7 @@ class FuseMount:
         return (self.fd, self._socket.fileno())
 
     def _receive_fd(self) -> int:
-        """The descriptor that the helper sends. Raises MountError where none comes."""
+        """The descriptor that the helper sends. Raises MountError if it sends none."""
         fds = array.array("i")
         _data, ancillary, flags, _address = self._socket.recvmsg(
             1, socket.CMSG_SPACE(fds.itemsize), socket.MSG_CMSG_CLOEXEC
@@ -201,7 +202,7 @@ class FuseMount:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(data[: fds.itemsize])
                 return fds[0]
-        # Before it is waited for: one that has mounted unmounts when the socket is closed.
+        # Before the wait: a helper that has mounted unmounts once the socket is closed.
         self._socket.close()
         self._helper.wait()
         text = os.read(self._messages, _LONGEST_MESSAGE).decode(errors="replace")
@@ -210,18 +211,18 @@ class FuseMount:
         if flags & socket.MSG_CTRUNC:
             problem = why_no_descriptor_came()
         elif "Operation not permitted" in problem and in_user_namespace():
-            problem += "; in a user namespace, mount in a mount namespace of its own: unshare -Urm"
+            problem += "; a user namespace needs a mount namespace of its own: unshare -Urm"
         raise MountError(f"cannot mount on {self.mountpoint}: {problem}")
 
 
 def unmount_command(mountpoint: Path, *, lazy: bool = False) -> list[str]:
-    """The command that unmounts; `lazy` detaches a mount that is in use."""
+    """The command that unmounts; `lazy` also detaches a mount in use."""
     command = [fusermount(), "-u", *(["-z"] if lazy else []), "--", str(mountpoint)]
     return with_limits_before(command)
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
-    """Take a mount down. Raises MountError with the helper's reason."""
+    """Unmount. Raises MountError with the helper's reason."""
     result = subprocess.run(
         unmount_command(mountpoint, lazy=lazy),
         stdin=subprocess.DEVNULL,
@@ -232,7 +233,5 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     )
     if result.returncode:
         problem = result.stderr.strip().replace("\n", "; ")
-        hint = (
-            f"; fuser -vm {shell_word(mountpoint)} tells who uses it" if "busy" in problem else ""
-        )
+        hint = f"; fuser -vm {shell_word(mountpoint)} lists its users" if "busy" in problem else ""
         raise MountError(f"cannot unmount {mountpoint}: {problem}{hint}")

@@ -14,7 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Interrupts a read of /dev/fuse.  By default it is ignored, so it does no harm anywhere else. */
+/* Interrupts a read of /dev/fuse.  Ignored by default, so a stray one is harmless. */
 static const int WAKE_SIGNAL = SIGURG;
 static const int64_t WAKE_EVERY_NS = 5000000;
 
@@ -25,14 +25,14 @@ struct device {
 
 struct barfs_gate {
     struct barfs_dispatch dispatch;
-    atomic_bool reading; /* cleared with the lock held, so that the reader is there to be woken */
+    atomic_bool reading; /* cleared under the lock: while set, the thread exists */
     pthread_t reader;
     SLIST_HEAD(, device) devices;
     struct barfs_notify notify;
     pthread_mutex_t lock; /* of `reading` */
 };
 
-/* ---- Making, and what is registered ---------------------------------------------------------- */
+/* ---- Devices and regions --------------------------------------------------------------------- */
 
 struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd)
 {
@@ -147,12 +147,12 @@ static int read_requests(struct barfs_gate *gate)
         }
         length = read(gate->dispatch.fuse_fd, request->message, sizeof request->message);
         if (length == 0)
-            break; /* the other end of a socket in the place of /dev/fuse */
+            break; /* the peer closed a socket that replaces /dev/fuse */
         if (length < 0) {
             /* ENOENT: the request was interrupted before it was read. */
             if (errno == EINTR || errno == EAGAIN || errno == ENOENT)
                 continue;
-            /* ENODEV, or with FUSE_ABORT_ERROR the other: unmounted, or the connection was aborted. */
+            /* ENODEV: unmounted or aborted; ECONNABORTED: aborted, under FUSE_ABORT_ERROR. */
             error = errno == ENODEV || errno == ECONNABORTED ? 0 : -errno;
             break;
         }
@@ -238,7 +238,7 @@ bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns)
     shutdown(gate->dispatch.forward_fd, SHUT_RDWR);
     barfs_notify_stop(&gate->notify);
     barfs_error_log_stop(&gate->dispatch.errors);
-    /* The signal may come just before the reader goes to sleep, so it is sent until it has left. */
+    /* The signal may arrive just before the reader sleeps, so repeat it until the reader leaves. */
     while (atomic_load(&gate->reading) && barfs_now_ns() < end) {
         pthread_mutex_lock(&gate->lock);
         if (atomic_load(&gate->reading))

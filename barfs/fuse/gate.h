@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: MIT
  *
- * The gate: FUSE requests on region files are answered here, everything else goes to libfuse.
+ * The gate answers FUSE requests on region files and forwards all others to libfuse.
  *
- *     /dev/fuse --> read_loop --> regions: the engine, right there or in a lane (workers.h)
+ *     /dev/fuse --> read_loop --> regions: the engine, on this thread or in a lane (workers.h)
  *         ^             |
  *         |             +-------> forward socket --> libfuse, pyfuse3, Python
  *         |                                              |
- *         +--- reply_loop <------------------------------+   (INIT's answer is looked at on the way)
+ *         +--- reply_loop <------------------------------+   (edits the reply to FUSE_INIT)
  *         +--- notify_loop <-- reply_loop                    (messages with unique == 0)
  *
- * Rule 1: a request is answered in one place.  READ, WRITE, OPEN and RELEASE of a region are the
- *         gate's; INTERRUPT is too, since no other handler takes long; the rest is libfuse's.
- * Rule 2: the gate keeps no open files.  It knows regions by node id, which is never used again.
+ * Rule 1: each request is answered in one place.  The gate answers READ, WRITE, OPEN and RELEASE of
+ *         a region, and INTERRUPT, since no other handler takes long; libfuse answers the rest.
+ * Rule 2: the gate keeps no open files.  It knows regions by node id; node ids are never reused.
  * Rule 3: nothing blocks the reader but a short access of a window or an fd.
- * Rule 4: a notification may block in the kernel on a directory lock whose holder waits for a reply;
- *         so it is written by a thread of its own.
- * Rule 5: a read that the page cache makes (no FUSE_READ_LOCKOWNER) would read more than was asked
- *         for, and keep it: -EOPNOTSUPP, and the device is not touched.
+ * Rule 4: a notification may block in the kernel on a directory lock whose holder waits for a
+ *         reply, so a thread of its own writes it.
+ * Rule 5: a read from the page cache (no FUSE_READ_LOCKOWNER) would read more than the client asked
+ *         for, and keep it: the gate answers -EOPNOTSUPP without touching the device.
  *
  * The structures are those of linux/fuse.h.
  */
@@ -36,27 +36,27 @@
 struct barfs_gate;
 
 /* A gate between `fuse_fd` (/dev/fuse) and `forward_fd` (one end of an AF_UNIX SOCK_SEQPACKET pair,
- * libfuse on the other).  Both stay the caller's.  NULL, with errno, when there is no memory. */
+ * libfuse has the other).  The caller keeps both.  NULL, with errno, if it cannot be made. */
 struct barfs_gate *barfs_gate_new(int fuse_fd, int forward_fd);
 
-/* Free it.  No thread is inside any of its functions; tables may go after that, not before. */
+/* No thread may be inside any of its functions.  Free tables after the gate, not before. */
 void barfs_gate_free(struct barfs_gate *gate);
 
-/* The lanes of a device; they are the gate's.  NULL, with errno, when there is no memory.  One thread
- * at a time adds devices and regions.  barfs_lanes_stop() once its regions have been removed and its
- * accesses are closed. */
+/* The lanes of a new device; the gate owns them.  NULL, with errno, if they cannot be made.  Only
+ * one thread at a time may add devices and regions.  Call barfs_lanes_stop() after removing the
+ * device's regions and closing its accesses. */
 struct barfs_lanes *barfs_gate_add_device(struct barfs_gate *gate);
 
-/* Answer for `node_id` from now on.  `permission` is what an open may ask for.  0, or -errno. */
+/* Answer requests for `node_id`.  `permission` limits opens.  Returns 0 or -errno. */
 int barfs_gate_add_region(struct barfs_gate *gate, uint64_t node_id,
                           const struct barfs_table *table, uint32_t permission,
                           struct barfs_lanes *lanes);
 
-/* From now on the region's requests are answered -ENODEV, and opens -ENXIO. */
+/* From now on, answer the region's requests with -ENODEV and opens with -ENXIO. */
 void barfs_gate_remove_region(struct barfs_gate *gate, uint64_t node_id);
 
-/* The threads' functions.  Each returns once the gate is stopped; read_loop and reply_loop also when
- * their descriptor ends, with 0 or -errno. */
+/* The threads' functions.  Each returns once the gate is stopped; read_loop and reply_loop also
+ * return at the end of their descriptor, with 0 or -errno. */
 int barfs_gate_read_loop(struct barfs_gate *gate);
 int barfs_gate_reply_loop(struct barfs_gate *gate);
 void barfs_gate_notify_loop(struct barfs_gate *gate);
@@ -64,12 +64,12 @@ void barfs_gate_watch_loop(struct barfs_gate *gate);
 struct barfs_lane *barfs_gate_next_lane(struct barfs_gate *gate);
 bool barfs_gate_next_error(struct barfs_gate *gate, struct barfs_logged_error *logged);
 
-/* Make every thread leave; returns whether the reader has within `timeout_ns`.  Shuts the forward
- * socket down.  May be called again. */
+/* Make every thread leave; returns whether the reader did within `timeout_ns`.  Shuts down the
+ * forward socket.  May be called again. */
 bool barfs_gate_stop(struct barfs_gate *gate, int64_t timeout_ns);
 
-/* After a stop that left a thread inside an access: answer for it, so that its late return writes to
- * no descriptor (the number may be another file's by then).  The gate is never freed. */
+/* After a stop that left a thread inside an access: answer its request, so that its late return
+ * writes to no descriptor (its number may be another file's by then).  Never free such a gate. */
 void barfs_gate_abandon(struct barfs_gate *gate);
 
 #pragma GCC visibility pop

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The gate from Python: what it is told, and the threads that it runs in.
+"""The Python side of the gate: registers devices and runs its threads.
 
-Rule 1: its threads are Python's, so that a `Call` segment's function finds an interpreter; they
-        enter C once, without the GIL, and stay there until the gate is stopped.
-Rule 2: they are daemons: one that hangs inside an access does not keep the process.
-Rule 3: a table that the gate was told of lives until the gate is closed.
+Rule 1: the threads are Python's, so that the function of a `Call` finds an interpreter; each enters
+        C once, without the GIL, and stays there until the gate is stopped.
+Rule 2: they are daemons: one that hangs inside an access does not keep the process alive.
+Rule 3: a table registered with the gate lives until the gate is closed.
 """
 
 import logging
@@ -21,11 +21,11 @@ from barfs.engine.table import Table
 from barfs.errors import access_error
 from barfs.text.system_errors import reason
 
-# What one request that goes to libfuse, or its answer, may hold; the kernel gives what it allows.
+# Room for the largest request to libfuse, or its reply; the kernel caps it at net.core.wmem_max.
 _SOCKET_BUFFER = 2 << 20
 
 _NO_WORK_YET = 1.0
-"""Seconds that threads which have hardly begun need to leave."""
+"""Seconds for threads to leave that have only just started."""
 
 _OPERATIONS = {
     lib.BARFS_LOG_READ: "read",
@@ -37,15 +37,15 @@ log = logging.getLogger(__name__)
 
 
 def _reason_of(result: int) -> str:
-    """What a negative errno means."""
+    """The message for a negative errno."""
     return reason(OSError(-result, os.strerror(-result)))
 
 
 class Gate:
-    """Answers the requests on region files that come from `fuse_fd`, and passes the others on.
+    """Answers requests from `fuse_fd` on region files, and passes the others on to libfuse.
 
-    `libfuse_fd` is the descriptor for libfuse (`/dev/fd/N`), which closes it. `fuse_fd` stays the
-    caller's, to be closed after `stop`. Raises OSError.
+    `libfuse_fd` is the descriptor for libfuse (`/dev/fd/N`), which closes it. The caller keeps
+    `fuse_fd` and closes it after `stop`. Raises OSError.
     """
 
     def __init__(self, fuse_fd: int) -> None:
@@ -64,14 +64,16 @@ class Gate:
         self._owner = Owner()
 
     def add_device(self, name: str, regions: dict[int, tuple[Table, bool, bool]]) -> "DeviceGate":
-        """Answer for a device's regions: by node id, the table, and whether it can be opened for
-        reading and for writing. `name` is the device's in the log."""
+        """Answer requests for a device's regions, called `name` in the log.
+
+        `regions` gives by node id the table, and whether opens may read and write.
+        """
         return DeviceGate(self, name, regions)
 
     def start(self, on_end: Callable[[], None]) -> None:
-        """Begin to answer. A thread calls `on_end` when `/dev/fuse` has no more requests.
+        """Start the threads. One of them calls `on_end` when `/dev/fuse` has no more requests.
 
-        Raises RuntimeError where there is no thread for it; those that began have left then.
+        Raises RuntimeError if a thread cannot be started; the others have left by then.
         """
 
         def read() -> None:
@@ -94,10 +96,10 @@ class Gate:
     def stop(self, timeout: float) -> bool:
         """Make the threads leave; returns whether all have within `timeout` seconds.
 
-        What waits is answered with ENODEV, what runs ends after its access, with a short count.
-        A thread that has not left is inside an access that does not come back. Its request has
-        been answered, and should it come back yet, nothing is written to `fuse_fd` any more.
-        A child of the process that made it has no such threads, and nothing to stop.
+        Waiting requests are answered with ENODEV; running ones end after their access with a short
+        count. A thread that has not left hangs inside an access. Its request has been answered, and
+        if the access returns later, the thread writes nothing to `fuse_fd`. A forked child has no
+        such threads, and nothing to stop.
         """
         if not self._owner.is_here:
             return False
@@ -111,7 +113,7 @@ class Gate:
         return False
 
     def close(self) -> None:
-        """Free it. Only after `stop` returned True and libfuse is done with its descriptor."""
+        """Free it, after `stop` returned True and libfuse no longer uses its descriptor."""
         lib.barfs_gate_free(self._gate)
         self._socket.close()
         self._tables.clear()
@@ -126,14 +128,14 @@ class Gate:
             try:
                 self._run("gate-lane", self._run_lane, lane)
             except RuntimeError as error:  # the user's limit of threads
-                log.error("no thread for a device: %s", reason(error))
+                log.error("cannot start a thread for a device: %s", reason(error))
                 lib.barfs_lane_fail(lane)
 
     def _log_errors(self) -> None:
         entry = ffi.new("struct barfs_logged_error *")
         while lib.barfs_gate_next_error(self._gate, entry):
             if entry.table == ffi.NULL:
-                log.warning("%d more requests were refused", entry.more)
+                log.warning("%d more requests failed", entry.more)
                 continue
             device, table = self._tables[int(ffi.cast("uintptr_t", entry.table))]
             what = f"{_OPERATIONS[entry.operation]} of "
@@ -149,32 +151,32 @@ class Gate:
             log.warning("%s: %s%s", device, what, more)
 
     def _run_lane(self, lane: Any) -> None:
-        # The frame of a thread that does not come back keeps `self`, and so the tables it uses.
+        # The frame of a thread that hangs keeps `self`, and so the tables it uses.
         lib.barfs_lane_run(lane)
 
 
 class DeviceGate:
-    """The part of a gate that answers for one device."""
+    """One device's part of a gate."""
 
     def __init__(self, gate: Gate, name: str, regions: dict[int, tuple[Table, bool, bool]]) -> None:
         self._gate = gate
         self._lanes: Any = lib.barfs_gate_add_device(gate._gate)
         if self._lanes == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
-        self._nodes = list(regions)
-        for node, (table, readable, writable) in regions.items():
+        self._node_ids = list(regions)
+        for node_id, (table, readable, writable) in regions.items():
             gate._tables[int(ffi.cast("uintptr_t", table._table))] = name, table
             permission = (lib.BARFS_MAY_READ if readable else 0) | (
                 lib.BARFS_MAY_WRITE if writable else 0
             )
             result = lib.barfs_gate_add_region(
-                gate._gate, node, table._table, permission, self._lanes
+                gate._gate, node_id, table._table, permission, self._lanes
             )
             if result:
                 raise OSError(-result, os.strerror(-result))
 
     def remove(self) -> None:
-        """Requests fail with ENODEV from now on, opens with ENXIO. `InFlight` is closed."""
-        for node in self._nodes:
-            lib.barfs_gate_remove_region(self._gate._gate, node)
+        """Answer requests with ENODEV, opens with ENXIO, once the device's accesses are closed."""
+        for node_id in self._node_ids:
+            lib.barfs_gate_remove_region(self._gate._gate, node_id)
         lib.barfs_lanes_stop(self._lanes)

@@ -7,13 +7,13 @@
 
 #include "fuse/workers.h"
 
-/* A socket cannot be spliced.  With ATOMIC_O_TRUNC the kernel takes an opened file's size for 0, and
- * an append would go to register 0. */
+/* A socket cannot be spliced.  With ATOMIC_O_TRUNC the kernel takes the size of an opened file for
+ * 0, and an append would write register 0. */
 static const uint32_t REFUSED_FLAGS =
     FUSE_SPLICE_READ | FUSE_SPLICE_WRITE | FUSE_SPLICE_MOVE | FUSE_ATOMIC_O_TRUNC;
 
-/* Requests of asynchronous I/O, of all devices, that the kernel sends before it makes others wait: with
- * its own 12, a device that hangs would soon hold up the others. */
+/* The number of asynchronous requests, over all devices, that the kernel sends before it queues
+ * further ones: with its default of 12, a device that hangs would soon block the others. */
 static const uint16_t MOST_BACKGROUND = UINT16_MAX;
 
 void barfs_handshake_request(void *body)
@@ -33,7 +33,7 @@ void barfs_handshake_reply(void *body, size_t size)
     out->flags &= ~REFUSED_FLAGS;
     if (out->max_write > BARFS_MOST_DATA)
         out->max_write = BARFS_MOST_DATA;
-    if (out->max_pages > most_pages) /* of a READ, too */
+    if (out->max_pages > most_pages) /* limits READ, too */
         out->max_pages = (uint16_t)most_pages;
     out->max_background = MOST_BACKGROUND;
     out->congestion_threshold = MOST_BACKGROUND;

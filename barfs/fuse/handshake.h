@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * FUSE_INIT on its way between the kernel and libfuse: what neither may agree to with a gate between
- * them is taken out.
+ * Edits FUSE_INIT between the kernel and libfuse: removes features that cannot work through a gate.
  */
 #ifndef BARFS_HANDSHAKE_H
 #define BARFS_HANDSHAKE_H
@@ -10,10 +9,10 @@
 
 #pragma GCC visibility push(hidden)
 
-/* Look over the body of the request, which has at least its `flags`. */
+/* Edit the body of the request, which is long enough for its `flags`. */
 void barfs_handshake_request(void *body);
 
-/* Look over the body of the reply, `size` bytes; an error has none. */
+/* Edit the body of the reply, `size` bytes long; an error has no body. */
 void barfs_handshake_reply(void *body, size_t size);
 
 #pragma GCC visibility pop

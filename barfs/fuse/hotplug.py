@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A mount of all devices that VFIO drivers hold, now and later.
+"""Hot-plug: a mount of every device that a VFIO driver binds, now and later.
 
-Rule 1: a device that cannot be opened is a line in the log, and nobody else's matter.
-Rule 2: devices leave as in every mount: when the kernel asks for them (`mounted_devices`).
+Rule 1: a device that cannot be opened is logged and does not affect the others.
+Rule 2: devices leave as in every mount: when the kernel reclaims them (`mounted_devices`).
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AllDevices:
-    """Every PCI function that is bound to a VFIO driver and can be opened, now and later."""
+    """Every PCI function that a VFIO driver binds and that can be opened, now and later."""
 
     options: Options
 
@@ -33,15 +33,15 @@ class AllDevices:
         found = (self._try_open(bdf) for bdf in machine.functions() if machine.is_vfio(bdf))
         return [device for device in found if device is not None]
 
-    def source(self, opened: Sequence[Device]) -> str:
-        return opened[0].source if opened else "all"
+    def source(self, devices: Sequence[Device]) -> str:
+        return devices[0].source if devices else "all"
 
     async def follow(self, mounted: MountedDevices) -> None:
-        """Add the devices that VFIO drivers bind, until cancelled. Raises OSError."""
+        """Add devices as VFIO drivers bind them, until cancelled. Raises OSError."""
         machine = Machine()
         events = Uevents()
         try:
-            # What was bound between `open` and the subscription.
+            # A device may have been bound between `open` and the subscription.
             candidates = machine.functions()
             while True:
                 for bdf in candidates:
@@ -49,7 +49,7 @@ class AllDevices:
                         continue
                     device = await trio.to_thread.run_sync(self._try_open, bdf)
                     if device is not None:
-                        log.info("%s has come", device.source)
+                        log.info("added %s", device.source)
                         mounted.add([device])
                 bound = await events.next_bound()
                 candidates = [bound.bdf] if bound.bdf is not None else machine.functions()
@@ -60,5 +60,5 @@ class AllDevices:
         try:
             return open_device(DeviceName.parse(str(bdf)), self.options)
         except BarfsError as error:
-            log.warning("%s is left out: %s", bdf, error)
+            log.warning("cannot add %s: %s", bdf, error)
             return None

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The life of a mount: made, announced, served, ended.
+"""The life of a mount: open the devices, mount, announce, serve, end.
 
-Rule 1: devices are open before the mount exists, and closed after it is gone.
-Rule 2: ready means that the mount has answered.
-Rule 3: SIGTERM, SIGINT and SIGHUP end it within the grace period, whatever a device does; a second
-        signal ends it at once.
-Rule 4: nothing that can block on the mount itself (its unmounting, a look into it) runs on the trio
-        thread, which has to answer.
+Rule 1: devices are opened before the mount exists and closed after it is gone.
+Rule 2: a mount is ready once it has answered a request.
+Rule 3: SIGTERM, SIGINT and SIGHUP end a mount within the grace period, even if a device hangs; a
+        second signal ends it at once.
+Rule 4: the trio thread answers requests, so anything that can block on the mount itself (unmounting
+        it, looking into it) runs elsewhere.
 """
 
 import contextlib
@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 
 
 class _Signals:
-    """The signals that end a mount: before it is made, through the process's `finally` clauses, and
-    from then on, by whoever waits for them. (Not trio's receiver: many at once can lock it up.)"""
+    """Signals that end a mount. Until mounting begins they raise `Ended`, as in any command; from
+    then on they wake the task in `wait`. (trio's own receiver can lock up when many come at once.)
+    """
 
     def __init__(self) -> None:
         self.mounting = False
@@ -62,15 +63,14 @@ class _Signals:
             os.close(self._fd)
 
     async def wait(self) -> None:
-        """Wait for one that has not been waited for yet."""
+        """Wait for a signal that no earlier call returned for."""
         await trio.lowlevel.wait_readable(self._fd)
         os.eventfd_read(self._fd)
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Callbacks of a mount: `ready` once it has answered, `stopping` when it takes no more
-    requests."""
+    """A mount calls `ready` once it has answered, and `stopping` when it takes no more requests."""
 
     ready: Callable[[], object]
     stopping: Callable[[], object] = lambda: None
@@ -80,18 +80,18 @@ class DeviceSet(Protocol):
     """The devices of a mount."""
 
     def open(self) -> Sequence[Device]:
-        """Open those that the mount has from its start."""
+        """Open the devices that the mount starts with."""
 
-    def source(self, opened: Sequence[Device]) -> str:
-        """The source that the mount shows for the first of them."""
+    def source(self, devices: Sequence[Device]) -> str:
+        """The mount source that names the first device."""
 
     async def follow(self, mounted: MountedDevices) -> None:
-        """Add devices that come later, until cancelled."""
+        """Add devices that appear later, until cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedDevices:
-    """The devices that the user named; no others come."""
+    """The devices that the user named; none appear later."""
 
     names: Sequence[DeviceName]
     options: Options
@@ -99,7 +99,7 @@ class NamedDevices:
     def open(self) -> Sequence[Device]:
         return attach(self.names, self.options)
 
-    def source(self, opened: Sequence[Device]) -> str:
+    def source(self, devices: Sequence[Device]) -> str:
         return self.names[0].shown
 
     async def follow(self, mounted: MountedDevices) -> None:
@@ -122,8 +122,8 @@ class Mount:
     def serve(self) -> None:
         """Open the devices, mount them and serve until the end.
 
-        Returns when the mount is gone and the devices are closed. Raises MountError, and what
-        opening the devices raises.
+        Returns when the mount is gone and the devices are closed. Raises MountError, and the errors
+        of `DeviceSet.open`.
         """
         with self._signals.handled(), contextlib.ExitStack() as stack:
             devices = self._devices.open()
@@ -151,29 +151,29 @@ class Mount:
     def _mount(self, devices: Sequence[Device]) -> FuseMount:
         source = self._devices.source(devices)
         if len(devices) > 1:
-            # The options of a mount must fit in one page, so not all sources.
+            # Mount options must fit in one page, which all sources may not.
             source += f"+{len(devices) - 1}"
         try:
             return FuseMount(self._mountpoint, source=source, options=self._options.fuse_options())
         except MountError:
-            if self._signals.first:  # a terminal's ^C ends the helper, too
+            if self._signals.first:  # ^C on a terminal also ends fusermount3
                 raise Ended(self._signals.first) from None
             raise
 
     def _run(self, filesystem: Filesystem, gate: Gate, mounted: MountedDevices) -> None:
-        """Answer the mount's requests until its end."""
+        """Answer the mount's requests until it ends."""
         pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
         stopped = False
         try:
             stopped = trio.run(self._session, gate, mounted)
         finally:
             pyfuse3.close(unmount=False)
-            # A gate that has not stopped is still in use, by an access that does not come back.
+            # An access that hangs still uses a gate that has not stopped.
             if stopped:
                 gate.close()
 
     async def _session(self, gate: Gate, mounted: MountedDevices) -> bool:
-        """Serve until the end; returns whether every access has come back."""
+        """Serve until the end; returns whether every access has finished."""
         stopped = False
         token = trio.lowlevel.current_trio_token()
 
@@ -202,7 +202,7 @@ class Mount:
 
     async def _end_on_signal(self, scope: trio.CancelScope) -> None:
         await self._signals.wait()
-        log.info("%s: ending on a signal", self._mountpoint)
+        log.info("unmounting %s on a signal", self._mountpoint)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_within_grace, scope)
             await self._signals.wait()
@@ -211,7 +211,7 @@ class Mount:
     async def _end_within_grace(self, scope: trio.CancelScope) -> None:
         scope.deadline = trio.current_time() + GRACE
         with contextlib.suppress(OSError):
-            # Lazily: files may be open, and a hung request must not keep the name in the tree.
+            # Lazily: files may be open, and a hung request must not keep the mount in the tree.
             await trio.run_process(
                 unmount_command(self._mountpoint, lazy=True),
                 check=False,

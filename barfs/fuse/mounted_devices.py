@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The devices of a mount, from the moment they are in it until they are given back.
+"""The devices of a mount, from joining it until their release.
 
-Rule 1: a device is in three places, the tree, the gate and the mount's own description, and comes
-        and goes in all three at once.
-Rule 2: a device that the kernel wants back is refused to everyone first, then waited for, then
-        unmapped and closed: the kernel's unbinding waits for the last of these.
-Rule 3: one device that leaves, or that does not come back from an access, is nobody else's matter.
+Rule 1: a device is in three places, the tree, the gate and the mount's own description; it joins
+        and leaves all three together.
+Rule 2: when the kernel reclaims a device, the mount first fails new requests, then waits for
+        running accesses, then unmaps and closes the device: the unbind waits for the close.
+Rule 3: a device that leaves, or hangs in an access, must not affect any other.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class MountedDevices:
-    """Puts devices into `tree` and `gate`, and listens to what they signal."""
+    """Adds devices to `tree` and `gate`, and acts on their signals."""
 
     def __init__(self, tree: Tree, gate: Gate) -> None:
         self._tree = tree
@@ -40,7 +40,7 @@ class MountedDevices:
         self._watching = False
 
     def add(self, devices: Iterable[Device]) -> None:
-        """Let devices be seen and accessed: before `watch`, or from the same thread."""
+        """Make devices visible and accessible. Call it before `watch`, or from the same thread."""
         for device in devices:
             files = self._tree.add(device)
             self._gates[device] = self._gate.add_device(
@@ -56,11 +56,11 @@ class MountedDevices:
         self._describe()
 
     def has(self, bdf: Bdf) -> bool:
-        """Whether a device of this address is in the mount."""
+        """Whether the mount has a device with this address."""
         return any(device.bdf == bdf for device in self._gates)
 
     def close(self) -> None:
-        """Give back every device that is still here; the mount is gone."""
+        """Close every remaining device, after the mount is gone."""
         for device in self._gates:
             device.close(grace=0)
 
@@ -70,18 +70,18 @@ class MountedDevices:
         info = MountInfo(os.getpid(), sources, os.fspath(traces[0]) if traces else None)
         inode = self._tree.set_info(info.to_text())
         if self._watching:
-            # The kernel keeps sizes until it is told.
+            # The kernel caches sizes.
             pyfuse3.invalidate_inode(inode)
 
     async def watch(self) -> None:
-        """Do what the devices' signals ask for, until cancelled. Once, while the mount answers."""
+        """Act on the devices' signals until cancelled. Call it once, while the mount answers."""
         self._watching = True
         with self._epoll:
             async with trio.open_nursery() as nursery:
                 while True:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                     for fd, _events in self._epoll.poll(0):
-                        # One of the same device may have come before it.
+                        # An earlier signal of the same device may have removed this one.
                         if fd in self._signals:
                             self._hear(*self._signals[fd], nursery)
 
@@ -100,17 +100,17 @@ class MountedDevices:
         if signal.kind == "lost":
             log.error("%s is lost", device.source)
         else:
-            nursery.start_soon(self._give_back, device)
+            nursery.start_soon(self._release, device)
 
-    async def _give_back(self, device: Device) -> None:
-        log.warning("%s: the kernel wants it back, it leaves the mount", device.source)
+    async def _release(self, device: Device) -> None:
+        log.warning("the kernel reclaims %s; the mount releases it", device.source)
         self._gates.pop(device).remove()
         self._tree.remove(device)
-        # The kernel keeps names until it is told.
+        # The kernel caches names.
         pyfuse3.invalidate_entry_async(
             self._tree.bus.inode, str(device.bdf).encode(), ignore_enoent=True
         )
         self._describe()
         while not await trio.to_thread.run_sync(device.close, abandon_on_cancel=True):
             continue
-        log.warning("%s is given back", device.source)
+        log.warning("%s is released", device.source)

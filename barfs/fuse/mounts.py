@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Finding the mounts of barfs on this machine, and what each says of itself.
+"""Finds the barfs mounts of this machine, and reads the description that each gives of itself.
 
-Rule 1: a mount may hang, and any user may mount anything: a question has a deadline, and an answer
-        is checked.
+Rule 1: a mount may hang, and any user may mount anything: every query has a deadline, and every
+        answer is checked.
 """
 
 import contextlib
@@ -24,32 +24,32 @@ from barfs.text.system_errors import reason
 FSTYPE = "fuse.barfs"
 
 ANSWER_TIME = 2.0
-"""Seconds in which a mount that lives has said what it is."""
+"""Seconds that a mount gets to answer."""
 
 _LONGEST_INFO = 1 << 24
 
 
 class MountError(BarfsError):
-    """A mount that cannot be made, found or undone."""
+    """A mount cannot be made, found or removed."""
 
 
 def barfs_mounts() -> list[Path]:
-    """The mount points of barfs on this machine, newest first."""
+    """The mount points of barfs, newest first."""
     found = [entry.mountpoint for entry in mounts() if entry.fstype == FSTYPE]
     return found[::-1]
 
 
 def device_number(mountpoint: Path) -> str | None:
-    """The number of barfs's file system that is mounted there (`0:52`), None where none is."""
+    """The device number (`0:52`) of the barfs file system that is mounted there, if any."""
     found = [entry for entry in mounts() if entry.mountpoint == mountpoint]
     return found[-1].device if found and found[-1].fstype == FSTYPE else None
 
 
 def mountpoints_by_device(proc: Path = Path("/proc")) -> dict[str, Path]:
-    """The mount points of the devices that barfs has mounted, by BDF or source.
+    """The mount points of all mounted devices, by BDF or source.
 
-    A mount that does not answer this user (another user's, root's included) still shows its first
-    device, in its source.
+    A mount that does not answer this user (another user's, or root's) still names its first device
+    in its source.
     """
     found: dict[str, Path] = {}
     for entry in mounts(proc):
@@ -61,7 +61,7 @@ def mountpoints_by_device(proc: Path = Path("/proc")) -> dict[str, Path]:
 
 
 def _first_device(source: str) -> str:
-    """The BDF of a mount's first device, where its source has it; else the source."""
+    """The BDF of a mount's first device if the source contains it, else the source."""
     text = re.sub(r"\+[0-9]+\Z", "", source)
     try:
         return str(Bdf.parse(re.sub("(?s)^/sys/.*/|^vfio-user:.*,bdf=", "", text)))
@@ -71,11 +71,11 @@ def _first_device(source: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MountInfo:
-    """What a mount says of itself in its hidden `.barfs`: its process, the sources of its devices
-    by BDF, and the file of its trace.
+    """The description in a mount's hidden `.barfs`: its process, the sources of its devices by BDF,
+    and its trace file.
 
-    As JSON, names have to be Unicode; `bytes` has the bytes of those that are not, in hexadecimal,
-    by what is in the place of each."""
+    JSON strings are Unicode. For a name that is not, `bytes` maps the string in its place to the
+    name's bytes in hexadecimal."""
 
     pid: int
     devices: dict[str, str]
@@ -89,9 +89,9 @@ class MountInfo:
 
     @classmethod
     def read(cls, mountpoint: Path) -> "MountInfo | None":
-        """None where the mount does not answer within `ANSWER_TIME`, or not to this user."""
+        """None if the mount does not answer this user within `ANSWER_TIME`."""
         found: list[MountInfo | None] = []
-        # Whoever asks a mount whose process is stopped may wait for ever; let a thread do it.
+        # A read from a mount whose process is stopped may never return, so a thread does it.
         asking = threading.Thread(target=lambda: found.append(cls._ask(mountpoint)), daemon=True)
         asking.start()
         asking.join(ANSWER_TIME)
@@ -105,7 +105,7 @@ class MountInfo:
 
     @classmethod
     def from_text(cls, text: bytes) -> "MountInfo":
-        """Read what `to_text` wrote. Raises UsageError: any user may mount anything."""
+        """The inverse of `to_text`. Raises UsageError for any other text."""
         try:
             data = json.loads(text)
             exact = data.get("bytes", {})
@@ -113,7 +113,7 @@ class MountInfo:
             def decoded(text: str) -> str:
                 name = bytes.fromhex(exact[text]) if text in exact else text.encode()
                 if b"\0" in name:
-                    raise ValueError(f"{text!r} is no name")
+                    raise ValueError(f"{text!r} contains a NUL")
                 return os.fsdecode(name)
 
             sources = data["devices"].items()
@@ -121,7 +121,7 @@ class MountInfo:
             trace = None if data["trace"] is None else decoded(data["trace"])
             return cls(int(data["pid"]), devices, trace)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UsageError(f"not the description of a mount: {error}") from None
+            raise UsageError(f"invalid description of a mount: {error}") from None
 
 
 def layouts_in(directory: Path) -> dict[str, Layout]:
@@ -134,7 +134,7 @@ def layouts_in(directory: Path) -> dict[str, Layout]:
 
 
 def find_device(name: str) -> Path | None:
-    """The directory of a device in a mount of barfs, by BDF or by the source it was opened with."""
+    """The directory of a mounted device, by its BDF or the source it was opened from."""
     for mountpoint in barfs_mounts():
         info = MountInfo.read(mountpoint)
         for bdf, source in info.devices.items() if info else ():

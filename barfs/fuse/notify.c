@@ -67,7 +67,7 @@ void barfs_notify_run(struct barfs_notify *notify)
         }
         STAILQ_REMOVE_HEAD(&notify->waiting, next);
         pthread_mutex_unlock(&notify->lock);
-        /* What the kernel does not know (ENOENT) it need not forget. */
+        /* ENOENT: the kernel has nothing cached that it should forget. */
         while (write(notify->fd, notification->message, notification->size) < 0 && errno == EINTR)
             ;
         free(notification);

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What stands in a mount: directories, text files, region files, links; their inode numbers.
+"""The nodes of a mount: directories, text files, region files and links, by inode number.
 
-Rule 1: pure; no FUSE, no errno. `barfs.fuse.filesystem` serves what is described here.
-Rule 2: an inode number is never used again; a device that comes back gets new ones.
-Rule 3: the number of a region's layout is the next one after the region's.
-Rule 4: in `bus/` stand only names that parse as `dddd:bb:dd.f`, or pciutils gives up.
+Rule 1: pure: no FUSE, no errno. `barfs.fuse.filesystem` serves this tree.
+Rule 2: inode numbers are never reused; a device that comes back gets new ones.
+Rule 3: a region's layout has the inode number after the region's.
+Rule 4: every name in `bus/` parses as `dddd:bb:dd.f`; pciutils gives up at any other. `flat/` has
+        the same devices under names without colons.
 """
 
 import itertools
@@ -18,18 +19,18 @@ from barfs.region import Region
 
 ROOT_INODE = 1
 INFO_NAME = b".barfs"
-"""A file of the root that is found but not listed: which process and devices this mount is."""
+"""A file in the root that can be opened but is not listed: the mount's process and devices."""
 
 KERNEL_NAME = b".kernel"
-"""A directory of the root that is found but not listed: what the links of devices lead to. As in
-sysfs, what counts is the last name of the path (`basename $(readlink driver)`)."""
+"""A directory in the root that can be opened but is not listed: the targets of the devices' links.
+As in sysfs, only the last name of the path matters (`basename $(readlink driver)`)."""
 
 _BLOCK = 512
 
 
 @dataclass(slots=True)
 class Node:
-    """A file of the tree. `mode` has type and permissions, `blksize` becomes `st_blksize`."""
+    """A file of any type. `mode` has type and permissions, `blksize` becomes `st_blksize`."""
 
     inode: int
     mode: int
@@ -38,7 +39,7 @@ class Node:
 
     @property
     def blocks(self) -> int:
-        """512-byte blocks; never 0 for content, or `tar -S` takes the file for a hole."""
+        """512-byte blocks; never 0 for content, or `tar -S` stores the file as a hole."""
         return -(-self.size // _BLOCK)
 
 
@@ -66,8 +67,8 @@ class RegionFile(Node):
 class Tree:
     """The nodes of one mount, by inode number.
 
-    Region files are for the owner alone, all else can be read by everyone the mount lets in. With
-    a `umask`, every file has the permissions that it leaves, as in other file systems.
+    Only the owner can access region files; every user that the mount admits can read the rest.
+    A `umask` applies to all files instead, as in other file systems.
     """
 
     def __init__(self, *, umask: int | None = None) -> None:
@@ -78,9 +79,10 @@ class Tree:
         self.root = self._directory(None, b"")
         self.bus = self._directory(self.root, b"bus")
         self._link(self.root, b"devices", b"bus")
+        self.flat = self._directory(self.root, b"flat")
 
     def add(self, device: Device) -> list[RegionFile]:
-        """Give a device its directory in `bus/`; returns the files of its regions."""
+        """Make a device's directory in `bus/`; returns the files of its regions."""
         files = []
         directory = self._directory(self.bus, str(device.bdf).encode())
         for name, region in device.regions.items():
@@ -102,11 +104,13 @@ class Tree:
             self._kernel_directory(target)
             place = f"../../{KERNEL_NAME.decode()}/{target}"
             self._link(directory, name.encode(), os.fsencode(place))
+        self._link(self.flat, device.bdf.flat.encode(), f"../bus/{device.bdf}".encode())
         return files
 
     def remove(self, device: Device) -> None:
-        """Take a device's directory and files out of the tree."""
+        """Remove a device's directory with everything in it, and its link."""
         self._forget(self.bus.children.pop(str(device.bdf).encode()))
+        self._forget(self.flat.children.pop(device.bdf.flat.encode()))
 
     def set_info(self, text: str) -> int:
         """Set the content of the hidden `.barfs`; returns its inode number."""
@@ -117,7 +121,7 @@ class Tree:
         return self._text(self.root, INFO_NAME.decode(), text)
 
     def lookup(self, directory: Directory, name: bytes) -> Node | None:
-        """What a name in a directory means; None where there is no such file."""
+        """The node that a name in a directory refers to, if any."""
         if name == b".":
             return directory
         if name == b"..":
@@ -125,12 +129,12 @@ class Tree:
         return directory.children.get(name)
 
     def listing(self, directory: Directory) -> Iterator[tuple[bytes, Node]]:
-        """The names that `ls` shows."""
+        """The names that `ls` shows, with their nodes."""
         hidden = (INFO_NAME, KERNEL_NAME)
         return (item for item in directory.children.items() if item[0] not in hidden)
 
     def _forget(self, node: Node) -> None:
-        """Drop the number of a node, and of everything below it."""
+        """Drop a node and everything below it."""
         del self.nodes[node.inode]
         if isinstance(node, Directory):
             for child in node.children.values():
@@ -151,7 +155,7 @@ class Tree:
         return node
 
     def _kernel_directory(self, target: str) -> None:
-        """Make an empty directory `target` below `.kernel/`; it stays, for others with the same."""
+        """Make an empty directory `target` below `.kernel/`, and keep it: devices may share it."""
         directory = self.root
         for name in (KERNEL_NAME, *os.fsencode(target).split(b"/")):
             child = directory.children.get(name)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The lock is held for list surgery and for answers that come early; never during a transfer.
+ * The lock is held for list operations and for early answers, never during a transfer.
  */
 #define _GNU_SOURCE
 #include "fuse/workers.h"
@@ -20,8 +20,8 @@ _Static_assert(sizeof(struct barfs_request) <= HUGE_PAGE, "a request fits in a h
 static const int PATIENT_NICE = 19;
 static const int64_t TICK_NS = 100000000;
 
-/* How long after its deadline a request that runs is given up: its access may know better itself, or
- * just be about to come back. */
+/* The time that a running request gets after its deadline: its access may have a limit of its own,
+ * or be about to return. */
 static const int64_t SLACK_NS = 200000000;
 
 int barfs_workers_init(struct barfs_workers *workers, barfs_answer_fn *answer, void *context)
@@ -53,9 +53,9 @@ destroy_lock:
     return error;
 }
 
-/* A request in a mapping of its own, so that the pages go back to the kernel with it.  The first ones
- * are in huge pages, and kept: with small ones a long transfer takes a third longer.  Their number is
- * bounded, since a huge page is all there as soon as one byte of it is. */
+/* A request has a mapping of its own, so that freeing it returns its pages to the kernel.  The
+ * first ones are in huge pages, and kept: with small pages a long transfer takes a third longer.
+ * Their number is bounded, since touching one byte of a huge page allocates all of it. */
 static struct barfs_request *make_request(bool huge)
 {
     const size_t size = huge ? HUGE_PAGE : sizeof(struct barfs_request);
@@ -90,7 +90,7 @@ void barfs_workers_destroy(struct barfs_workers *workers)
         SLIST_REMOVE_HEAD(&workers->spare, next_spare);
         free_request(request);
     }
-    /* Answered, but in a lane that never got a thread. */
+    /* These were answered, but their lane never got a thread. */
     while ((request = TAILQ_FIRST(&workers->pending)) != NULL) {
         TAILQ_REMOVE(&workers->pending, request, next_pending);
         free_request(request);
@@ -136,7 +136,7 @@ static bool claim(struct barfs_request *request, enum barfs_request_state from,
     return atomic_compare_exchange_strong(&request->state, &from, to);
 }
 
-/* With the lock held: end a request before its time; one that waits is answered. */
+/* With the lock held: answer a waiting request, stop a running one. */
 static void end_early(struct barfs_workers *workers, struct barfs_request *request, int error)
 {
     if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
@@ -190,7 +190,7 @@ struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers)
     return request;
 }
 
-/* With the lock held: nobody uses the request any more. */
+/* With the lock held: release a request. */
 static void spare(struct barfs_workers *workers, struct barfs_request *request)
 {
     if (request->kept)
@@ -234,13 +234,13 @@ void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request)
     wake_watch = !workers->watching;
     workers->watching = true;
     pthread_mutex_unlock(&workers->lock);
-    /* Now that who wakes up finds the lock free. Lanes live as long as the queue. */
+    /* Signal after unlocking, so that the woken thread finds the lock free.  Lanes outlive us. */
     pthread_cond_signal(&lane->wake);
     if (wake_watch)
         pthread_cond_signal(&workers->watch);
 }
 
-/* With the lock held: the request is done with. */
+/* With the lock held: remove and release a finished request. */
 static void retire(struct barfs_workers *workers, struct barfs_request *request)
 {
     TAILQ_REMOVE(&workers->pending, request, next_pending);
@@ -252,7 +252,7 @@ static inline int64_t later(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* With the lock held: from when on the device owes this request an answer. */
+/* With the lock held: when the device began to owe this request an answer. */
 static int64_t owed_since(const struct barfs_request *request)
 {
     const struct barfs_lane *lane = request->lane;
@@ -271,7 +271,7 @@ static int64_t owed_since(const struct barfs_request *request)
     return since;
 }
 
-/* With the lock held: whether the device has been silent for longer than is allowed, by `slack_ns`. */
+/* With the lock held: whether the device has exceeded the timeout by `slack_ns`. */
 static bool is_late(const struct barfs_request *request, int64_t now, int64_t slack_ns)
 {
     int64_t timeout = request->control.timeout_ns;
@@ -279,8 +279,7 @@ static bool is_late(const struct barfs_request *request, int64_t now, int64_t sl
     return timeout != 0 && now - owed_since(request) >= timeout + slack_ns;
 }
 
-/* With the lock held: whether a request that was claimed is done at all.  One whose device has used up
- * its time before is not begun. */
+/* With the lock held: begin a claimed request; false if its device has already used up its time. */
 static bool begin(struct barfs_lane *lane, struct barfs_request *request)
 {
     if (is_late(request, barfs_now_ns(), 0))
@@ -305,10 +304,10 @@ void barfs_lane_run(struct barfs_lane *lane)
     if (lane->patient) {
         const struct sched_param none = {0};
 
-        /* Its messages preempt nobody as they come back, and nobody waits for it for long. Not
-         * SCHED_IDLE: on a busy machine, who has the interpreter's lock, or the device's, could wait
-         * for seconds to give it away. Both are allowed to everybody; where they are not, long
-         * transfers cost the short ones some time. */
+        /* Its replies must preempt no other thread: its clients wait long anyhow.  Not
+         * SCHED_IDLE: on a busy machine, a thread that holds the interpreter's lock, or the
+         * device's, could take seconds to release it.  Any process may set both; if a sandbox
+         * forbids it, long transfers cost the short ones some time. */
         pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
         setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), PATIENT_NICE);
     }
@@ -333,7 +332,7 @@ void barfs_lane_run(struct barfs_lane *lane)
                                         request->message + BARFS_PAYLOAD, request->count,
                                         request->direction, &request->control);
             if (result == -EINTR && atomic_load(&lane->stopping))
-                result = -ENODEV; /* or a client that tries again does so for nothing */
+                result = -ENODEV; /* EINTR would make the client retry in vain */
             if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
                 workers->answer(workers->context, request, result);
             pthread_mutex_lock(&workers->lock);
@@ -358,7 +357,7 @@ void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique)
     pthread_mutex_unlock(&workers->lock);
 }
 
-/* With the lock held: answer what is late.  One that runs notices by itself between accesses. */
+/* With the lock held: answer late requests.  A running one checks by itself between accesses. */
 static void answer_late(struct barfs_workers *workers)
 {
     int64_t now = barfs_now_ns();
@@ -379,7 +378,7 @@ void barfs_workers_watch(struct barfs_workers *workers)
 
     pthread_mutex_lock(&workers->lock);
     while (!workers->stopping) {
-        /* One quiet tick before going to sleep: a stream of requests does not wake us for each. */
+        /* Sleep only after a quiet tick, so that a stream of requests does not wake us for each. */
         bool busy = !TAILQ_EMPTY(&workers->pending);
 
         if (busy || was_busy) {

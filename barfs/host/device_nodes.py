@@ -39,7 +39,7 @@ def user_may_open(device_node: Path, uid: int) -> bool:
 
 
 def _needed(machine: Machine, device_node: Path) -> tuple[Path, Path]:
-    """What is opened for a function with this device node: beside it iommufd, or the container."""
+    """The device nodes to open together: this one and iommufd, or the container for a group."""
     is_cdev = device_node.parent == machine.dev / "vfio/devices"
     return device_node, machine.iommufd if is_cdev else machine.container
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What keeps a file system alive that was unmounted in one place: its mounts in other places.
+"""The other mounts that keep a file system alive after it was unmounted in one place.
 
-A bind mount is one, and so is the copy that every mount namespace got when it was made: a
-container's, a service's with a private /tmp, `unshare -m`. The file system ends with its last one.
+They are bind mounts, and the copies that a new mount namespace gets: that of a container, of a
+service with a private /tmp, of `unshare -m`. The file system ends with its last mount.
 
 Rule 1: reading only; what this user may not see is left out.
 """
@@ -22,14 +22,14 @@ _MOST_NAMED = 4
 
 @dataclass(slots=True)
 class _Namespace:
-    """A mount namespace that has the file system: where, and the processes that live in it."""
+    """A mount namespace with the file system: its mount points there, and the processes in it."""
 
     mountpoints: list[Path]
     pids: list[str] = field(default_factory=list)
 
 
 def holders(device: str, proc: Path = Path("/proc")) -> list[str]:
-    """The mounts of the file system with this number (`0:52`), each with what to do about it."""
+    """The mounts of the file system with this device number (`0:52`), each with its remedy."""
     found = [f"at {path} (umount {shell_word(path)})" for path in _places(mounts(proc), device)]
     for namespace in _other_namespaces(device, proc):
         path, first = namespace.mountpoints[0], namespace.pids[0]
@@ -50,7 +50,7 @@ def _places(entries: Iterator[MountEntry], device: str) -> list[Path]:
 
 
 def _other_namespaces(device: str, proc: Path) -> list[_Namespace]:
-    """Those of other processes, by number; where that is not shown, by what is mounted."""
+    """The namespaces of other processes, told apart by number or, where it is hidden, by mounts."""
     own = _identity(proc / "self"), read_bytes(proc / "self/mountinfo")
     found: dict[bytes, _Namespace] = {}
     for pid in sorted(filter(str.isdecimal, os.listdir(proc)), key=int):

@@ -10,58 +10,38 @@ from pathlib import Path
 
 from barfs.host.device_nodes import MayOpen, first_closed, may_open
 from barfs.host.in_use import dependents, openers
+from barfs.host.pci_ids import Ids, Names, find_pci_ids, names_of
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text import dump_json, printable
 
-# PCI Code and ID Assignment Specification: base classes.
-_CLASSES = {
-    0x01: "storage",
-    0x02: "network",
-    0x03: "display",
-    0x04: "multimedia",
-    0x05: "memory",
-    0x06: "bridge",
-    0x07: "communication",
-    0x08: "system",
-    0x09: "input",
-    0x0B: "processor",
-    0x0C: "serial bus",
-    0x0D: "wireless",
-    0x10: "encryption",
-    0x11: "signal processing",
-    0x12: "accelerator",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A PCI function: ids, class (24 bits), driver, IOMMU group, device node, mount, obstacle.
+    """A PCI function: ids and their names, driver, IOMMU group, device node, mount, obstacle.
 
     `obstacle` is None if `barfs mount` should work, or the function is already mounted.
     """
 
     bdf: Bdf
-    vendor: int
-    device: int
-    class_code: int
+    ids: Ids
+    names: Names
     driver: str | None
     group: int | None
     device_node: Path | None
     mounted: Path | None
     obstacle: str | None
 
-    @property
-    def class_name(self) -> str:
-        return _CLASSES.get(self.class_code >> 16, "")
-
     def to_json(self) -> dict[str, object]:
         """Plain values: integers, strings, null."""
         return {
             "bdf": str(self.bdf),
-            "vendor": self.vendor,
-            "device": self.device,
-            "class": self.class_code,
+            "vendor": self.ids.vendor,
+            "vendor_name": self.names.vendor,
+            "device": self.ids.device,
+            "device_name": self.names.device,
+            "class": self.ids.class_code,
+            "class_name": self.names.class_,
             "driver": self.driver,
             "iommu_group": self.group,
             "node": None if self.device_node is None else str(self.device_node),
@@ -74,18 +54,28 @@ def functions(
     machine: Machine, mounted: Mapping[str, Path], may_open: MayOpen = may_open
 ) -> list[Function]:
     """All functions, in order. `mounted` has the mount points of devices by BDF."""
-    return [_function(machine, bdf, mounted.get(str(bdf)), may_open) for bdf in machine.functions()]
+    ids = {bdf: _ids(machine, bdf) for bdf in machine.functions()}
+    names = names_of(ids.values(), find_pci_ids(machine.usr))
+    return [
+        _function(machine, bdf, own, names[own], mounted.get(str(bdf)), may_open)
+        for bdf, own in ids.items()
+    ]
 
 
-def _function(machine: Machine, bdf: Bdf, mounted: Path | None, may_open: MayOpen) -> Function:
+def _ids(machine: Machine, bdf: Bdf) -> Ids:
+    return Ids(*(machine.attribute(bdf, name) for name in ("vendor", "device", "class")))
+
+
+def _function(
+    machine: Machine, bdf: Bdf, ids: Ids, names: Names, mounted: Path | None, may_open: MayOpen
+) -> Function:
     device_nodes = machine.device_nodes(bdf)
     closed = [first_closed(machine, node, may_open) for node in device_nodes]
     usable = [node for node, obstacle in zip(device_nodes, closed, strict=True) if not obstacle]
     return Function(
         bdf,
-        machine.attribute(bdf, "vendor"),
-        machine.attribute(bdf, "device"),
-        machine.attribute(bdf, "class"),
+        ids,
+        names,
         machine.driver(bdf),
         machine.find_iommu_group(bdf),
         next(iter([*usable, *device_nodes]), None),
@@ -119,7 +109,7 @@ def _obstacle(machine: Machine, bdf: Bdf, closed: list[Path | None]) -> str | No
     return f"is in use by {users[0]}" if users else None
 
 
-_HEADINGS = ("BDF", "ID", "CLASS", "DRIVER", "GROUP", "NODE", "MOUNTED", "IN THE WAY")
+_HEADINGS = ("BDF", "ID", "CLASS", "DEVICE", "DRIVER", "GROUP", "NODE", "MOUNTED", "IN THE WAY")
 
 
 def to_table(found: Iterable[Function]) -> str:
@@ -134,6 +124,7 @@ def to_table(found: Iterable[Function]) -> str:
 
 
 def _cells(function: Function) -> tuple[str, ...]:
+    ids, names = function.ids, function.names
     values = (
         function.driver,
         function.group,
@@ -143,8 +134,9 @@ def _cells(function: Function) -> tuple[str, ...]:
     )
     return (
         str(function.bdf),
-        f"{function.vendor:04x}:{function.device:04x}",
-        f"{function.class_code >> 8:04x} {function.class_name}".rstrip(),
+        f"{ids.vendor:04x}:{ids.device:04x}",
+        f"{ids.class_code >> 8:04x} {printable(names.class_ or '')}".rstrip(),
+        printable(" ".join(filter(None, (names.vendor, names.device))) or "-"),
         *("-" if value is None else printable(value) for value in values),
     )
 

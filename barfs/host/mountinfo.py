@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What is mounted on this machine, as /proc/PID/mountinfo has it (proc_pid_mountinfo(5)).
+"""The mounts of a process, from /proc/PID/mountinfo (proc_pid_mountinfo(5)).
 
-Rule 1: reading only; the kernel's text is bytes, and a name may hold any.
+Rule 1: reading only; the kernel's text is bytes, and a name may hold any of them.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class MountEntry:
-    """A line of `/proc/self/mountinfo`: where, which type, source and device (`8:1`)."""
+    """A line of mountinfo: mount point, type, source and device number (`8:1`)."""
 
     mountpoint: Path
     fstype: str
@@ -22,12 +22,12 @@ class MountEntry:
 
 
 def mounts(proc: Path = Path("/proc")) -> Iterator[MountEntry]:
-    """What is mounted, in the order of mounting."""
+    """The mounts that this process sees, in the order of mounting."""
     return read_mounts((proc / "self/mountinfo").read_bytes())
 
 
 def read_mounts(text: bytes) -> Iterator[MountEntry]:
-    """The mounts in the text of a `mountinfo` (proc_pid_mountinfo(5)), in its order."""
+    """The mounts in the text of a mountinfo, in its order; lines that are no mounts are skipped."""
     for line in text.split(b"\n"):
         before, separator, after = line.partition(b" - ")
         places, types = before.split(b" "), after.split(b" ")
@@ -39,7 +39,7 @@ def read_mounts(text: bytes) -> Iterator[MountEntry]:
 
 
 def unescape(field: bytes) -> str:
-    """A name in which the kernel wrote blanks, newlines and backslashes as octal numbers."""
+    """Decode a name in which the kernel wrote blanks, newlines and backslashes in octal."""
     return os.fsdecode(
         re.sub(rb"\\([0-3][0-7]{2})", lambda match: bytes([int(match[1], 8)]), field)
     )

@@ -29,6 +29,7 @@ class Machine:
     proc: Path = Path("/proc")
     etc: Path = Path("/etc")
     run: Path = Path("/run/barfs")
+    usr: Path = Path("/usr")
 
     @property
     def container(self) -> Path:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The kernel's word that a driver has taken a PCI function: uevents over netlink.
+"""Uevents, by which the kernel reports over netlink that a driver was bound to a PCI function.
 
-Rule 1: only what the kernel itself sent counts; any process may send to the socket.
-Rule 2: an event is a hint to look, never a fact: by the time it is read, things may have changed.
-        Where events were lost, everything is looked at.
+Rule 1: only messages from the kernel count; any process may send to the socket.
+Rule 2: an event is a hint to look, never a fact: things may change before it is read. After events
+        were lost, every function is examined.
 
-Format: `lib/kobject_uevent.c`; `bind` events are there since Linux 4.14.
+Format: `lib/kobject_uevent.c`; Linux sends `bind` events since 4.14.
 """
 
 import errno
@@ -25,13 +25,13 @@ _LONGEST = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A driver was bound to the function at `bdf`; None: events were lost, it may be any."""
+    """A driver was bound to the function at `bdf`, or, if None after lost events, to any."""
 
     bdf: Bdf | None
 
 
 def parse(message: bytes) -> Bound | None:
-    """What a message of the kernel says; None where it is about something else."""
+    """Decode a message of the kernel; None if it is about something else."""
     _head, *lines = message.split(b"\0")
     fields = dict(line.split(b"=", 1) for line in lines if b"=" in line)
     if fields.get(b"ACTION") != b"bind" or fields.get(b"SUBSYSTEM") != b"pci":
@@ -43,7 +43,7 @@ def parse(message: bytes) -> Bound | None:
 
 
 class Uevents:
-    """A subscription to the kernel's uevents, from the moment it is made. Raises OSError."""
+    """A subscription to the kernel's uevents, in force once it is made. Raises OSError."""
 
     def __init__(self) -> None:
         plain = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_KOBJECT_UEVENT)

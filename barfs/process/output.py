@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Files that barfs writes for its user: whole or not at all, and in the place of nothing else.
+"""Files that barfs writes for its user, complete or not at all.
 
-Rule 1: a name keeps what it had until all of the new contents are there, whatever ends barfs
-        meanwhile. Until then they have no name (O_TMPFILE), so that nothing is left behind.
-Rule 2: only a regular file is replaced, and its owner, mode, ACL and attributes stay. Symbolic
-        links are followed, and stay. Other hard links keep the old contents.
-Rule 3: a device, a FIFO or an open descriptor (/dev/stdout, /proc/self/fd/N) is written into. A
-        directory or a socket is refused.
+Rule 1: a name keeps its old contents until the new ones are complete, however barfs ends. Until
+        then the new file has no name (O_TMPFILE), so that nothing is left behind.
+Rule 2: only a regular file is replaced, and the new one gets its owner, mode, ACL and attributes.
+        Symbolic links are followed and kept. Other hard links keep the old contents.
+Rule 3: barfs writes into a device, a FIFO or an open descriptor (/dev/stdout, /proc/self/fd/N), and
+        refuses a directory or a socket.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ from barfs.text.system_errors import reason
 _DESCRIPTORS = re.compile(r"/proc/([0-9]+)(?:/task/[0-9]+)?/fd")
 _MOST_LINKS = 40
 _NOT_COPIED = ("security.capability",)
-"""New contents are not what was trusted with them; the kernel drops them on a write, too."""
+"""Capabilities were granted to the old contents; the kernel also drops them on a write."""
 
 
 class OutputError(BarfsError):
-    """A file that could not be written to its end."""
+    """A file could not be written completely."""
 
 
 class Output(Protocol):
-    """What is written to, from the start to the end. Raises OSError."""
+    """A stream that is written from start to end. Its methods raise OSError."""
 
     def write(self, data: bytes, /) -> int: ...
     def flush(self) -> None: ...
@@ -46,8 +46,8 @@ class Output(Protocol):
 def saving(path: Path, mode: int = 0o600) -> Iterator[Output]:
     """Write `path`, or replace it when the block ends without an exception.
 
-    `mode` is that of a new file, without what the umask takes. Raises UsageError for what cannot be
-    written, OutputError where it fails at the end.
+    A new file gets `mode`, less the umask. Raises UsageError if `path` cannot be written, and
+    OutputError if completing the file fails.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -70,12 +70,12 @@ def saving(path: Path, mode: int = 0o600) -> Iterator[Output]:
             except OSError as error:
                 raise OutputError(f"{path}: {reason(error)}") from error
         finally:
-            with contextlib.suppress(OSError):  # told already, or for nothing
+            with contextlib.suppress(OSError):  # reported already, or nothing is lost
                 output.close()
 
 
 def save(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a file, or replace it. Raises UsageError, OutputError as `saving`."""
+    """Write or replace a file. Raises UsageError and OutputError like `saving`."""
     with saving(path, mode) as output:
         try:
             output.write(data)
@@ -84,20 +84,20 @@ def save(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def _resolved(path: Path) -> Path:
-    """Where symbolic links lead; not further than to an open descriptor, which is no path."""
+    """Follow symbolic links, but not beyond an open descriptor in /proc, which is not a path."""
     for _ in range(_MOST_LINKS):
         path = Path(os.path.realpath(path.parent)) / path.name
         if _DESCRIPTORS.fullmatch(str(path.parent)):
             return path
         try:
             path = path.parent / os.readlink(path)
-        except OSError:  # no link, or nothing yet
+        except OSError:  # not a link, or absent
             return path
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 class _Stream:
-    """What is written into has no place to go back to, even where it is a file (`>>`)."""
+    """An existing file or device to write into; no old contents are kept (`>>`)."""
 
     def __init__(self, fd: int) -> None:
         self._file = os.fdopen(fd, "wb")
@@ -111,7 +111,7 @@ class _Stream:
 
 
 def _into_existing(path: Path, place: Path) -> _Stream | None:
-    """What is there and to be written into; None for a file, which is to be made or replaced."""
+    """The stream to write into `place`; None if it is a regular file or absent."""
     descriptor = _DESCRIPTORS.fullmatch(str(place.parent))
     if descriptor and int(descriptor[1]) == os.getpid():
         return _Stream(os.dup(int(place.name)))
@@ -129,7 +129,7 @@ def _into_existing(path: Path, place: Path) -> _Stream | None:
 
 
 class _NewFile:
-    """A file in the making, in the folder of `place`: without a name where that can be."""
+    """A new file in the directory of `place`, without a name if the file system supports that."""
 
     def __init__(self, place: Path, folder: int, fd: int, temporary: str | None) -> None:
         self.file: BinaryIO = os.fdopen(fd, "wb")
@@ -144,7 +144,10 @@ class _NewFile:
     @classmethod
     @contextlib.contextmanager
     def made(cls, place: Path, mode: int) -> "Iterator[_NewFile]":
-        """Raises OSError, UsageError."""
+        """Make the file, and remove it afterwards unless it got its name.
+
+        Raises OSError, UsageError.
+        """
         with contextlib.ExitStack() as stack:
             folder = os.open(place.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, folder)
@@ -157,14 +160,14 @@ class _NewFile:
             new = cls(place, folder, fd, temporary)
             try:
                 with contextlib.suppress(FileNotFoundError):
-                    _become_alike(fd, place)
+                    _copy_status(fd, place)
                 yield new
             finally:
                 with contextlib.suppress(OSError):
                     new.file.close()
 
     def take_its_name(self) -> None:
-        """Raises OSError."""
+        """Replace `place` with this file. Raises OSError."""
         os.fsync(self.file.fileno())
         if self._temporary is not None:
             self._replace(self._temporary)
@@ -182,7 +185,7 @@ class _NewFile:
                     raise
 
     def _link(self, name: str) -> None:
-        # With a descriptor of a folder Python calls linkat(2), which follows this link.
+        # With a directory descriptor Python calls linkat(2), which follows this link.
         source = f"/proc/self/fd/{self.file.fileno()}"
         os.link(source, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
@@ -190,7 +193,7 @@ class _NewFile:
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
             if not stat.S_ISREG(found.st_mode):
-                raise OSError(errno.EEXIST, "is no file any more")
+                raise OSError(errno.EEXIST, "is no longer a regular file")
         os.rename(temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
 
@@ -209,8 +212,8 @@ def _free_name() -> str:
 
 
 def _without_name(folder: int, mode: int) -> int | None:
-    """A new file that has no name yet; None where the file system knows no such thing."""
-    if not os.path.exists("/proc/self/fd"):  # by which it would get its name
+    """A new file without a name; None if the file system does not support O_TMPFILE."""
+    if not os.path.exists("/proc/self/fd"):  # needed to give it a name
         return None
     try:
         return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode, dir_fd=folder)
@@ -220,8 +223,8 @@ def _without_name(folder: int, mode: int) -> int | None:
         raise
 
 
-def _become_alike(fd: int, place: Path) -> None:
-    """Give a new file what the one that it replaces has. Raises OSError, UsageError."""
+def _copy_status(fd: int, place: Path) -> None:
+    """Copy owner, mode and attributes of the file to be replaced. Raises OSError, UsageError."""
     status = os.stat(place)
     if not os.access(place, os.W_OK, effective_ids=True):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -229,8 +232,8 @@ def _become_alike(fd: int, place: Path) -> None:
         os.fchown(fd, status.st_uid, status.st_gid)
     except OSError:
         raise UsageError(
-            f"{place} belongs to user {status.st_uid}, group {status.st_gid}, which it would lose; "
-            "remove it, or choose another name"
+            f"{place} belongs to user {status.st_uid}, group {status.st_gid}, which barfs cannot "
+            "keep; remove it, or choose another name"
         ) from None
     with contextlib.suppress(OSError):  # a file system without attributes
         for name in os.listxattr(place):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Directories that a process can write: for its log, its socket, its mount.
+"""Directories in which a process can write its log, its socket, its mount point.
 
-Rule 1: a place is tried, not guessed from who asks: root in a user namespace may write neither
-        /var/log nor /run, a user may have no home.
-Rule 2: in a directory that others can write, names are new and random, and what is there already is
-        not opened.
+Rule 1: barfs tries a directory instead of guessing from the user: root in a user namespace may
+        write neither /var/log nor /run, and a user may have no home.
+Rule 2: in a directory that other users can write, barfs makes new, random names and opens no
+        existing one.
 """
 
 import os
@@ -16,20 +16,20 @@ from barfs.errors import BarfsError
 
 
 def runtime_directory() -> Path | None:
-    """Where this user's sockets belong, if there is such a place: /run, or XDG_RUNTIME_DIR."""
+    """The first writable directory for sockets of this user: /run or XDG_RUNTIME_DIR."""
     folders = [Path("/run")] if os.geteuid() == 0 else []
     found = (folder for folder in (*folders, *_named("XDG_RUNTIME_DIR")) if _is_writable(folder))
     return next(found, None)
 
 
 def log_folders() -> Iterator[Path]:
-    """Where this user's log may be, the best place first; they may be missing, or another's."""
+    """Directories for this user's log, the best first; any may be absent or another user's."""
     if os.geteuid() == 0:
         yield Path("/var/log")
     yield from _named("XDG_STATE_HOME")
     try:
         home = Path.home()
-    except RuntimeError:  # HOME is unset, and the user is in no list
+    except RuntimeError:  # HOME is unset, and the user has no passwd entry
         home = Path()
     if home.is_absolute():
         yield home / ".local/state"
@@ -37,7 +37,7 @@ def log_folders() -> Iterator[Path]:
 
 
 def new_directory(prefix: str) -> Path:
-    """Make a directory of a new name that only this user can enter. Raises BarfsError."""
+    """Make a directory with a new name that only this user can enter. Raises BarfsError."""
     tried = list(dict.fromkeys(_temporary_folders()))
     for folder in tried:
         try:
@@ -45,8 +45,8 @@ def new_directory(prefix: str) -> Path:
         except OSError:
             continue
     raise BarfsError(
-        f"no directory can be made in {', '.join(map(str, tried))}; set TMPDIR to one where you "
-        "can write"
+        f"cannot make a directory in {', '.join(map(str, tried))}; set TMPDIR to one that you can "
+        "write"
     )
 
 
@@ -59,7 +59,7 @@ def _temporary_folders() -> Iterator[Path]:
 
 
 def _named(variable: str) -> list[Path]:
-    """The directory that a variable names; not by a relative path (XDG Base Directory)."""
+    """The directory in a variable; a relative path is ignored (XDG Base Directory)."""
     path = Path(os.environ.get(variable, ""))
     return [path] if path.is_absolute() else []
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""How a process ends on a signal.
+"""Ends a process on a signal, with everything that it made cleaned up.
 
 Rule 1: SIGINT, SIGTERM and SIGHUP end a command through its `finally` clauses, so that it leaves
-        nothing behind; its exit code is 128 and the signal's number. A signal that was ignored when
-        the command began (nohup(1), a shell's `&`) stays ignored.
-Rule 2: between what must not come apart, a signal waits (`Held`): what was made is in a `try`
-        before the signal is raised. That cannot be done by a context manager's own `__exit__`: a
-        signal may be raised in it before it has begun.
-Rule 3: no signal is lost. Python discards what is raised in `__del__`, in callbacks of weak
-        references and in hooks after a fork; there the signal comes again a little later.
+        nothing behind; its exit code is 128 plus the signal's number. A signal that was ignored
+        when the command began (nohup(1), a shell's `&`) stays ignored.
+Rule 2: `Held` delays signals between steps that belong together: a new resource is inside a `try`
+        before the signal is raised. A context manager's own `__exit__` cannot do that: a signal may
+        be raised at its entry, before its first statement.
+Rule 3: no signal is lost. Python discards exceptions in `__del__`, in callbacks of weak references
+        and in hooks after a fork; there the signal is sent again a little later.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from types import FrameType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Those that end a process."""
+"""The signals that end a process."""
 
 _PAUSE = 0.01
 
 
 class Ended(SystemExit):
-    """A signal has come; `number` is which."""
+    """Signal `number` has arrived."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -38,7 +38,7 @@ class Ended(SystemExit):
 
 
 class _Hearing:
-    """A handler that knows whether it was called."""
+    """A handler that records whether it was called."""
 
     def __init__(self, hear: Callable[[int], object]) -> None:
         self._hear = hear
@@ -53,7 +53,8 @@ class _Hearing:
 def heard(hear: Callable[[int], object]) -> Iterator[None]:
     """Call `hear` for each signal that would end the process. Only from the main thread.
 
-    After the first, the rest of a burst is ignored in the end: it does not kill what has ended.
+    If a signal arrived, later ones are ignored afterwards: the rest of a burst must not kill a
+    process that is ending.
     """
     hearing = _Hearing(hear)
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -65,23 +66,23 @@ def heard(hear: Callable[[int], object]) -> Iterator[None]:
     finally:
         for number in mine:
             after = signal.SIG_IGN if hearing.called else before[number]
-            # Who has taken the signal meanwhile, and not given it back, keeps it.
+            # A handler that was installed meanwhile, and not removed, stays.
             if signal.getsignal(number) is hearing:
                 signal.signal(number, after)
 
 
 def too_late() -> None:
-    """What this process was to do is done: ignore the signals that were heard."""
+    """The work of this process is done: ignore the signals that were heard."""
     for number in SIGNALS:
         if isinstance(signal.getsignal(number), _Hearing):
             signal.signal(number, signal.SIG_IGN)
 
 
 class _Holding:
-    """What `Held` and the handler have in common: there is one of it, as there is one main thread.
+    """The state that `Held` and the handler share; one, because there is one main thread.
 
-    `depth`: how many `Held` there are. `released`: whether signals are raised all the same, until
-    the first. `waiting`: one that came while they were not.
+    `depth`: the number of `Held` blocks entered. `released`: whether signals are raised all the
+    same, until the first one. `waiting`: a signal that arrived while they were held.
     """
 
     depth = 0
@@ -99,7 +100,7 @@ def end(number: int) -> None:
 
 
 class Held:
-    """While it is entered, `Ended` is not raised; after it, for a signal that came meanwhile."""
+    """Delays `Ended`: a signal that arrives within the block is raised after it."""
 
     def __enter__(self) -> Self:
         _Holding.depth += 1
@@ -113,7 +114,7 @@ class Held:
             raise Ended(number)
 
     def released(self) -> "_Released":
-        """For a part of it: raise `Ended` there, once; also for a signal that came before."""
+        """Raise `Ended` in a part of the block, once; also for a signal that arrived before it."""
         return _Released()
 
 
@@ -130,7 +131,7 @@ class _Released:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Within it, signals end this process as the rules above say. In another thread, nothing."""
+    """Within the block, signals end this process by the rules above, if it is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -152,7 +153,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def _send_again(number: int) -> None:
-    with contextlib.suppress(RuntimeError):  # Python ends already
+    with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
         again = threading.Timer(_PAUSE, os.kill, (os.getpid(), number))
         again.daemon = True
         again.start()

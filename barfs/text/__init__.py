@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Text that others write: names of mounts, drivers, labels, processes, sockets, files.
+"""Text from outside barfs: names of mounts, drivers, labels, processes, sockets, files.
 
-Rule 1: the kernel's texts are bytes. A line ends at a newline and nowhere else, and a name may hold
-        any other byte: `os.fsdecode` makes it a `str` that `os.fsencode` turns back.
-Rule 2: what leaves barfs for a person, a terminal or a log goes through `printable`, what leaves it
-        as JSON through `dump_json`: neither depends on what a name holds.
+Rule 1: the kernel's texts are bytes. Only a newline ends a line, and a name may hold any other
+        byte: `os.fsdecode` decodes it to a `str` that `os.fsencode` encodes to the same bytes.
+Rule 2: all output for a person, a terminal or a log goes through `printable`, all JSON through
+        `dump_json`: no byte of a name can break either.
 """
 
 import codecs
@@ -16,9 +16,9 @@ from typing import Any, TextIO
 
 
 def printable(text: object) -> str:
-    r"""One line that is safe to show: every byte of what cannot be printed is `\xNN`.
+    r"""One line that is safe to show, with `\xNN` for each byte of an unprintable character.
 
-    That is how a shell reads it in `$'...'`.
+    A shell reads that notation in `$'...'`.
 
     >>> print(printable("usb\udcc9 \x1b[31m \u2028 é"))
     usb\xc9 \x1b[31m \xe2\x80\xa8 é
@@ -29,12 +29,14 @@ def printable(text: object) -> str:
 
 
 def unicode(text: str) -> str:
-    r"""The text with `\xNN` for each byte of it that is no character, so that it has an encoding.
+    r"""The text with `\xNN` for each byte that is in no character, so that it can be encoded.
 
     >>> print(repr(unicode("usb\udcc9 \n")))
     'usb\\xc9 \n'
     """
-    with contextlib.suppress(UnicodeEncodeError):  # not a name of a file: it has its characters
+    with contextlib.suppress(
+        UnicodeEncodeError
+    ):  # not the name of a file, so its characters are as meant
         text = os.fsencode(text).decode(errors="surrogateescape")
     return "".join(
         _escaped(character) if "\ud800" <= character <= "\udfff" else character
@@ -49,12 +51,12 @@ def _escaped(characters: str) -> str:
 def _bytes(character: str) -> bytes:
     try:
         return os.fsencode(character)
-    except UnicodeEncodeError:  # not from a file's name: JSON may have lone surrogates
+    except UnicodeEncodeError:  # not from the name of a file: JSON may hold lone surrogates
         return character.encode(errors="surrogatepass")
 
 
 def shell_word(text: object) -> str:
-    r"""One word of a command line that may be copied into a shell.
+    r"""One word of a command line, quoted to be copied into a shell.
 
     >>> print(shell_word("/mnt/x"), shell_word("/mnt/a b"), shell_word("it's \udcc9"))
     /mnt/x '/mnt/a b' $'it\'s \xc9'
@@ -67,12 +69,12 @@ def shell_word(text: object) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The same lines, each as `printable` has it."""
+    """The same lines, each made `printable`."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def dump_json(value: Any, indent: int | None = None) -> str:
-    """JSON of plain values that every reader takes, with a final newline."""
+    """JSON that every reader accepts, of plain values, with a final newline."""
     import json  # here: most commands print none
 
     return json.dumps(_with_unicode(value), indent=indent) + "\n"
@@ -91,9 +93,9 @@ def _with_unicode(value: Any) -> Any:
 
 
 def with_hex(**numbers: int) -> dict[str, int | str]:
-    """Numbers of up to 64 bits for JSON: each once more as text under `NAME_hex`.
+    """Numbers of up to 64 bits for JSON, each repeated as text under `NAME_hex`.
 
-    Readers that keep numbers as doubles (JavaScript, jq) lose the low bits of those above 2**53.
+    Readers that store numbers as doubles (JavaScript, jq) lose low bits of those above 2**53.
 
     >>> with_hex(offset=8)
     {'offset': 8, 'offset_hex': '0x8'}
@@ -105,7 +107,7 @@ def with_hex(**numbers: int) -> dict[str, int | str]:
 
 
 def take_all_text(stream: TextIO | None) -> None:
-    """Let a stream escape what its encoding does not have, as `printable` does."""
+    """Make a stream escape characters that its encoding lacks, as `printable` does."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors=_ERRORS)
 
@@ -113,10 +115,10 @@ def take_all_text(stream: TextIO | None) -> None:
 _ERRORS = "barfs.escape"
 
 
-def _escape_what_has_no_code(error: UnicodeError) -> tuple[str, int]:
+def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return _escaped(error.object[error.start : error.end]), error.end
 
 
-codecs.register_error(_ERRORS, _escape_what_has_no_code)
+codecs.register_error(_ERRORS, _escape_unencodable)

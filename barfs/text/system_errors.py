@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What surrounds the process: its limits, and what an error means that comes of them.
+"""Errors of the operating system in words, and the limits of the process that cause them.
 
-Rule 1: `reason` is the one place that makes an error of the operating system a sentence. Where a
-        limit is behind it, it names the limit, its value, and the command that raises it.
-Rule 2: the limit of open files is raised for barfs alone. Programs that it starts get back the one
-        it was started with: select(2) cannot use a descriptor above 1023.
+Rule 1: only `reason` turns an error of the operating system into words. If a limit caused it, the
+        text names the limit, its value, and the command that raises it.
+Rule 2: the limit of open files is raised for barfs alone. Programs that barfs starts get the limit
+        that barfs started with, because select(2) cannot use a descriptor above 1023.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 _SHELL = "/bin/sh"
 _WITH_LIMIT = 'ulimit -S -n "$0" 2>/dev/null; exec "$@"'
 _NO_THREAD = "can't start new thread"
-"""What `threading` makes of pthread_create's EAGAIN (CPython, Modules/_threadmodule.c)."""
+"""The text of `threading` for EAGAIN of pthread_create (CPython, Modules/_threadmodule.c)."""
 
 _PROC = Path("/proc")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -26,7 +26,7 @@ _soft_before: int | None = None
 
 
 def raise_open_files_limit() -> None:
-    """Let this process open as many files as it may: the soft limit becomes the hard one."""
+    """Raise the soft limit of open files of this process to its hard limit."""
     global _soft_before
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
@@ -36,21 +36,21 @@ def raise_open_files_limit() -> None:
 
 
 def with_limits_before(command: Sequence[str]) -> list[str]:
-    """The command that runs `command` under the limits that this process was started with."""
+    """A command that runs `command` under the limits that this process started with."""
     if _soft_before is None or not os.access(_SHELL, os.X_OK):
         return list(command)
     return [_SHELL, "-c", _WITH_LIMIT, str(_soft_before), *command]
 
 
 def reason(error: BaseException, *, mapping: bool = False) -> str:
-    """What `error` says, without the name of a file, and what to do where a limit is behind it.
+    """The text of `error` without the name of a file, and the remedy if a limit caused it.
 
-    EAGAIN is that of a process or a thread, or, with `mapping`, of mmap(2).
+    EAGAIN is taken for that of a new process or thread, or, with `mapping`, of mmap(2).
     """
     if isinstance(error, MemoryError):
         return _memory()
     if isinstance(error, RecursionError):
-        return "it is nested too deeply"
+        return "nested too deeply"
     if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
         return _processes()
     if not isinstance(error, OSError):
@@ -65,31 +65,31 @@ def reason(error: BaseException, *, mapping: bool = False) -> str:
 
 
 def line(error: BaseException) -> str:
-    """`reason`, with the file that the error is about in front."""
+    """`reason` after the name of the file that the error is about."""
     name = error.filename if isinstance(error, OSError) else None
     text = os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else ""
     return f"{text}: {reason(error)}" if text else reason(error)
 
 
 def why_no_descriptor_came() -> str:
-    """What is behind a descriptor that the kernel did not hand out of a message (MSG_CTRUNC).
+    """The reason for which the kernel dropped a descriptor from a message (MSG_CTRUNC).
 
-    It does not say (net/core/scm.c, scm_detach_fds), so another one is asked for.
+    The kernel does not report it (net/core/scm.c, scm_detach_fds), so this opens a file to see.
     """
     try:
         os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
     except OSError as error:
         return reason(error)
-    return "the system let no descriptor through, perhaps by a security policy"
+    return "the system dropped the descriptor, perhaps because of a security policy"
 
 
 def in_user_namespace() -> bool:
-    """Whether user ids are not the machine's own (user_namespaces(7))."""
+    """Whether this process is in a user namespace other than the machine's (user_namespaces(7))."""
     return _read(_PROC / "self/uid_map").split() != ["0", "0", str(2**32 - 1)]
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether the surroundings can be behind `error`; else it is a mistake in the program."""
+    """Whether the system can have caused `error`, rather than a bug in barfs."""
     return isinstance(error, (OSError, MemoryError, RecursionError, ImportError)) or (
         isinstance(error, RuntimeError) and _NO_THREAD in str(error)
     )
@@ -115,9 +115,9 @@ def _how_to_open_more(soft: int, hard: int) -> str:
     )
 
 
-def _descriptors_on_their_way() -> str:
-    # net/core/scm.c: as many as the sender may have open.
-    return _open_files().replace("open files", "descriptors on their way", 1)
+def _descriptors_in_flight() -> str:
+    # net/core/scm.c: a sender may have as many in flight as it may have open.
+    return _open_files().replace("open files", "descriptors in flight", 1)
 
 
 def _machine_files() -> str:
@@ -142,7 +142,7 @@ def _memory() -> str:
 
 
 def _locked() -> str:
-    # mmap(2): a process that has its memory locked (mlockall) needs room for what it maps.
+    # mmap(2): with mlockall, each mapping counts towards the limit of locked memory.
     limit = _finite(resource.RLIMIT_MEMLOCK)
     allowed = "" if limit is None else f", {limit >> 10} KiB are allowed"
     return f"too much locked memory{allowed}; raise the limit with ulimit -l unlimited"
@@ -161,7 +161,7 @@ def _processes() -> str:
 
 
 def _fullest_cgroup() -> int | None:
-    """How many tasks the process's control group, or one above it, may have, if it has them."""
+    """The limit of tasks of this process's control group, or an ancestor's, if it is reached."""
     for row in _read(_PROC / "self/cgroup").split("\n"):
         _number, _, rest = row.partition(":")
         controllers, _, path = rest.partition(":")
@@ -188,7 +188,7 @@ def _file_size() -> str:
 
 
 def _missing(name: object) -> Callable[[], str] | None:
-    """What is behind a file that is not there: no current directory, no /proc."""
+    """The cause of a missing file, if it is a deleted current directory or an unmounted /proc."""
     text = os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else ""
     if not text.startswith("/") and not _has_directory():
         return lambda: "the current directory has been deleted; cd to another one"
@@ -215,9 +215,9 @@ def _read(file: Path) -> str:
 _EXPLAINED: dict[int, Callable[[], str]] = {
     errno.EMFILE: _open_files,
     errno.ENFILE: _machine_files,
-    errno.ETOOMANYREFS: _descriptors_on_their_way,
+    errno.ETOOMANYREFS: _descriptors_in_flight,
     errno.ENOMEM: _memory,
-    errno.ENOSPC: lambda: "no space is left there; free some",
+    errno.ENOSPC: lambda: "no space left on the device; free some",
     errno.EDQUOT: lambda: "the disk quota is used up; free some space",
     errno.EFBIG: _file_size,
 }

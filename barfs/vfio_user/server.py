@@ -54,6 +54,7 @@ class Server:
         # Sockets, not an eventfd: a late stop() must not write to a descriptor that was reused.
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_writer.setblocking(False)
+        self._wake_fd = self._wake_reader.fileno()
 
     def stop(self) -> None:
         """End serving at once. Callable from any thread or signal handler, and more than once.
@@ -112,7 +113,7 @@ class Server:
         return poll
 
     def _wait_by(self, poll: "select.poll") -> None:
-        if any(fd == self._wake_reader.fileno() for fd, _event in poll.poll()):
+        if self._wake_fd in dict(poll.poll()):
             raise Stopped
 
     def _converse(self, connection: socket.socket) -> None:
@@ -126,6 +127,9 @@ class Server:
                 data = connection.recv(_RECEIVE)
                 if not data:
                     return
+                if decoder.empty and (reply := session.answer_read(data)):
+                    self._send(connection, reply, None)
+                    continue
                 decoder.feed(data)
                 while (message := decoder.next_message()) is not None:
                     reply, fd = session.answer(message)

@@ -4,7 +4,8 @@
 Rule 1: every message gets exactly one reply, unless it asks for none or is itself a reply.
 Rule 2: a request that fails is answered with an errno (EINVAL if it is invalid), and does not
         affect the next one.
-Rule 3: a client that speaks another major version gets an error reply, and nothing after it.
+Rule 3: the short way for register reads answers exactly as the general one, or not at all.
+Rule 4: a client that speaks another major version gets an error reply, and nothing after it.
 
 Commands for DMA and interrupts are validated as the kernel and libvfio-user do, and have no effect:
 the device uses neither.
@@ -22,16 +23,21 @@ from barfs.uapi import REGION_INFO_SIZE, encode_region_info
 from barfs.vfio_user import messages
 from barfs.vfio_user.dma import DmaRanges
 from barfs.vfio_user.wire import (
+    ACCESS_MESSAGE,
     DEFAULT_MAX_TRANSFER,
+    FLAG_ERROR,
+    FLAG_REPLY,
     BadInterrupt,
     BadVersion,
     Message,
+    Number,
     OutOfTurn,
     RangeExists,
     TooManyRanges,
     UnexpectedReply,
     WrongIndex,
     command_name,
+    encode,
 )
 
 _log = logging.getLogger(__name__)
@@ -46,6 +52,9 @@ _ACTIONS = _ACTION_MASK | _ACTION_UNMASK | _ACTION_TRIGGER
 _DESCRIPTOR_SIZE = 4
 _REFUSALS: dict[type[PeerError], int] = {RangeExists: errno.EEXIST, TooManyRanges: errno.ENOSPC}
 
+_USUAL_READ = (Number.REGION_READ, ACCESS_MESSAGE.size, 0)
+"""Command, size and flags."""
+
 Reply = tuple[bytes, int | None]
 """A message, and the descriptor to send with it."""
 
@@ -57,6 +66,7 @@ class Session:
         self.over = False
         self._device = device
         self._theirs: messages.Version | None = None
+        self._most_read = 0  # in bytes; none before VERSION
         self._dma = DmaRanges()
 
     def answer(self, message: Message) -> Reply:
@@ -70,13 +80,29 @@ class Session:
             self.over = isinstance(error, BadVersion)
             number = _REFUSALS.get(type(error), errno.EINVAL)
             reply = messages.encode_error(message, number), None
-        except AccessError as error:
-            reply = messages.encode_error(message, error.errno), None
-        except Exception:
-            # A bug in a behaviour fails one access, not the device.
-            _log.exception("%s failed in the device", command_name(message.command))
-            reply = messages.encode_error(message, errno.EIO), None
+        except Exception as error:
+            reply = messages.encode_error(message, _failure(message.command, error)), None
         return reply if message.wants_reply else (b"", None)
+
+    def answer_read(self, data: bytes) -> bytes:
+        """The reply that `answer` would give to a REGION_READ, at a third of its cost.
+
+        Empty, and without effect, unless `data` is one REGION_READ of the usual form.
+        """
+        if len(data) != ACCESS_MESSAGE.size:
+            return b""
+        identifier, command, size, flags, _error, offset, region, count = ACCESS_MESSAGE.unpack(
+            data
+        )
+        if (command, size, flags) != _USUAL_READ or not 0 < count <= self._most_read:
+            return b""
+        try:
+            found = self._device.read(region, offset, count)
+        except Exception as error:
+            number = _failure(command, error)
+            return encode(identifier, command, flags=FLAG_REPLY | FLAG_ERROR, error=number)
+        place = (offset, region, count)
+        return ACCESS_MESSAGE.pack(identifier, command, size + count, FLAG_REPLY, 0, *place) + found
 
     def _perform(self, message: Message, command: messages.Command) -> Reply:
         if isinstance(command, messages.Version):
@@ -86,7 +112,7 @@ class Session:
         body, fd = b"", None
         match command:
             case messages.RegionRead():
-                data = self._read(command, self._theirs.max_transfer)
+                data = self._read(command)
                 return messages.encode_access_reply(message, command, data), None
             case messages.RegionWrite():
                 if command.data:
@@ -116,10 +142,11 @@ class Session:
         if self._theirs is not None:
             raise OutOfTurn("a second VERSION")
         self._theirs = theirs
+        self._most_read = min(theirs.max_transfer, DEFAULT_MAX_TRANSFER)
         return messages.Version(minor=min(theirs.minor, messages.MINOR_VERSION), max_fds=_MAX_FDS)
 
-    def _read(self, command: messages.RegionRead, limit: int) -> bytes:
-        if command.count > min(limit, DEFAULT_MAX_TRANSFER):
+    def _read(self, command: messages.RegionRead) -> bytes:
+        if command.count > self._most_read:
             raise InvalidAccess(offset=command.offset, width=command.count)
         if command.count == 0:
             return b""
@@ -177,3 +204,12 @@ class Session:
         }
         if len(command.data) not in lengths[kind]:
             raise BadInterrupt(f"{len(command.data)} bytes of data for {command.count} vectors")
+
+
+def _failure(command: int, error: Exception) -> int:
+    """The errno for a command that failed in the device."""
+    if isinstance(error, AccessError):
+        return error.errno
+    # A bug in a behaviour fails one access, not the device.
+    _log.error("%s failed in the device", command_name(command), exc_info=error)
+    return errno.EIO

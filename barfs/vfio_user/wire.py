@@ -224,30 +224,32 @@ class Decoder:
         have = len(self._buffer)
         if have < HEADER.size:
             return HEADER.size - have
-        return self._size() - have
+        _id, _command, size, _flags, _error = self._header()
+        return size - have
 
-    def _size(self) -> int:
-        _id, _command, size, flags, _error = HEADER.unpack_from(self._buffer)
+    def _header(self) -> tuple[int, int, int, int, int]:
+        header: tuple[int, int, int, int, int] = HEADER.unpack_from(self._buffer)
+        _id, _command, size, flags, _error = header
         if size < HEADER.size:
             raise BadSize(f"a message of {size} bytes, shorter than its header")
         if size > self._limit:
             raise MessageTooLong(f"a message of {size} bytes; at most {self._limit} are accepted")
         if flags & FLAG_TYPE_MASK > FLAG_REPLY:
             raise BadType(f"message flags {flags:#x} mean neither a command nor a reply")
-        return int(size)
+        return header
 
     def next_message(self) -> Message | None:
         """The next message, or None while it is incomplete.
 
         Raises BadSize, MessageTooLong or BadType as soon as the header is complete.
         """
-        if len(self._buffer) < HEADER.size:
+        have = len(self._buffer)
+        if have < HEADER.size:
             return None
-        size = self._size()
-        if len(self._buffer) < size:
+        identifier, command, size, flags, error = self._header()
+        if have < size:
             return None
-        identifier, command, _size, flags, error = HEADER.unpack_from(self._buffer)
-        body = bytes(memoryview(self._buffer)[HEADER.size : size])
+        body = bytes(self._buffer[HEADER.size : size])
         del self._buffer[:size]
         return Message(identifier, command, flags, error, body)
 

@@ -4,16 +4,16 @@
  *
  *     client latency read|write|open COUNT TARGET...   4 bytes; open is open + pread + close
  *     client stream read|write COUNT TARGET...         1 MiB at a time, from a page-aligned buffer
- *     client many CLIENTS COUNT TARGET...              processes that read 4 bytes, COUNT times each
+ *     client many CLIENTS COUNT TARGET...              processes, COUNT 4-byte reads each
  *     client busy COUNT TARGET TARGET                  4-byte reads of the second, alone and then
  *                                                      while 1 MiB of the first is read
- *     client floor DIRECTORY                           what the machine takes without FUSE
+ *     client floor DIRECTORY                           the same machine without FUSE
  *
  * TARGET is PATH[@OFFSET[@PID]]; PATH may be fd:N, an open descriptor, and for `many` a list
- * (PATH,PATH...), over which the clients spread.  With the PID of its server, its CPU time counts.
+ * (PATH,PATH...), over which the clients spread.  With PID, the CPU time of that server is counted.
  *
- * Rule 1: targets take turns in short blocks, so that what else the machine does hits all of them.
- * Rule 2: an operation that does not do all of its bytes ends the measurement.
+ * Rule 1: targets take turns in short blocks, so that other load on the machine affects all.
+ * Rule 2: an operation that transfers fewer bytes than asked for ends the measurement.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -159,14 +159,14 @@ static int64_t thread_cpu_ns(pid_t pid, const char *thread)
     snprintf(path, sizeof path, "/proc/%d/task/%s/schedstat", (int)pid, thread);
     file = fopen(path, "r");
     if (!file)
-        return 0; /* it has just ended */
+        return 0; /* the thread has just ended */
     if (fscanf(file, "%lld", &ran) != 1)
         die("%s", path);
     fclose(file);
     return ran;
 }
 
-/* What all threads of a process have used so far. */
+/* The CPU time of all threads of a process so far. */
 static int64_t process_cpu_ns(pid_t pid)
 {
     char path[64];
@@ -300,7 +300,7 @@ __attribute__((noreturn)) static void run_client(struct target target, size_t co
 
     target.fd = open_path(target.path, O_RDONLY);
     access_file(&target, READ, 4);
-    /* Wait until all are started and the parent has let go of the pipe. */
+    /* Wait until all are started and the parent has closed the pipe. */
     while (read(gate, &byte, 1) < 0)
         ;
     for (size_t i = 0; i < count; i++)
@@ -309,7 +309,7 @@ __attribute__((noreturn)) static void run_client(struct target target, size_t co
     _exit(0);
 }
 
-/* `target` reading the `index`th path of its list. */
+/* `target` with the `index`th path of its list. */
 static struct target choose_path(struct target target, size_t index)
 {
     char *state, *list = strdup(target.path), *path;
@@ -333,7 +333,7 @@ static void wait_for_children(size_t count)
             die("a client failed");
 }
 
-/* Returns how long `clients` processes need together. */
+/* Returns the time that `clients` processes take together. */
 static int64_t race(const struct target *target, size_t clients, size_t count)
 {
     int64_t *ends = shared_memory(clients * sizeof *ends), start, last = 0;
@@ -383,7 +383,7 @@ static void measure_many(char **words)
 
 /* ---- busy ------------------------------------------------------------------------------------ */
 
-/* One 1 MiB read after the other.  One that its time is over for is as good. */
+/* One 1 MiB read after the other.  A read that times out counts as well. */
 __attribute__((noreturn)) static void keep_reading(const struct target *target)
 {
     for (;;) {
@@ -457,7 +457,7 @@ static void read_word(int fd)
         die("tmpfs");
 }
 
-/* Nanoseconds of one call, the median of blocks. */
+/* Nanoseconds of one call: the median of the blocks. */
 static long long cost(void (*call)(int), int fd, size_t block)
 {
     int64_t samples[101];

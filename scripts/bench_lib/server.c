@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * What barfs is measured against: a libfuse low-level server as short as one in C gets.
+ * The yardstick for barfs: a minimal libfuse low-level server in C.
  *
  *     server [-m] [-n FILES] MOUNTPOINT      in the foreground, until SIGTERM; -m: several threads
  *
- * Its files, file0, file1 ..., are 1 MiB of anonymous memory each, read and written in 32-bit words.
- * They are opened, cached and permitted as region files of barfs are, so the kernel does the same work
- * for both.
+ * Its files, file0, file1 ..., are 1 MiB of anonymous memory each, read and written in 32-bit
+ * words. They are opened, cached and permitted as region files of barfs are, so the kernel does the
+ * same work for both.
  */
 #define FUSE_USE_VERSION 312
 #define _GNU_SOURCE
@@ -65,7 +65,7 @@ static void serve_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file
     fuse_reply_attr(request, &status, TIMEOUT);
 }
 
-/* The kernel's structure, since older libfuse has no name for the second flag. */
+/* The kernel's structure: older libfuse has no name for the second flag. */
 static void serve_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *info)
 {
     struct fuse_open_out out = {.open_flags = FOPEN_DIRECT_IO};
@@ -78,7 +78,7 @@ static void serve_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
     fuse_reply_buf(request, (const char *)&out, sizeof out);
 }
 
-/* The place of a request, and how much of it is inside the file. */
+/* The memory of a request, and the part of its size that is inside the file. */
 static unsigned char *place(fuse_ino_t inode, size_t *size, off_t offset)
 {
     size_t start = (size_t)offset < FILE_SIZE ? (size_t)offset : FILE_SIZE;

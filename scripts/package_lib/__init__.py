@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What `scripts/package` makes: sdist, wheel, Debian package, manuals and completions.
+"""The parts of `scripts/package`: sdist, wheel, Debian package, manuals and completions.
 
-Rule 1: everything is built from the sdist, so that what it lacks is missed here and not by others.
+Rule 1: everything is built from the sdist, so that a file missing from it is noticed here.
 Rule 2: manuals and completions are made from the parser of `barfs.cli`; nothing is listed twice.
 """

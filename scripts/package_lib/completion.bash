@@ -32,8 +32,8 @@ _barfs_options() {
 }
 # --- after shtab
 
-# Bash ends words at colons and at "=", which addresses and options have in them; so the words are
-# cut again at blanks, and what stands before the last of those signs is taken off the answers.
+# Bash splits words at colons and "=", which addresses and options contain. So split the line again,
+# at blanks only, and remove the part up to the last such sign from the answers.
 _barfs() {
     local line=${COMP_LINE:0:COMP_POINT} last reply
     local -a COMP_WORDS

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Completion for bash, zsh and fish, by shtab from the parser.
 
-Rule 1: what an argument may be is known by its METAVAR; one that is not here completes to nothing.
+Rule 1: the METAVAR of an argument selects its completion; one that is not listed has none.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def _words(option: Option) -> list[str]:
 
 
 def _own(name: str) -> dict[str, str]:
-    """A function of the file `completion.SHELL` beside this one."""
+    """A function in `completion.SHELL`, beside this file."""
     return {"bash": f"_barfs_{name}", "zsh": f"_barfs_{name}", "fish": f"(_barfs_{name})"}
 
 
@@ -55,7 +55,7 @@ def _teach(parser: argparse.ArgumentParser) -> None:
             for command in action.choices.values():
                 _teach(command)
         if action.metavar == "DEVICE" and action.nargs == "*":
-            # The mount point stands behind them, and the shells cannot tell which is the last.
+            # The mount point follows them, and the shells cannot tell which word is the last.
             action.complete = _own("devices_or_directories")  # type: ignore[attr-defined]
         elif isinstance(action.metavar, str) and action.metavar in COMPLETERS:
             action.complete = COMPLETERS[action.metavar]  # type: ignore[attr-defined]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The manuals: `scripts/man/*.scd` in scdoc's language, with the lists filled in.
+"""The manuals: `scripts/man/*.scd`, in scdoc's language, with their lists filled in.
 
-A line `@name@` in such a file stands for a list that has its one place elsewhere:
+A line `@name@` in such a file is replaced by a list that is kept elsewhere:
 
     @commands@      every command, from the parser
-    @options@       the words of -o, from barfs.cli.mount_options
+    @options@       the mount options, from barfs.cli.mount_options
     @description@   the format of a device's description, from the docstring that documents it
     @policy@        likewise the format of a policy
     @api@           likewise the Python API
@@ -31,7 +31,7 @@ SPECIAL = re.compile(r"([\\*_`~<>])")
 
 
 def plain(text: str) -> str:
-    """Text as it is, whatever scdoc would make of it."""
+    """Text with the special characters of scdoc escaped."""
     return SPECIAL.sub(r"\\\1", text)
 
 
@@ -44,13 +44,13 @@ def underlined(text: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A block that is printed as it is."""
+    """A block that is printed verbatim."""
     block = textwrap.dedent(text).replace("\\", "\\\\")
     return f"```\n{block}\n```"
 
 
 def _usage(action: argparse.Action) -> str:
-    """An argument as it stands in a synopsis."""
+    """An argument in a synopsis."""
     value = underlined(str(action.metavar)) if action.metavar else ""
     if action.option_strings:
         return " ".join(filter(None, [f"[{bold(action.option_strings[0])}", value])) + "]"
@@ -67,7 +67,7 @@ def _argument(action: argparse.Action) -> str:
 
 def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
     arguments = [one for one in parser._actions if not isinstance(one, argparse._HelpAction)]
-    # Options first, as argparse has it.
+    # Options first, as in argparse's usage.
     arguments.sort(key=lambda action: not action.option_strings)
     yield f"## {plain(parser.prog)}"
     yield " ".join([bold(parser.prog), *map(_usage, arguments)])
@@ -91,8 +91,7 @@ def _options() -> Iterator[str]:
 
 
 def _documented(docstring: str | None) -> Iterator[str]:
-    """What stands between the title of a docstring and its rules: text, and literal where it is
-    indented."""
+    """The part of a docstring between its title and its rules; indented paragraphs are literal."""
     body = textwrap.dedent((docstring or "").partition("\n")[2].partition("\nRule 1:")[0])
     paragraphs = body.strip("\n").split("\n\n")
     for indented, group in itertools.groupby(paragraphs, lambda text: text.startswith(" ")):

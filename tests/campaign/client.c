@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What uses a mount, fast enough to meet the rare.  Prints one JSON object.
+ * Uses a mount fast enough to meet rare events.  Prints one JSON object.
  *
  *     client storm FAULTS SECONDS FD START END FILE
  *         4 readers and 4 writers of FILE, whose memory is START..END of the descriptor FD, which
@@ -69,7 +69,7 @@ static pthread_t start(void *(*run)(void *), void *argument)
 
 /* ---- storm ----------------------------------------------------------------------------------- */
 
-/* A word says where it belongs and that a writer made it; or it is 0, where memory is new. */
+/* A word tells its own place, and that a writer made it; it is 0 where the memory is new. */
 enum { WORKERS = 8, PAGE = 4096, LONGEST = 4 * PAGE, MAGIC = 0x2a, INDEX_BITS = 18 };
 enum { UNTOUCHED = 0xee };
 
@@ -111,7 +111,7 @@ static void judge(ssize_t done, size_t count)
     else if ((done > 0 && done % 4 == 0) || (done < 0 && errno == EIO))
         storm.faults++;
     else
-        storm.refused++; /* what no fault makes */
+        storm.refused++; /* not the result of a fault */
 }
 
 static void *work(void *argument)
@@ -165,7 +165,7 @@ static int run_storm(char **arguments)
     for (uintptr_t i = 0; i < WORKERS; i++)
         threads[i] = start(work, (void *)i);
     while (storm.faults < storm.faults_wanted && now_ns() < storm.deadline) {
-        /* All of it, or from some page on. */
+        /* Truncate all of it, or from some page on. */
         const off_t kept = truncations % 2 ? rand_r(&seed) % (storm.end - storm.begin) / PAGE : 0;
 
         if (ftruncate(storm.memory, storm.begin + kept * PAGE))
@@ -237,7 +237,7 @@ static int run_waiters(char **arguments)
 
 enum { MOST_PARTS = 64, BUCKETS = 100000, BUCKET_NS = 100 };
 
-static uint32_t buckets[BUCKETS + 1]; /* the last is for all that took longer */
+static uint32_t buckets[BUCKETS + 1]; /* the last one is for longer times */
 
 static double percentile_us(uint64_t reads, double part)
 {

@@ -258,7 +258,7 @@ def test_a_mount_point_belongs_to_who_mounts(campaign: Campaign, folders: Path) 
             continue
         result = barfs_as_nobody("mount", "demo", path)
         assert (result.returncode, result.stdout) == (1, "")
-        message = f"barfs: {path} does not belong to you; choose a directory of your own\n"
+        message = f"barfs: {path} belongs to another user; choose a directory of your own\n"
         assert result.stderr == message
         refused += 1
     for name in ("mine", "mine, closed"):

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the processor does to a window: every instruction that touches it, one after the other, with
- * its place and width.
+ * Records every instruction that touches a window, in order, with its offset and width.
  *
- * The window's page has no permissions.  An instruction that touches it faults; the handler notes the
- * address and the width that stands in the instruction, opens the page, lets just this one
+ * The window's page has no permissions.  An instruction that touches it faults; the handler notes
+ * the address and the width encoded in the instruction, opens the page, lets just this one
  * instruction run (the trap flag), and closes the page again.  Accesses of the gaps on both sides,
  * which are calls, are noted in the same list.
  *
- *   window_trace WIDTH BASE STEP    a line "r|w OFFSET COUNT: OFFSET+WIDTH..." for each STEPth request
+ *   window_trace WIDTH BASE STEP    a line "r|w OFFSET COUNT: OFFSET+WIDTH..." per STEPth request
  */
 #define _GNU_SOURCE
 #include "../support/require.h"
@@ -42,7 +41,7 @@ static void note(uint64_t offset, unsigned width, enum barfs_direction direction
     accesses[access_count++] = (struct access){offset, width, direction};
 }
 
-/* The width of a plain mov between a register and memory; anything else is 0. */
+/* The width of a plain mov between a register and memory; 0 for any other instruction. */
 static unsigned width_of(const uint8_t *code)
 {
     bool half = false, whole = false;

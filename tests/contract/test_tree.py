@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tree: what stands where, with which size, mode and owner."""
+"""The tree: names, sizes, modes and owners."""
 
 import errno
 import json
@@ -39,12 +39,22 @@ def layout_of(region: Path) -> Layout:
     return Layout.from_text(region.with_name(f"{region.name}.layout").read_text())
 
 
-def test_only_bus_and_devices_stand_in_the_root(subject: Subject) -> None:
-    assert sorted(os.listdir(subject.mount.path)) == ["bus", "devices"]
+def test_the_root_has_the_devices_and_nothing_else(subject: Subject) -> None:
+    assert sorted(os.listdir(subject.mount.path)) == ["bus", "devices", "flat"]
     assert os.readlink(subject.mount.path / "devices") == "bus"
 
 
-def test_only_addresses_stand_in_bus(subject: Subject) -> None:
+def test_each_device_has_a_name_without_colons(subject: Subject) -> None:
+    flat = subject.mount.path / "flat"
+    for device in devices(subject):
+        name = device.name.replace(":", "-")
+        assert os.readlink(flat / name) == f"../bus/{device.name}"
+        assert (flat / name / "bar0").samefile(device / "bar0")
+        assert str(Bdf.parse(name)) == device.name
+    assert len(os.listdir(flat)) == len(devices(subject))
+
+
+def test_bus_has_only_addresses(subject: Subject) -> None:
     names = os.listdir(subject.mount.path / "bus")
     assert names
     assert [str(Bdf.parse(name)) for name in names] == names

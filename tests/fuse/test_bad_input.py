@@ -93,7 +93,10 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
         (["list", "x"], ["unrecognized arguments: x"]),
         (["bind"], ["BDF"]),
         (["bind", "nonsense"], ["'nonsense' is not a PCI address"]),
-        (["bind", "--driver", "a/b", NO_DEVICE], ["'a/b' is not the name of a driver"]),
+        (
+            ["bind", "--driver", "a/b", NO_DEVICE],
+            ["driver must be a name like vfio-pci, not 'a/b'"],
+        ),
         (["bind", "--user", "none such", NO_DEVICE], ["there is no user 'none such'"]),
         (["bind", "--group", "none such", NO_DEVICE], ["there is no group 'none such'"]),
         (["unbind", "nonsense"], ["'nonsense' is not a PCI address"]),
@@ -162,10 +165,10 @@ def test_a_mount_point_that_is_a_file(tmp_path: Path) -> None:
 def test_a_mount_point_in_use(tmp_path: Path) -> None:
     with mounted(tmp_path, "demo") as mount:
         result = barfs("mount", "demo", mount.path)
-        refused(result, FAILED, "is a mount of barfs already", f"barfs umount {mount.path}")
+        refused(result, FAILED, "is already a barfs mount", f"barfs umount {mount.path}")
         link = tmp_path / "link"
         link.symlink_to(mount.path)
-        refused(barfs("mount", "demo", link), FAILED, "is a mount of barfs already")
+        refused(barfs("mount", "demo", link), FAILED, "is already a barfs mount")
         refused(barfs("mount", "demo", mount.device()), FAILED, "is not empty")
         assert (mount.device() / "vendor").read_text() == "0x1234\n"
 
@@ -343,11 +346,11 @@ def test_serving_where_a_stale_socket_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["mnt", "none"])
 def test_umount_of_what_is_no_mount(command: Command, mountpoint: Path, name: str) -> None:
     path = mountpoint.with_name(name)
-    refused(command("umount", path), FAILED, f"{path} is no mount of barfs", "mount -t fuse.barfs")
+    refused(command("umount", path), FAILED, f"{path} is not a barfs mount", "mount -t fuse.barfs")
 
 
 def test_umount_of_another_file_system(command: Command) -> None:
-    refused(command("umount", "/proc"), FAILED, "/proc is no mount of barfs")
+    refused(command("umount", "/proc"), FAILED, "/proc is not a barfs mount")
     assert Path("/proc/self").exists()
 
 
@@ -364,5 +367,5 @@ def test_all_devices_or_named_ones(tmp_path: Path, arguments: tuple[str, ...]) -
     result = barfs("mount", *arguments, tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
-        "barfs: it is barfs mount DEVICE... MOUNTPOINT, or barfs mount --all MOUNTPOINT\n"
+        "barfs: use barfs mount DEVICE... MOUNTPOINT or barfs mount --all MOUNTPOINT\n"
     )

@@ -132,12 +132,12 @@ def test_a_mount_is_neither_covered_nor_changed(command: Path, path: Path) -> No
     mounting = "mount -t fuse.barfs demo $mnt -o ro;"
     code, error = fails(f"{mounting} mount -t fuse.barfs demo $mnt", command, path)
     assert code == 1
-    assert error == f"barfs: {path} is a mount of barfs already; barfs umount {path}"
+    assert error == f"barfs: {path} is already a barfs mount; run: barfs umount {path}"
     code, error = fails(f"{mounting} mount -o remount,rw $mnt", command, path)
     assert code == 2
     told = (
-        "barfs: a mount of barfs cannot be remounted: it keeps its options; umount it, and mount "
-        "it with others"
+        "barfs: a barfs mount cannot be remounted, since its options are fixed; unmount it, and "
+        "mount it with others"
     )
     assert error == told
     # As later versions of mount(8) put it: with what mountinfo shows.
@@ -199,7 +199,7 @@ def test_nothing_of_a_namespace_is_seen_outside(command: Path, path: Path) -> No
 
 
 def test_systemds_generator_makes_units_of_fstab(tmp_path: Path) -> None:
-    """With an automount, the device is opened (and reset) when somebody first looks."""
+    """With an automount, the device is opened (and reset) at the first access."""
     require("systemd", GENERATOR.exists(), f"{GENERATOR} is missing; apt install systemd")
     socket = "vfio-user:/run/a device, or two.sock,bdf=05:00.0"
     automount = "x-systemd.automount,x-systemd.idle-timeout=60"

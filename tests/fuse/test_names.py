@@ -94,11 +94,11 @@ def test_a_mount_point_of_any_name(odd_mounts: list[Path]) -> None:
     for path, shown in zip(odd_mounts, NAMES.values(), strict=True):
         code, _, errors = run(ASCII, "mount", "demo", path)
         assert code == 1
-        assert errors.startswith(f"barfs: {path.parent}/{shown} is a mount of barfs already")
+        assert errors.startswith(f"barfs: {path.parent}/{shown} is already a barfs mount")
         assert errors.count("\n") == 1
         assert run(ASCII, "umount", path) == (0, "", "")
         code, _, errors = run(ASCII, "umount", path)
-        assert errors.startswith(f"barfs: {path.parent}/{shown} is no mount of barfs; ")
+        assert errors.startswith(f"barfs: {path.parent}/{shown} is not a barfs mount; ")
         assert run(ASCII, "mount", "demo", path) == (0, "", "")
 
 
@@ -187,7 +187,7 @@ def test_umount_says_where_else_a_mount_is(tmp_path: Path) -> None:
     assert result.stdout == "failed 1\ngiven back\n"
     bound = tmp_path / "bound"
     assert result.stderr == (
-        f"barfs: {tmp_path}/mnt is unmounted, but the mount lives on and keeps its devices: "
+        f"barfs: {tmp_path}/mnt is unmounted, but the file system lives on and keeps its devices: "
         f"at {bound} (umount {bound})\n"
     )
 
@@ -214,8 +214,8 @@ def test_umount_says_in_which_namespace_a_mount_is(tmp_path: Path) -> None:
     failed, pid = result.stdout.split("\n", 1)
     assert failed == "failed 1"
     assert result.stderr == (
-        f"barfs: {mnt} is unmounted, but the mount lives on and keeps its devices: at {mnt} in the "
-        f"mount namespace of process {pid.strip()} (sh) (end it, or as root: "
+        f"barfs: {mnt} is unmounted, but the file system lives on and keeps its devices: at "
+        f"{mnt} in the mount namespace of process {pid.strip()} (sh) (end it, or as root: "
         f"nsenter -t {pid.strip()} -m umount {mnt})\n"
     )
     assert not is_mounted(mnt)

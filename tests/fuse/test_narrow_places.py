@@ -52,7 +52,7 @@ class Narrow:
         self.accesses()
         result = command(*words)
         assert (result.returncode, result.stdout) == (2, "")
-        assert "takes 4 bytes at most in one access, not 8; use -l" in result.stderr
+        assert "must have at most 4 bytes, not 8; use -l" in result.stderr
         assert result.stderr.count("\n") == 1
         assert self.accesses() == []
 
@@ -180,7 +180,7 @@ def test_a_file_that_is_mounted_alone(bench: Narrow, tmp_path: Path, rest: str) 
     answers = result.stdout.splitlines()
     codes = [line for line in answers if line.startswith("=")]
     assert codes == ["= 2", "= 0", "= 2" if rest else "= 0"]
-    assert "takes 4 bytes at most in one access, not 8; use -l" in answers[0]
+    assert "must have at most 4 bytes, not 8; use -l" in answers[0]
     assert bench.accesses() == [f"r bar0 {GAP:#x} 4"]
 
 
@@ -188,7 +188,7 @@ def test_without_a_mount(tmp_path: Path) -> None:
     with serving(tmp_path) as (name, lines):
         result = command("md", "-q", f"{name}:bar0", f"{GAP:#x}")
         assert result.returncode == 2
-        assert "takes 4 bytes at most in one access, not 8; use -l" in result.stderr
+        assert "must have at most 4 bytes, not 8; use -l" in result.stderr
         assert not [line for line in lines if " bar0 " in line]
         assert command("md", "-q", f"{name}:bar0", f"{WINDOW:#x}").returncode == 0
         with (
@@ -205,7 +205,7 @@ def test_configuration_space_in_sysfs() -> None:
     assert command("md", "-l", functions[0], "0").returncode == 0
     result = command("md", "-q", functions[0], "0")
     assert result.returncode == 2
-    assert "takes 4 bytes at most" in result.stderr
+    assert "must have at most 4 bytes, not 8; use -l" in result.stderr
 
 
 def test_a_file_of_no_device_takes_any_width(tmp_path: Path) -> None:

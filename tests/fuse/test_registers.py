@@ -104,7 +104,7 @@ def test_poll_until_it_counts(bench: Bench) -> None:
     assert int(bench.out("poll", f"{COUNTER}[7:0]", str(wanted)).split()[1], 16) & 0xFF == wanted
     code, output, errors = bench.run("poll", "0", "0xff", "0", "--timeout", "0.05")
     assert (code, output) == (1, "")
-    assert "0x0 is 0x66726162 after 0.05 s; 0x62 under the mask 0xff is not 0x0" in errors
+    assert "0x0 is 0x66726162 after 0.05 s; its bits 0xff are 0x62, not 0x0" in errors
 
 
 @pytest.mark.parametrize(
@@ -178,25 +178,25 @@ def test_a_dry_run_makes_no_access(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("md", "0x1001"), "not made of aligned 4-byte registers"),
-        (("md", "0x1000+6"), "not made of aligned 4-byte registers"),
-        (("md", "0xfffc+8"), "leaves the region, which has 0x10000 bytes"),
+        (("md", "0x1001"), "must be aligned 4-byte registers"),
+        (("md", "0x1000+6"), "must be aligned 4-byte registers"),
+        (("md", "0xfffc+8"), "exceeds the region, which has 0x10000 bytes"),
         (("md", "0x1000[32:0]"), "has bits \\[31:0\\]"),
         (("md", "0x1000[0:8]"), "has bits \\[31:0\\]"),
-        (("md", "0+8[3]"), "bits are of one register"),
+        (("md", "0+8[3]"), "RANGE must be one register"),
         (("md", "zero"), "is not a number"),
-        (("mw", "4", "0x100000000"), "does not fit into 4 bytes"),
-        (("mw", "4[0]", "1"), "read first: barfs rmw"),
-        (("mw", "0xfffc", "1", "2"), "leaves the region"),
-        (("rmw", "4", "1"), "it is OFFSET MASK VALUE"),
+        (("mw", "4", "0x100000000"), "does not fit in 4 bytes"),
+        (("mw", "4[0]", "1"), "with barfs rmw"),
+        (("mw", "0xfffc", "1", "2"), "exceeds the region"),
+        (("rmw", "4", "1"), "use OFFSET MASK VALUE or"),
         (("rmw", "4", "1", "2"), "bits outside the mask"),
-        (("rmw", "4[3:0]", "16"), "16 does not fit into the bits \\[3:0\\]"),
-        (("rmw", "4[3:0]", "-0x9"), "-0x9 does not fit into the bits \\[3:0\\]"),
-        (("mw", "4", "-0x80000001"), "-0x80000001 does not fit into 4 bytes"),
+        (("rmw", "4[3:0]", "16"), "16 does not fit in the bits \\[3:0\\]"),
+        (("rmw", "4[3:0]", "-0x9"), "-0x9 does not fit in the bits \\[3:0\\]"),
+        (("mw", "4", "-0x80000001"), "-0x80000001 does not fit in 4 bytes"),
         (("mw", "4", "-0z"), "is not a number"),
         (("md", "-0x4"), "is not a number"),
-        (("poll", "4", "1", "1", "--timeout", "nan"), "is a number of seconds"),
-        (("poll", "4", "1", "1", "--timeout", "-1"), "is a number of seconds"),
+        (("poll", "4", "1", "1", "--timeout", "nan"), "must be a number of seconds, not"),
+        (("poll", "4", "1", "1", "--timeout", "-1"), "must be a number of seconds, not"),
     ],
 )
 def test_what_makes_no_sense_touches_nothing(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a service manager hears from a mount, and when."""
+"""The messages of a mount to a service manager, and when they come."""
 
 import contextlib
 import os
@@ -127,7 +127,9 @@ def test_a_manager_that_is_gone_does_not_matter(folder: Path) -> None:
     with service(folder, f"{folder}/nobody", "demo") as process:
         assert process.stderr is not None
         warning = process.stderr.readline()
-        assert warning.startswith(f"barfs: WARNING: the service manager at {folder}/nobody ")
+        assert warning.startswith(
+            f"barfs: WARNING: cannot notify the service manager at {folder}/nobody: "
+        )
         assert (folder / "mnt/bus/ffff:00:00.0/bar0").read_bytes()[:4] == b"barf"
 
 

@@ -211,7 +211,7 @@ sys.exit(main(sys.argv[1:]))
     )
     assert result.returncode == 1
     assert result.stderr == (
-        "barfs: the mount's process was ended by signal 9 (Killed) before the mount answered; "
+        "barfs: signal 9 (Killed) ended the mount's process before the mount answered; "
         "dmesg may tell why\n"
     )
 

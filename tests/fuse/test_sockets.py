@@ -94,8 +94,8 @@ def test_whom_a_socket_lets_in(tmp_path: Path, options: list[str], mode: int) ->
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--mode", "rw"], "'rw' must be octal, 0 to 777, like 660"),
-        (["--mode", "1777"], "'1777' must be octal, 0 to 777, like 660"),
+        (["--mode", "rw"], "must be octal, 0 to 777, like 660, not 'rw'"),
+        (["--mode", "1777"], "must be octal, 0 to 777, like 660, not '1777'"),
         (["--mode", "-1"], "--mode"),
         (["--group", "no such group"], "there is no group 'no such group'; getent group lists"),
     ],

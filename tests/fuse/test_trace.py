@@ -288,4 +288,4 @@ def test_following_what_is_not_traced(tmp_path: Path) -> None:
         assert "is mounted without -o trace=FILE" in result.stderr
     result = command("trace", tmp_path)
     assert result.returncode == 2
-    assert "is not in a mount of barfs" in result.stderr
+    assert "is not in a barfs mount" in result.stderr

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What must hold in a test that is a C program, or it ends there.
+ * REQUIRE() for tests that are C programs: abort unless a condition holds.
  */
 #ifndef BARFS_TESTS_REQUIRE_H
 #define BARFS_TESTS_REQUIRE_H

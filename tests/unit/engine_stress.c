@@ -45,7 +45,7 @@ static void *request_until_gone(void *result)
         uint64_t offset = (uint64_t)rand_r(&seed) % (REGION + 16);
         uint64_t count = (uint64_t)rand_r(&seed) % (rand_r(&seed) % 2 ? 16 : REGION);
         enum barfs_direction direction = rand_r(&seed) % 2 ? BARFS_WRITE : BARFS_READ;
-        uint8_t *buffer = calloc(1, count + 1); /* exactly: an overrun is the sanitizer's */
+        uint8_t *buffer = calloc(1, count + 1); /* so exact that the sanitizer sees an overrun */
         int64_t done = barfs_transfer(&table, offset, buffer, count, direction, NULL);
 
         free(buffer);
@@ -105,7 +105,7 @@ int main(void)
         usleep(20);
     }
     REQUIRE(barfs_inflight_drain(&inflight, 10000000000));
-    munmap(base, WINDOW); /* whoever were still inside would die */
+    munmap(base, WINDOW); /* a thread still inside would die */
     for (int i = 0; i < THREADS; i++) {
         pthread_join(threads[i], NULL);
         all += faults[i];

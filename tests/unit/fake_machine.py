@@ -22,9 +22,8 @@ class FakeMachine:
     """A tree with one IOMMU group, 12, and no driver but those that are added."""
 
     def __init__(self, root: Path) -> None:
-        self.machine = Machine(
-            root / "sys", root / "dev", root / "proc", root / "etc", root / "run/barfs"
-        )
+        folders = ("sys", "dev", "proc", "etc", "run/barfs", "usr")
+        self.machine = Machine(*(root / folder for folder in folders))
         for folder in ("dev/vfio", "sys/kernel/iommu_groups/12/devices", "proc/self", "proc/net"):
             (root / folder).mkdir(parents=True)
         (root / "run").mkdir()

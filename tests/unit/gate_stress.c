@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The gate without Python and without a kernel: requests, interrupts and a stop from all sides over a
- * socket in the place of /dev/fuse.  Every request is answered exactly once.  Built with the
+ * The gate without Python and without a kernel: concurrent requests, interrupts and a stop over a
+ * socket that replaces /dev/fuse.  Every request is answered exactly once.  Built with the
  * sanitizers by test_engine_c.py.
  */
 #define _GNU_SOURCE
@@ -80,7 +80,7 @@ static void *spawn_loop(void *unused)
 
     (void)unused;
     for (unsigned asked = 0; (lane = barfs_gate_next_lane(gate)) != NULL; asked++) {
-        if (asked % 3 == 0) { /* now and then there is no thread */
+        if (asked % 3 == 0) { /* sometimes no thread can be made */
             barfs_lane_fail(lane);
             continue;
         }
@@ -92,7 +92,7 @@ static void *spawn_loop(void *unused)
     return NULL;
 }
 
-/* libfuse: answers everything with success, and says something by itself now and then. */
+/* libfuse: answers every request with success, and sends a notification now and then. */
 static void *libfuse_loop(void *unused)
 {
     static unsigned char message[BARFS_MESSAGE_SIZE];
@@ -207,7 +207,7 @@ static void run(unsigned round)
                                          .entries = &entries[i]};
         lanes[i] = barfs_gate_add_device(gate);
         REQUIRE(lanes[i]);
-        /* Node 1 is memory that nothing else touches: the others have a lock for theirs. */
+        /* Node 1 has memory of its own; the others share theirs under a lock. */
         if (i == 0)
             entries[i].base = calloc(1, REGION);
         REQUIRE(barfs_gate_add_region(gate, 1 + i, &tables[i], 3, lanes[i]) == 0);
@@ -225,7 +225,7 @@ static void run(unsigned round)
             barfs_lanes_stop(lanes[2]);
         }
     }
-    if (round % 2) { /* else it is stopped in the middle of everything */
+    if (round % 2) { /* else stop in the middle of the requests */
         for (int64_t end = barfs_now_ns() + 30000000000; atomic_load(&answered) < REQUESTS;) {
             REQUIRE(barfs_now_ns() < end);
             usleep(1000);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A gate that cannot be made leaves nothing behind: each call that its constructors make fails in turn.
+ * A constructor of the gate that fails undoes what it did: each call that it makes fails in turn.
  * Linked with --wrap for each of those calls by test_engine_c.py.
  */
 #define _GNU_SOURCE
@@ -10,8 +10,8 @@
 #include <errno.h>
 #include <pthread.h>
 
-static unsigned until_failure; /* calls that succeed before one fails; 0: none fails */
-static int balance;            /* of what was made, and not undone */
+static unsigned until_failure; /* the number of the call that fails; 0: none */
+static int balance;            /* objects made and not destroyed */
 
 void *__real_calloc(size_t count, size_t size);
 void __real_free(void *memory);
@@ -72,7 +72,7 @@ int __wrap_pthread_cond_destroy(pthread_cond_t *condition)
     return __real_pthread_cond_destroy(condition);
 }
 
-/* The gate, once its `failing`th call no longer exists; else NULL. */
+/* NULL while the gate's constructor makes a `failing`th call, which fails. */
 static struct barfs_gate *make_gate(unsigned failing)
 {
     struct barfs_gate *gate;

@@ -243,24 +243,34 @@ def words(line: str) -> str:
 
 def test_table_and_json(fake: FakeMachine) -> None:
     ready(fake)
+    file = fake.machine.usr / "share/misc/pci.ids"
+    file.parent.mkdir(parents=True)
+    file.write_text("1234  Technical Corp.\n\t11e8  edu\nC 02  Network controller\n")
     fake.add(PORT, "pcieport", class_code=BRIDGE)
     found = list(listed(fake, {str(BDF): Path("/mnt")}).values())
     node = f"{fake.machine.dev}/vfio/12"
     first, second, third = to_table(found).splitlines()
-    assert words(first) == "BDF ID CLASS DRIVER GROUP NODE MOUNTED IN THE WAY"
-    assert words(second) == "0000:00:01.0 1234:11e8 0604 bridge pcieport 12 - - is a bridge"
-    assert words(third) == f"{BDF} 1234:11e8 0200 network vfio-pci 12 {node} /mnt -"
+    assert words(first) == "BDF ID CLASS DEVICE DRIVER GROUP NODE MOUNTED IN THE WAY"
+    assert words(second) == (
+        "0000:00:01.0 1234:11e8 0604 Technical Corp. edu pcieport 12 - - is a bridge"
+    )
+    assert words(third) == (
+        f"{BDF} 1234:11e8 0200 Network controller Technical Corp. edu vfio-pci 12 {node} /mnt -"
+    )
     assert second.index("pcieport") == third.index("vfio-pci") == first.index("DRIVER")
     assert json.loads(to_json(found))[1] == {
         "bdf": "0000:01:00.0",
         "vendor": 0x1234,
+        "vendor_name": "Technical Corp.",
         "device": 0x11E8,
+        "device_name": "edu",
         "class": 0x020000,
+        "class_name": "Network controller",
         "driver": "vfio-pci",
         "iommu_group": 12,
         "node": node,
         "mounted": "/mnt",
         "obstacle": None,
     }
-    assert to_table([]) == "BDF  ID  CLASS  DRIVER  GROUP  NODE  MOUNTED  IN THE WAY\n"
+    assert to_table([]) == "BDF  ID  CLASS  DEVICE  DRIVER  GROUP  NODE  MOUNTED  IN THE WAY\n"
     assert json.loads(to_json([])) == []

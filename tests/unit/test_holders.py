@@ -60,7 +60,7 @@ def test_processes_of_namespaces_in_order(processes: Processes) -> None:
 
 
 def test_namespaces_that_may_not_be_looked_up(processes: Processes) -> None:
-    """As of other users' processes: those that see the same mounts count as of one namespace."""
+    """Other users' processes that see the same mounts count as one namespace."""
     processes.add("self", OURS, "1")
     processes.add("10", OURS)
     processes.add("11", OURS + THEIRS)

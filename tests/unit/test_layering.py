@@ -24,6 +24,7 @@ ROOMS = (
     "vfio",
     "vfio_user",
     "region",
+    "registers",
     "device",
     "attach",
     "__init__",

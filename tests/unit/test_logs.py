@@ -23,7 +23,7 @@ from tests.unit.sockets import fill
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the syslog's socket `log` and the file `barfs.log` stand."""
+    """Where the syslog's socket `log` and the file `barfs.log` are."""
     monkeypatch.setattr(logs, "_SYSLOG", tmp_path / "log")
     monkeypatch.setattr(logs, "log_folders", lambda: iter([tmp_path]))
     return tmp_path
@@ -114,14 +114,14 @@ def test_a_syslog_that_goes_away_and_comes_back(folder: Path, log: logging.Logge
         log.addHandler(logs.background_handler())
         log.warning("first")
         assert syslog.recv(100).endswith(b": first")
-    log.warning("while nobody listens")
+    log.warning("without a listener")
     (folder / "log").unlink()
     log.warning("while there is none")
     with listen(folder) as syslog:
         log.warning("again")
         assert syslog.recv(100).endswith(b": again")
     text = in_file(folder)
-    assert "WARNING: while nobody listens\n" in text
+    assert "WARNING: without a listener\n" in text
     assert "WARNING: while there is none\n" in text
     assert "first" not in text
     assert "again" not in text

@@ -57,7 +57,7 @@ def test_words_that_the_kernel_shows_of_a_mount_mean_nothing() -> None:
     ],
 )
 def test_a_remount_is_refused_for_what_it_is(words: str) -> None:
-    with pytest.raises(UsageError, match=r"cannot be remounted.*umount it, and mount it with"):
+    with pytest.raises(UsageError, match=r"cannot be remounted.*unmount it, and mount it with"):
         parse_options([words])
 
 
@@ -70,7 +70,7 @@ def test_a_remount_is_refused_for_what_it_is(words: str) -> None:
         ("mapping=on", "separate, contiguous or off"),
         ("msix=off", "map or carve"),
         ("vfio=iommufd", "auto, cdev, group or noiommu"),
-        ("trace-limit=4095", "trace-limit is a size of 4k or more, like 100M"),
+        ("trace-limit=4095", "trace-limit must be a size of 4k or more, like 100M, not '4095'"),
         ("trace-limit=-1M", "a size of 4k or more"),
         ("trace-limit=1T", "a size of 4k or more"),
         ("trace-limit=9999999999G", "a size of 4k or more"),

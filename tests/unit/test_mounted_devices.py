@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a mount does with its devices' signals."""
+"""A mount acts on its devices' signals."""
 
 import os
 import select

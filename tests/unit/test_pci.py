@@ -30,6 +30,8 @@ def test_bdf_round_trip(bdf: Bdf) -> None:
         ("01:00.0", Bdf(0, 1, 0, 0)),
         ("ABCD:FF:1f.7", Bdf(0xABCD, 0xFF, 0x1F, 7)),
         ("10000:e1:00.0", Bdf(0x10000, 0xE1, 0, 0)),
+        ("0000-01-00.0", Bdf(0, 1, 0, 0)),
+        ("01-00.0", Bdf(0, 1, 0, 0)),
     ],
 )
 def test_bdf_forms(text: str, bdf: Bdf) -> None:

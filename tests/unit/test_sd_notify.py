@@ -63,4 +63,4 @@ def test_a_manager_that_does_not_read_is_not_waited_for(
         start = time.monotonic()
         manager_at(path, monkeypatch).stopping()
         assert time.monotonic() - start < 5
-    assert "was not told" in caplog.text
+    assert "cannot notify the service manager" in caplog.text

@@ -114,9 +114,9 @@ told(lambda: os.path.abspath("file"))
     ("number", "part"),
     [
         (errno.ENFILE, "the machine has too many open files; raise its limit, as root: sysctl"),
-        (errno.ENOSPC, "no space is left there"),
+        (errno.ENOSPC, "no space left on the device"),
         (errno.EDQUOT, "the disk quota is used up"),
-        (errno.ETOOMANYREFS, "too many descriptors on their way, "),
+        (errno.ETOOMANYREFS, "too many descriptors in flight, "),
         (errno.EAGAIN, "no more processes and threads can be started"),
         (errno.EACCES, "Permission denied"),
         (errno.EIO, "Input/output error"),
@@ -128,6 +128,6 @@ def test_other_errors(number: int, part: str) -> None:
 
 def test_errors_of_python() -> None:
     assert reason(MemoryError()).startswith("out of memory")
-    assert reason(RecursionError("maximum recursion depth exceeded")) == "it is nested too deeply"
+    assert reason(RecursionError("maximum recursion depth exceeded")) == "nested too deeply"
     assert reason(OSError("plain")) == "plain"
     assert reason(ValueError()) == "ValueError"

@@ -16,6 +16,7 @@ from barfs.fuse.mounts import MountInfo
 from barfs.fuse.tree import Directory, Link, Text, Tree
 from barfs.host.inventory import Function, to_json, to_table
 from barfs.host.mountinfo import mounts, unescape
+from barfs.host.pci_ids import Ids, Names
 from barfs.layout import Layout, LayoutError
 from barfs.text import (
     dump_json,
@@ -168,7 +169,7 @@ def test_a_layout_of_somebody_else() -> None:
 
 def function(mounted: bytes, driver: bytes) -> Function:
     where = Path(os.fsdecode(mounted))
-    return Function(BDF, 1, 2, 0, os.fsdecode(driver), 12, None, where, None)
+    return Function(BDF, Ids(1, 2, 0), Names(), os.fsdecode(driver), 12, None, where, None)
 
 
 @pytest.mark.parametrize(("name", "shown"), NAMES.items(), ids=NAMES.values())

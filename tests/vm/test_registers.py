@@ -25,7 +25,7 @@ def test_commands_trace_and_dump(tmp_path: Path) -> None:
             read(mount.device() / "bar0", PAGE, 8)  # one of 8 bytes, which is cut in a gap
             refused = barfs("md", "-q", f"{bdf}:bar0", f"{PAGE:#x}")
             assert refused.returncode == 2
-            assert "takes 4 bytes at most in one access, not 8; use -l" in refused.stderr
+            assert "must have at most 4 bytes, not 8; use -l" in refused.stderr
             dumped = barfs("dump", bdf, "-o", kept, "--skip", f"bar0:{PAGE:#x}-0xfffff")
             assert dumped.returncode == 0, dumped.stderr
         lines = [line.split()[4:] for line in trace.read_text().splitlines() if " bar0 " in line]

@@ -45,7 +45,7 @@ def test_unmount_gives_the_device_back(tmp_path: Path) -> None:
                 open_device(bdf, vfio=vfio_path())
         finally:
             assert barfs("umount", first).returncode == 0
-        # The kernel takes a device from its driver only when nobody has it open.
+        # The kernel unbinds a device from its driver only once no process has it open.
         bind(bdf, None)
         bind(bdf, VFIO_PCI)
 

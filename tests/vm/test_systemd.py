@@ -247,7 +247,7 @@ def test_a_failure_is_told_in_the_journal_and_leaves_others_alone(machine: Machi
     with started(machine, f"barfs@{first}.service"):
         assert machine.run("systemctl", "start", unit).returncode != 0
         journal = ["journalctl", "--no-pager", "--output=cat", f"--unit={unit}", "--priority=err"]
-        line = f"barfs: {path} is a mount of barfs already; barfs umount {path}"
+        line = f"barfs: {path} is already a barfs mount; run: barfs umount {path}"
         wait_until(lambda: line in machine.run(*journal).stdout.splitlines(), "the journal")
         assert machine.mounts() == [path]
         assert machine.identity(path, first) == IDENTITY

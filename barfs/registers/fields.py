@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: MIT
+"""What to read and to write so that a field changes and its neighbours do not.
+
+    decode(register, value)              {"mode": 2, ...}
+    show(field, number)                  "burst", "0x2"
+    parse(field or register, text)       a number; NotAValue, ValueTooLarge
+    read_accesses(register)              the accesses that read a register, in their order
+    plan_write(register, {"mode": 2})    a FieldWrite: reads, compose(value), writes; NotAlone
+    to_value(register, accesses, words), to_words(register, accesses, value)
+
+Rule 1: pure. A word is what one access transfers, as a little-endian number, the way regions read.
+Rule 2: a register wider than its access width is read and written from the lowest address up, and
+        a field write touches only the words in which the fields lie.
+Rule 3: nothing happens to a neighbour. Its neutral value is 0 (woclr, woset, wot, singlepulse), 1
+        (wzc, wzs, wzt) or the value read (rw). Without one, the write is refused. Bits of no field
+        are written as read, or as 0 where the register cannot be read without side effects.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from barfs.registers.errors import NotAlone, NotAValue, ValueTooLarge
+from barfs.registers.model import Field, Register
+
+_ZEROS = ("woclr", "woset", "wot")
+_ONES = ("wzc", "wzs", "wzt")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One access: `offset` from the register's start and `width` in bytes; its bits of the value
+    begin at `low`."""
+
+    offset: int
+    width: int
+    low: int
+
+    @property
+    def mask(self) -> int:
+        """Its bits in the register."""
+        return (1 << 8 * self.width) - 1 << self.low
+
+
+@dataclass(frozen=True, slots=True)
+class FieldWrite:
+    """Read `reads`, then write what `compose` makes of it to `writes`.
+
+    `reads` is empty where all bits are known. Otherwise it is `writes`.
+    """
+
+    register: Register
+    reads: tuple[Access, ...]
+    writes: tuple[Access, ...]
+    fixed: int
+    kept: int
+
+    def compose(self, value: int = 0) -> int:
+        """The register's value to write, from the one that was read."""
+        return value & self.kept | self.fixed
+
+
+def accesses(register: Register, mask: int | None = None) -> tuple[Access, ...]:
+    """The accesses that hold bits of `mask`, of all of the register by default, in their order.
+
+    >>> [access.low for access in accesses(Register("r", 0, 8, (Field("", 0, 64),), 4))]
+    [0, 32]
+    """
+    width, found = register.access_width, []
+    for offset in range(0, register.width, width):
+        low = 8 * (register.width - width - offset if register.high_first else offset)
+        access = Access(offset, width, low)
+        if mask is None or access.mask & mask:
+            found.append(access)
+    return tuple(found)
+
+
+def to_value(register: Register, parts: Iterable[Access], words: Iterable[int]) -> int:
+    """The register's value of the words that were read; bits of no access are 0."""
+    value = 0
+    for access, word in zip(parts, words, strict=True):
+        value |= _swapped(register, access, word) << access.low
+    return value
+
+
+def to_words(register: Register, parts: Iterable[Access], value: int) -> list[int]:
+    """The words to write."""
+    return [_swapped(register, access, (value & access.mask) >> access.low) for access in parts]
+
+
+def _swapped(register: Register, access: Access, word: int) -> int:
+    if not register.big_endian:
+        return word
+    return int.from_bytes(word.to_bytes(access.width, "little"), "big")
+
+
+def decode(register: Register, value: int) -> dict[str, int]:
+    """The numbers of the readable fields that have names."""
+    return {field.name: extract(field, value) for field in register.fields if field.readable}
+
+
+def extract(field: Field, value: int) -> int:
+    """The field's number in the register's value."""
+    return (value & field.mask) >> field.low
+
+
+def show(field: Field, number: int) -> str:
+    """The name of a number, or the number: hexadecimal where it has more than one digit.
+
+    >>> show(Field("mode", 0, 2), 3), show(Field("count", 0, 8), 16)
+    ('3', '0x10')
+    """
+    for value in field.values:
+        if value.value == number:
+            return value.name
+    return str(number) if number < 10 else f"{number:#x}"
+
+
+def show_register(register: Register, value: int) -> str:
+    """The whole value, with all of its digits."""
+    return f"0x{value:0{2 * register.width}x}"
+
+
+def parse(what: Field | Register, text: str) -> int:
+    """A number, 0x, 0b, 0o or decimal, or the name of one. Spaces around it do not count.
+
+    Raises NotAValue, ValueTooLarge.
+
+    >>> parse(Field("mode", 0, 2), " 0b10\\n")
+    2
+    """
+    text = text.strip()
+    for value in what.values if isinstance(what, Field) else ():
+        if value.name == text:
+            return value.value
+    try:
+        if not (text[:1].isdecimal() and text.isascii()) or "_" in text:
+            raise ValueError
+        number = int(text, 0)
+    except ValueError:
+        names = (
+            ", ".join(value.name for value in what.values[:8]) if isinstance(what, Field) else ""
+        )
+        also = f" or one of {names}" if names else ""
+        raise NotAValue(
+            f"{what.name} must be a number like 19, 0x13 or 0b10011{also}, not {text[:40]!r}"
+        ) from None
+    check_fits(what, number)
+    return number
+
+
+def check_fits(what: Field | Register, number: int) -> None:
+    """Raises ValueTooLarge for a number with more bits than the field or register has."""
+    bits = what.width if isinstance(what, Field) else 8 * what.width
+    if number < 0 or number >> bits:
+        raise ValueTooLarge(f"{what.name} has {bits} bits, which {number:#x} does not fit into")
+
+
+def plan_write(register: Register, values: Mapping[str, int]) -> FieldWrite:
+    """How to write these fields, by name, and nothing else.
+
+    Raises NotAlone where a neighbour would notice, ValueTooLarge, KeyError for an unknown name.
+    """
+    fields = {field.name: field for field in register.fields}
+    written = [fields[name] for name in values]
+    own = fixed = 0
+    for field, number in zip(written, values.values(), strict=True):
+        check_fits(field, number)
+        if not field.writable:
+            raise NotAlone(f"{register.name}.{field.name} cannot be written", field.name)
+        if own & field.mask:
+            raise NotAlone(f"{field.name} shares bits with another field that is written")
+        own |= field.mask
+        fixed |= number << field.low
+    writes = accesses(register, own)
+    touched = sum(access.mask for access in writes)
+    others = [
+        part
+        for part in register.parts
+        if part.writable and part.mask & touched and part not in written
+    ]
+    zeros, ones, kept = _neutral(register, written, others)
+    fixed |= ones & touched & ~own
+    unknown = touched & ~own & ~zeros & ~ones
+    if not unknown:
+        return FieldWrite(register, (), writes, fixed, 0)
+    if register.readable and not register.read_has_effects:
+        return FieldWrite(register, writes, writes, fixed, unknown)
+    if kept & unknown:
+        neighbour = next(part for part in others if part.mask & kept & unknown)
+        reader = next((part for part in register.parts if part.onread), neighbour)
+        raise NotAlone(
+            f"{_names(written)} cannot be written without {neighbour.name}, which has to be read "
+            f"first, and reading changes {reader.name}; write the whole register {register.name}",
+            neighbour.name,
+        )
+    return FieldWrite(register, (), writes, fixed, 0)
+
+
+def _neutral(
+    register: Register, written: Sequence[Field], others: Iterable[Field]
+) -> tuple[int, int, int]:
+    """The bits of neighbours that are neutral as 0, as 1, and as read. Raises NotAlone."""
+    zeros = ones = kept = 0
+    own = sum(field.mask for field in written)
+    for part in others:
+        if part.onwrite in _ZEROS or (part.singlepulse and part.onwrite is None):
+            zeros |= part.mask
+        elif part.onwrite in _ONES and not part.singlepulse:
+            ones |= part.mask
+        elif reason := _no_neutral(part):
+            raise NotAlone(
+                f"{_names(written)} cannot be written without {part.name}, which {reason}; "
+                f"write the whole register {register.name}",
+                part.name,
+            )
+        else:
+            kept |= part.mask
+        if part.mask & own or zeros & ones | zeros & kept | ones & kept:
+            raise NotAlone(
+                f"{_names(written)} cannot be written without {part.name}, which shares bits with "
+                f"another field; write the whole register {register.name}",
+                part.name,
+            )
+    return zeros, ones, kept
+
+
+def _no_neutral(part: Field) -> str:
+    """Why there is no value that changes nothing; "" where what was read is one."""
+    if part.onwrite is not None:
+        return f"any write changes ({part.onwrite})"
+    if part.write_once:
+        return "can be written once"
+    if not part.readable:
+        return "cannot be read"
+    return ""
+
+
+def _names(fields: Iterable[Field]) -> str:
+    return ", ".join(field.name for field in fields)
