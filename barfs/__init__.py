@@ -109,12 +109,11 @@ def open(
 ) -> Device:
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
 
-    After the address of a virtual function may stand `,vf_token=UUID`. Opening a PCI device makes
-    the kernel reset it. It belongs to this process: one that is forked from it, `multiprocessing`'s
-    included, cannot use the device (`ForkedAccess`), and neither its `close` nor its end touches
-    it. For the choices see `Options`; `policy` is a file (`barfs.policy`). Raises
-    UsageError for a bad name or choice and DeviceError, saying what stands in the way, for the
-    rest.
+    The address of a virtual function may be followed by `,vf_token=UUID`. The kernel resets a PCI
+    device when it is opened. The device belongs to this process: a forked child, also one of
+    `multiprocessing`, cannot use it (`ForkedAccess`), and neither the child's `close` nor its end
+    affects it. For the options see `Options`; `policy` is a file (`barfs.policy`). Raises
+    UsageError for a bad name or option, and DeviceError, naming the obstacle, for everything else.
 
         >>> with open("demo", read_only=True) as device:
         ...     device["bar0"].write32(0x4, 1)

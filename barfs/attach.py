@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From what a user types to an open device: the one place that chooses a backend.
+"""From the name that a user types to an open device: the one place that chooses a backend.
 
 A device is named by its address (`0000:01:00.0`, `01:00.0`; for a virtual function with a token
 `0000:01:00.0,vf_token=UUID`), by the socket of its vfio-user server

@@ -58,19 +58,18 @@ class Options:
     `mapping`: each window by itself, all windows of a region in one reserved range of the region's
     shape, or none. `width`: how longer or misaligned requests are cut, in bytes (1, 2, 4, 8).
     `msix`: whether the MSI-X table's pages stay in the windows. `timeout`: seconds that the device
-    may take for one access. `guard`: a request that is not one access of the device is refused (but
-    reads of configuration space are not: they have no side effects, and pciutils reads it whole).
-    `policy`: the ranges that may not be written or touched. `vfio`: the way into kernel VFIO;
-    `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access, and is moved
-    to a name that ends in `.1` when it has `trace_limit` bytes. Raises UsageError for values that
-    are none of these.
+    may take for one access. `guard`: refuse a request that is not one access of the device (except
+    reads of configuration space, which have no side effects; pciutils reads it whole). `policy`:
+    the ranges that may not be written or not be accessed. `vfio`: the way into kernel VFIO;
+    `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access, and is
+    renamed to end in `.1` when it has `trace_limit` bytes. Raises UsageError for any other value.
 
         >>> Options(width=8, timeout=0.5).mapping
         'separate'
         >>> Options(width=3)
         Traceback (most recent call last):
             ...
-        barfs.errors.UsageError: width=3: the width is 1, 2, 4 or 8 bytes
+        barfs.errors.UsageError: width must be 1, 2, 4 or 8 bytes, not 3
     """
 
     mapping: MappingMode = "separate"
@@ -86,15 +85,17 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.mapping not in ("separate", "contiguous", "off"):
-            raise UsageError(f"mapping={self.mapping}: it is separate, contiguous or off")
+            raise UsageError(f"mapping must be separate, contiguous or off, not {self.mapping!r}")
         if self.msix not in ("map", "carve"):
-            raise UsageError(f"msix={self.msix}: it is map or carve")
+            raise UsageError(f"msix must be map or carve, not {self.msix!r}")
         if self.vfio not in ("auto", "cdev", "group", "noiommu"):
-            raise UsageError(f"vfio={self.vfio}: it is auto, cdev, group or noiommu")
+            raise UsageError(f"vfio must be auto, cdev, group or noiommu, not {self.vfio!r}")
         if not 0 < self.timeout < float("inf"):
-            raise UsageError(f"timeout={self.timeout}: it is a positive number of seconds")
+            raise UsageError(f"timeout must be a positive number of seconds, not {self.timeout}")
         if not LEAST_TRACE <= self.trace_limit < 1 << 63:
-            raise UsageError(f"trace_limit={self.trace_limit}: it is at least {LEAST_TRACE} bytes")
+            raise UsageError(
+                f"trace_limit must be at least {LEAST_TRACE} bytes, not {self.trace_limit}"
+            )
         if self.msix == "carve" and self.mapping == "off":
             raise UsageError("msix=carve has no meaning with mapping=off: nothing is mapped")
         _ = self.plan_options
@@ -124,7 +125,7 @@ class Device:
         self.bdf: Bdf = backend.bdf
         self.source: str = backend.source
         self.options = options or Options()
-        self._occupancy = engine.Occupancy()
+        self._in_flight = engine.InFlight()
         self.regions: dict[str, Region] = {}
         self._backend = backend
         self._turns = engine.Turns()
@@ -169,24 +170,23 @@ class Device:
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        """What the device has to say without being asked, to its owner, until it is closed."""
+        """The events that the device reports by itself; none in a forked child."""
         return self._backend.signals() if self._owner.is_here else ()
 
     @property
     def gone(self) -> bool:
-        """Whether the device was lost, is wanted back by the kernel (which waits for `close`), or
-        was closed, or is another process's, from which this one was forked: then every access, of
-        windows too, is refused."""
+        """Whether every access is refused, of windows too: the device was lost or closed, the
+        kernel wants it back (and waits for `close`), or this process is a forked child."""
         if not self._owner.is_here:
             return True
-        if not self._occupancy.closed:
+        if not self._in_flight.closed:
             poll = select.poll()
             for signal in self.signals:
                 if signal.kind != "error":
                     poll.register(signal.fd, signal.events)
             if poll.poll(0):
-                self._occupancy.close()
-        return self._occupancy.closed
+                self._in_flight.close()
+        return self._in_flight.closed
 
     def reset(self) -> None:
         """Reset the function. Raises DeviceError where it cannot, ForkedDevice in a child."""
@@ -198,13 +198,13 @@ class Device:
         """Refuse new accesses, let those inside finish, unmap, and give the device back.
 
         `grace` is how many seconds to wait for them, None for the request timeout. Returns False
-        when one of them did not finish: then its mappings stay, since pulling memory from under
-        an access would kill the process. In a child of the process that opened it, does nothing.
+        when one of them did not finish: the mappings then stay, since unmapping memory under an
+        access would kill the process. Does nothing in a forked child.
         """
         if not self._owner.is_here:
             return True
-        self._occupancy.close()
-        if not self._occupancy.drain(self.options.timeout if grace is None else grace):
+        self._in_flight.close()
+        if not self._in_flight.drain(self.options.timeout if grace is None else grace):
             log.error("%s: an access has not come back; its mappings are left in place", self.bdf)
             return False
         with self._closing:
@@ -239,7 +239,7 @@ class Device:
     def _region_infos(self) -> dict[int, RegionInfo]:
         count = self._backend.device_info().num_regions
         if count > REGION_LIMIT:
-            raise DeviceError(f"{self.source} claims {count} regions; that cannot be true")
+            raise DeviceError(f"{self.source} claims {count} regions, more than {REGION_LIMIT}")
         infos = {}
         for index in range(count):
             if index == VGA_INDEX:
@@ -280,7 +280,7 @@ class Device:
         mapped, failed = self._map_windows(layout, fd, info.offset)
         layout = layout.with_failed_windows(failed, self._backend.max_width)
         table = engine.Table(
-            self._occupancy,
+            self._in_flight,
             layout.size,
             layout.width,
             self._entries(layout, info, mapped),
@@ -299,7 +299,7 @@ class Device:
     def _map_windows(
         self, layout: Layout, fd: int | NoDescriptor | None, offset: int
     ) -> tuple[MappedWindows, dict[int, str]]:
-        """Map the windows; returns also the reasons for those that are not mapped."""
+        """Map the windows; returns the mappings, and the reasons of windows that have none."""
         windows = layout.windows
         if not isinstance(fd, int):
             return MappedWindows((), -1, offset), dict.fromkeys(
@@ -340,7 +340,7 @@ class Device:
         )
 
     def _gap(self, info: RegionInfo) -> engine.Target:
-        """What an access outside the windows reaches."""
+        """The target of an access outside the windows."""
         backend = self._backend
         if backend.access_fd is not None:
             return engine.Descriptor(backend.access_fd, info.offset)
@@ -353,6 +353,6 @@ class Device:
         )
 
 
-def occupancy_of(device: Device) -> engine.Occupancy:
-    """Who is inside the device's tables, for the mount: `close` refuses every further access."""
-    return device._occupancy
+def in_flight_of(device: Device) -> engine.InFlight:
+    """The accesses in flight in the device's tables, for the mount that refuses further ones."""
+    return device._in_flight

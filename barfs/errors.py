@@ -18,7 +18,7 @@ class BarfsError(Exception):
 
 
 class UsageError(BarfsError):
-    """The request itself makes no sense: a bad or contradicting argument, option or file."""
+    """The request itself makes no sense: a bad or contradictory argument, option or file."""
 
 
 class DeviceError(BarfsError):
@@ -26,9 +26,9 @@ class DeviceError(BarfsError):
 
 
 class ForkedDevice(DeviceError):
-    """A device in a process that was forked from the one that opened it, and has it still.
+    """A device in a forked child of the process that opened it and still has it open.
 
-    What the child may do is open it anew, once its owner has closed it.
+    The child may open the device anew once its owner has closed it.
     """
 
 

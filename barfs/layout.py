@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Which parts of a region are windows, which are gaps, and why.
+"""The layout of a region: which parts are windows, which are gaps, and why.
 
-Rule 1: pure. What the driver said comes in, a `Layout` comes out; live mappings are elsewhere.
+Rule 1: pure. The driver's region info comes in, a `Layout` comes out; live mappings are elsewhere.
 Rule 2: a layout covers `[0, size)` exactly: in order, without gap or overlap.
-Rule 3: edges are aligned, never sizes: a window's start is rounded up and its *end* down to whole
-        pages, what is taken out of it (the MSI-X table) the other way round.
-Rule 4: what the driver says is believed whole or not at all. An area that leaves the region or
-        overlaps another makes the region have no windows.
-Rule 5: a window lies in one area. Areas that touch are windows of their own, since a driver may
-        refuse an mmap that leaves one (idxd's mediated devices do); only what is shown joins them.
+Rule 3: align edges, never sizes: round a window's start up and its *end* down to whole pages, and
+        the other way round for a range that is taken out of it (the MSI-X table).
+Rule 4: believe the driver's areas all or none. If one leaves the region or overlaps another, the
+        region has no windows.
+Rule 5: a window lies in one area. Areas that touch are separate windows, since a driver may refuse
+        an mmap that leaves one (idxd's mediated devices do); only the text of a layout joins them.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class MsixPlace:
 
     @classmethod
     def in_bar(cls, capability: MsixCapability | None, index: int) -> MsixPlace | None:
-        """What of the capability lies in BAR `index`; None where nothing does."""
+        """The parts of the capability that lie in BAR `index`; None if there is none."""
         if capability is None:
             return None
         place = cls(
@@ -110,7 +110,7 @@ class MsixPlace:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A region as the user meets it. `width` is the file's width: how longer requests are cut.
+    """A region as the user sees it. `width` is the file's width: how longer requests are cut.
 
     >>> import barfs
     >>> with barfs.open("demo") as device:
@@ -170,7 +170,7 @@ class Layout:
         )
 
     def merged(self) -> Layout:
-        """The layout as it is shown: neighbours that are accessed alike are one segment."""
+        """The layout as users see it: neighbours that are accessed alike are one segment."""
         return replace(self, segments=tuple(merge(self.segments)))
 
     def restricted(self, restrictions: Sequence[Restriction]) -> Layout:
@@ -245,7 +245,7 @@ class Layout:
 
 
 def _under_policy(segment: Segment, permission: Literal["ro", "none"]) -> Segment:
-    """The segment with what the policy leaves of it; as it was, where that takes nothing away."""
+    """The segment as the policy leaves it; unchanged if the policy takes nothing away."""
     perm = "--" if permission == "none" else segment.perm[0] + "-"
     if perm == segment.perm:
         return segment
@@ -282,12 +282,12 @@ def _parse_text(text: str) -> Layout:
         if line.startswith("0x"):
             start, end, _size, access, perm, width, reason = line.split()
             if perm not in _PERMS or int(width) not in WIDTHS:
-                raise ValueError(f"{line[:100]!r} is no range of it")
+                raise ValueError(f"{line[:100]!r} is not a segment")
             segments.append(
                 Segment(int(start, 16), int(end, 16), _ACCESS[access], perm, int(width), reason)
             )
     if int(fields["width"]) not in WIDTHS:
-        raise ValueError(f"a width is 1, 2, 4 or 8 bytes, not {fields['width'][:20]}")
+        raise ValueError(f"width must be 1, 2, 4 or 8 bytes, not {fields['width'][:20]}")
     flags = fields["flags"].split()
     return Layout(
         device=head[2],
@@ -302,7 +302,7 @@ def _parse_text(text: str) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What the user chose for all regions of a device.
+    """The user's options for the layouts of a device.
 
     `width` is the file's width in bytes (1, 2, 4, 8); `mapping` False leaves everything to pread.
     """
@@ -314,7 +314,7 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         if self.width not in WIDTHS:
-            raise UsageError(f"width={self.width}: the width is 1, 2, 4 or 8 bytes")
+            raise UsageError(f"width must be 1, 2, 4 or 8 bytes, not {self.width}")
 
 
 @dataclass(frozen=True, slots=True)

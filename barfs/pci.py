@@ -2,8 +2,8 @@
 """Names and structures of PCI: addresses, VFIO region names, the configuration space.
 
 Rule 1: pure; bytes and text in, values out.
-Rule 2: a configuration space comes from a device, so nothing in it is trusted: a capability list
-        may loop, leave the space, or lie. What cannot be read is absent, never an exception.
+Rule 2: a configuration space comes from a device, so trust nothing in it: a capability list may
+        loop, leave the space, or lie. A field that cannot be read is absent, never an exception.
 
 Layouts are those of the PCI Local Bus Specification 3.0, chapter 6, and `linux/pci_regs.h`.
 """
@@ -129,7 +129,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class MsixCapability:
-    """Where MSI-X keeps its table and its pending bits: BAR numbers, offsets and sizes in bytes."""
+    """The places of the MSI-X table and the pending bits: BAR numbers, offsets in bytes."""
 
     vectors: int
     table_bar: int
@@ -224,7 +224,7 @@ class ConfigSpace:
             offset = self._value(offset + 1, 1) & ~3
 
     def msix(self) -> MsixCapability | None:
-        """The MSI-X capability, or None. Its BARs and offsets are the device's word, unchecked."""
+        """The MSI-X capability, or None. Its BARs and offsets are the device's, unchecked."""
         for identifier, offset in self.capabilities():
             if identifier == _CAPABILITY_MSIX and offset + 12 <= len(self.data):
                 control, table, pba = struct.unpack_from("<HII", self.data, offset + 2)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What a user lets through: rules for ranges of registers, from a TOML file.
+"""The access policy of a user: rules for ranges of registers, from a TOML file.
 
-    # What no rule covers is "rw"; where several do, the last one decides.
+    # A register that no rule covers is "rw"; where several do, the last one decides.
     [[rule]]
     device = "0000:01:00.0"     # an address, or a name as given to barfs mount; default "*"
     region = "bar0"             # default "*"
@@ -10,9 +10,9 @@
 
 `device` and `region` may hold shell wildcards. A byte of a name that is not UTF-8 is \\xNN here.
 
-Rule 1: pure, but for reading the file. `barfs.engine` enforces, `barfs.layout` shows.
-Rule 2: a rule that cannot mean anything for the device that it names is an error: a register that a
-        typing mistake left open is worse than no mount.
+Rule 1: pure, except for reading the file. `barfs.engine` enforces, `barfs.layout` shows.
+Rule 2: a rule that matches nothing on the device it names is an error: better no mount than a
+        register left open by a typo.
 """
 
 import fnmatch
@@ -57,7 +57,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """Rules in their order; none of them: everything is permitted.
+    """Rules in their order; without a rule everything is permitted.
 
     >>> rule = {"region": "bar0", "range": "0x100+0x40", "access": "none"}
     >>> policy = AccessPolicy.from_toml({"rule": [rule]})
@@ -74,12 +74,12 @@ class AccessPolicy:
             with open(path, "rb") as file:
                 text = file.read(_LONGEST + 1)
             if len(text) > _LONGEST:
-                raise UsageError(f"it is longer than {_LONGEST} bytes")
+                raise UsageError(f"the file must have at most {_LONGEST} bytes")
             return cls.from_toml(tomllib.loads(text.decode()))
         except OSError as error:
             raise UsageError(f"policy {path}: {reason(error)}") from error
         except UnicodeDecodeError:
-            raise UsageError(f"policy {path}: is not UTF-8 text, as TOML must be") from None
+            raise UsageError(f"policy {path}: TOML must be UTF-8 text") from None
         except (UsageError, ValueError, RecursionError) as error:
             raise UsageError(f"policy {path}: {error}") from None
 
@@ -88,11 +88,11 @@ class AccessPolicy:
         """The policy of a parsed file. Raises UsageError."""
         rows = table.get("rule")
         if set(table) - {"rule"} or not isinstance(rows, list):
-            raise UsageError("it holds tables [[rule]] and nothing else")
+            raise UsageError("the file must hold [[rule]] tables and nothing else")
         return cls(tuple(_read_rule(f"rule {number}", row) for number, row in enumerate(rows, 1)))
 
     def restrictions(self, names: Sequence[str], sizes: Mapping[str, int]) -> "Restrictions":
-        """What is not permitted in each region of a device that is known by `names`.
+        """The restrictions of each region of a device that is known by `names`.
 
         `sizes` are the sizes of its regions, in bytes. Raises UsageError for a rule that names
         a region that the device does not have, or a range that leaves its region.
@@ -115,14 +115,14 @@ Restrictions = dict[str, tuple[Restriction, ...]]
 
 def _read_rule(where: str, row: Any) -> Rule:
     if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
-        raise UsageError(f"{where}: all values are strings")
+        raise UsageError(f"{where}: every value must be a string")
     if unknown := set(row) - _FIELDS:
         raise UsageError(
             f"{where}: unknown {', '.join(sorted(unknown))}; there are {', '.join(sorted(_FIELDS))}"
         )
     permission = _PERMISSIONS.get(row.get("access", ""))
     if permission is None:
-        raise UsageError(f'{where}: access is "rw", "ro" or "none"')
+        raise UsageError(f'{where}: access must be "rw", "ro" or "none"')
     try:
         span = parse_range(row["range"]) if "range" in row else None
     except UsageError as error:
@@ -154,7 +154,7 @@ class _Painted(Range):
 
 
 def _restricted(rules: Sequence[Rule], size: int) -> tuple[Restriction, ...]:
-    """What the rules leave restricted of `size` bytes, as few ranges as possible."""
+    """The restrictions of a region of `size` bytes under the rules, as few as possible."""
     region = Range(0, size)
     parts = ((rule, (rule.span or region).overlap(region)) for rule in rules)
     painted = overlay(_Painted(part.start, part.end, rule.permission) for rule, part in parts)

@@ -74,9 +74,9 @@ def merge(ranges: Iterable[R]) -> list[R]:
 
 
 def overlay(layers: Iterable[R]) -> list[R]:
-    """What is to be seen of ranges that are painted one over the other: in order, disjoint.
+    """Paint ranges one over the other; returns what is visible then, in order and disjoint.
 
-    A range that a later one covers in part is cut; pieces are not joined (`merge` does that).
+    A range that a later one covers in part is cut. Pieces are not joined (`merge` does that).
 
     >>> overlay([Range(0, 16), Range(4, 8)])
     [Range(start=0, end=4), Range(start=4, end=8), Range(start=8, end=16)]
@@ -129,7 +129,7 @@ def first_overlap(ranges: Iterable[Range]) -> tuple[Range, Range] | None:
 
 
 def _label(one: Range) -> tuple[object, ...]:
-    """What a range says besides where it is."""
+    """The fields of a range other than its place."""
     return type(one), *(getattr(one, field.name) for field in fields(one)[2:])
 
 
@@ -156,7 +156,7 @@ def parse_number(text: str) -> int:
             raise ValueError
         return int(digits, 0) * factor
     except ValueError:
-        raise UsageError(f"{text!r} is no number; write it like 256, 0x100, 4k or 1M") from None
+        raise UsageError(f"{text!r} is not a number; write it like 256, 0x100, 4k or 1M") from None
 
 
 def parse_range(text: str, default_size: int | None = None) -> Range:
@@ -172,7 +172,7 @@ def parse_range(text: str, default_size: int | None = None) -> Range:
             break
     else:
         if default_size is None:
-            raise UsageError(f"{text!r} is no range; write it like 0x100+0x40 or 0x100-0x13f")
+            raise UsageError(f"{text!r} is not a range; write it like 0x100+0x40 or 0x100-0x13f")
         start = parse_number(text)
         end = start + default_size
     if end <= start:

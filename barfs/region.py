@@ -171,7 +171,7 @@ def restrict(region: Region, restrictions: Sequence[Restriction]) -> None:
 
 
 def unmap(region: Region) -> None:
-    """Unmap the windows; for the device that closes the region, once its occupancy is drained."""
+    """Unmap the windows; for the device that closes the region, once no access is in flight."""
     for mapping in region._mappings:
         mapping.close()
     if region._reservation is not None:

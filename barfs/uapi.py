@@ -3,9 +3,9 @@
 
 Rule 1: pure; kernel VFIO and vfio-user carry the same bytes, so both use this module.
 Rule 2: fields are in host byte order and unpadded.
-Rule 3: the capability chain is decoded strictly, and a chain that cannot be read is an error of
-        its region (`RegionInfo.chain_error`), never "no capabilities" and never an exception that
-        loses the fields in front of it. Unknown capability ids are skipped, as the ABI demands.
+Rule 3: decode the capability chain strictly. A chain that cannot be read is an error of its region
+        (`RegionInfo.chain_error`), never "no capabilities", and never an exception that loses the
+        fields in front of it. Skip unknown capability ids, as the ABI demands.
 """
 
 import struct
@@ -227,7 +227,7 @@ def _walk_chain(data: bytes, offset: int) -> dict[int, bytes]:
             if version != _KNOWN_VERSION:
                 raise CapabilityVersionError(f"capability {identifier} has version {version}")
             if identifier in bodies:
-                raise CapabilityRepeated(f"capability {identifier} stands twice in the chain")
+                raise CapabilityRepeated(f"capability {identifier} is in the chain twice")
             bodies[identifier] = data[offset + _CAPABILITY.size :]
         offset = next_offset
     return bodies

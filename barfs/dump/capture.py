@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """A whole device, read once: through the mount that holds it, or opened for it.
 
-Rule 1: every byte is read at most once. What cannot be read is a hole with its reason, and one bad
-        register does not cost the rest.
-Rule 2: a device that is gone or does not answer ends it.
-Rule 3: what is not read costs nothing, however large it is. Where many registers in a row fail, one
-        of each page is tried, and the longer it goes on, the fewer; what lies between counts as
-        failed. The first that can be read again is then searched for backwards.
+Rule 1: read every byte at most once. A range that cannot be read is a hole with its reason; the
+        rest is read all the same.
+Rule 2: a device that is gone or does not answer ends the capture.
+Rule 3: a range that is not read costs nothing, however large it is. Where many registers in a row
+        fail, try one of each page, and the longer they fail, the fewer; those between count as
+        failed. Then search backwards for the first one that can be read again.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class SnapshotError(BarfsError):
 
 
 class Source(Protocol):
-    """A device that can be looked at. `layouts` are in the order of the regions."""
+    """A device that can be read. `layouts` are in the order of the regions."""
 
     name: str
     layouts: dict[str, Layout]
@@ -55,7 +55,7 @@ class Source(Protocol):
         """As `pread` of the region's file. Raises OSError."""
 
     def zeros_end(self, region: str, segment: Segment, offset: int) -> int:
-        """Up to where, from an offset in a segment on, all is known to be zeros without reading."""
+        """The end of the bytes, from an offset in a segment on, that are zeros without reading."""
 
 
 class _Mounted:
@@ -80,7 +80,7 @@ class _Mounted:
 
 
 class _Opened:
-    """A device that was opened for it."""
+    """A device that was opened for the capture."""
 
     def __init__(self, device: Device, files: contextlib.ExitStack) -> None:
         self.name = str(device.bdf)
@@ -96,7 +96,7 @@ class _Opened:
             raise OSError(error.errno, str(error)) from error
 
     def zeros_end(self, region: str, segment: Segment, offset: int) -> int:
-        """The holes of a software device's memory: reading them would allocate it."""
+        """Skip the holes of a software device's memory: reading them would allocate it."""
         if segment.access != "mmap":
             return offset
         if region not in self._memory:
@@ -123,7 +123,7 @@ class _Opened:
             return None
         self._files.callback(os.close, fd)
         if os.fstat(fd).st_size < backing[1] + self._device[region].size:
-            return None  # what lies behind its end is no memory
+            return None  # nothing is mapped past its end
         return fd, backing[1]
 
 
@@ -144,7 +144,7 @@ def source_of(name: DeviceName, tell: Callable[[str], object]) -> Iterator[Sourc
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """What is not to be read: a region, or a range of it."""
+    """A region, or a range of it, that the user leaves out."""
 
     region: str
     span: Range | None = None
@@ -159,7 +159,7 @@ class _Part(Range):
 
 
 class RegionReader:
-    """What can be read of one region, in order; `holes` is complete when it has all come."""
+    """Reads one region, in order; `holes` is complete once `pieces` has ended."""
 
     def __init__(self, source: Source, layout: Layout, skips: Sequence[Skip] = ()) -> None:
         self._source = source
@@ -221,7 +221,7 @@ class RegionReader:
         return align_down(position, self._width) + self._width
 
     def _try(self, position: int, end: int) -> tuple[bytes, str]:
-        """Read from a position; what came, or why nothing did. Raises SnapshotError."""
+        """Read from a position: the bytes, or none and the reason. Raises SnapshotError."""
         while True:
             count = min(end - position, _CHUNK - position % _CHUNK)
             if self._singly:
@@ -245,7 +245,7 @@ class RegionReader:
         return f"{text}; --skip leaves out what does not answer, which is in {where}"
 
     def _search(self, start: int, end: int) -> tuple[int, dict[int, bytes]]:
-        """Where registers can be read again; and what was read on the way, by its offset."""
+        """Find the next register that can be read: its offset, and what was read by offset."""
         step, tries, since = _STEP, 0, time.monotonic()
         low, high = start, align_up(start, step)
         while True:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Two dumps compared: the registers that differ.
 
-Rule 1: what was not read, and what is the same in both, costs next to nothing: only blocks that
-        differ are looked into, and none where the rest of a region was not read.
+Rule 1: bytes that were not read, or are the same in both, cost next to nothing: compare only
+        blocks that differ, and none where the rest of a region was not read.
 """
 
 import heapq
@@ -49,7 +49,7 @@ class _Registers(Range):
 
 
 def _without(holes: Iterable[Hole], size: int, width: int) -> list[_Registers]:
-    """What is left of `[0, size)` without the registers that holes touch."""
+    """The parts of `[0, size)` without the registers that holes touch."""
     hidden = (
         _Registers(align_down(hole.start, width), align_up(hole.end, width), False)
         for hole in sorted(holes, key=lambda hole: hole.start)

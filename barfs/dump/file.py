@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The file of a dump: what a device's regions held, and what was not read.
+"""The file of a dump: the bytes of a device's regions, and the ranges that were not read.
 
 A ZIP archive. For each region it has the layout under `REGION.layout`, as in the device's directory
-of a mount, and bytes under the region's name. `dump.json` says whose they are, and where they
-belong:
+of a mount, and bytes under the region's name. `dump.json` tells which device they are of, and where
+they belong:
 
     {"format": "barfs dump v2", "device": "0000:01:00.0",
      "regions": {"bar0": {"stored": [[0, 65536]], "fills": [],
@@ -21,9 +21,9 @@ In format v1, which is still read, `regions` has the list of holes only, and all
 are in the archive, with zeros for what was not read.
 
 Rule 1: a dump appears under its name whole or not at all.
-Rule 2: what was not read, and what is all one value, costs nothing, here as for who reads a dump.
-Rule 3: a dump from elsewhere may be anything: sizes are those of its layouts, whatever it holds,
-        and no more memory is used than a dump of ours could need.
+Rule 2: a range that was not read, or is all one value, costs nothing to write or to read.
+Rule 3: a dump from elsewhere may hold anything: sizes are those of its layouts, whatever else it
+        says, and reading it takes no more memory than a dump of barfs needs.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class DumpError(UsageError):
-    """A file that is no dump, or cannot be read."""
+    """A file that is not a dump, or cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Hole(Range):
 
 
 Block = tuple[int, bytes]
-"""Where in the region, a multiple of BLOCK; and up to BLOCK bytes."""
+"""An offset in the region, a multiple of BLOCK, and up to BLOCK bytes."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -104,8 +104,8 @@ class DumpWriter:
     def add(
         self, layout: Layout, pieces: Iterable[tuple[int, bytes]], holes: Sequence[Hole]
     ) -> None:
-        """Store a region. `pieces` is what was read of it: offsets in order, and bytes; `holes` is
-        looked at as they come. Raises OutputError."""
+        """Store a region. `pieces` are the bytes that were read, with their offsets, in order;
+        `holes` may grow while they come. Raises OutputError."""
         runs: list[_Run] = []
         with self._told():
             self._put(f"{layout.region}.layout", layout.to_text())
@@ -140,7 +140,7 @@ class DumpWriter:
             self._zip.close()
 
     def abandon(self) -> None:
-        """Before what it writes to is closed."""
+        """Drop the dump; only while the file that it writes to is open."""
         with contextlib.suppress(OSError, ValueError):
             self._zip.close()
 
@@ -174,7 +174,7 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 def _blocks_of(pieces: Iterable[tuple[int, bytes]], size: int) -> Iterator[Block]:
-    """The blocks that pieces in order touch, whole: with zeros for what lies between."""
+    """The whole blocks that pieces touch, which are in order; with zeros between the pieces."""
     start, parts, end = 0, [b""], 0
     for at, data in pieces:
         taken = 0
@@ -194,7 +194,7 @@ def _blocks_of(pieces: Iterable[tuple[int, bytes]], size: int) -> Iterator[Block
 
 
 class _Bounded(io.FileIO):
-    """A file of which never much is read at once: of an archive's directory, say."""
+    """A file that never reads much at once, as of the directory of an archive."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         most = _MOST_AT_ONCE + 1
@@ -214,10 +214,10 @@ _DAMAGED = (
     zipfile.BadZipFile,
     NotImplementedError,
 )
-"""What zipfile raises for a file that is none, or is damaged."""
+"""The exceptions of zipfile for a file that is not an archive, or a damaged one."""
 
 _MADE_UP = (KeyError, TypeError, AttributeError, RecursionError)
-"""What the contents may cause, in addition, if another program made them."""
+"""Further exceptions that contents of another program may cause."""
 
 
 class Dump:
@@ -333,7 +333,7 @@ def _ranges_from(items: Any, size: int, count: int) -> Iterator[tuple[int, ...]]
 
 
 def _runs_from(facts: Any, size: int) -> list[_Run]:
-    """What a region has of ranges that are not zeros. Raises ValueError, TypeError, KeyError."""
+    """The ranges of a region that are not zeros. Raises ValueError, TypeError, KeyError."""
     runs = [_Run(start, end, None) for start, end in _ranges_from(facts["stored"], size, 2)]
     for start, end, value in _ranges_from(facts["fills"], size, 3):
         if not 0 < value < 256:

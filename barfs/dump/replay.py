@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A software device that begins as a dump says: what `barfs serve --from` runs.
+"""A software device that starts with the contents of a dump, for `barfs serve --from`.
 
 Its registers are memory: they keep what is written, and do nothing else.
 """
@@ -85,7 +85,7 @@ def _region(contents: "_Contents", layout: Layout, bar: Bar | None) -> RegionSpe
 
 
 def _areas(layout: Layout) -> Iterator[SparseArea]:
-    """What the driver called mappable, whatever came of it: neighbours as one where they can be."""
+    """The parts that the driver called mappable, mapped or not; neighbours joined if possible."""
     mappable = [segment for segment in layout.segments if segment.reason not in _NOT_MAPPABLE]
     for run in merge(Range(segment.start, segment.end) for segment in mappable):
         edges = (edge for segment in clip(mappable, run) for edge in _edges_of_areas(segment))
@@ -102,7 +102,7 @@ def _edges_of_areas(segment: Segment) -> range:
 
 
 class _Contents:
-    """What of a dump's regions is not zero; not more than a process has room for."""
+    """The bytes of a dump's regions that are not zero, up to a limit for all of them."""
 
     def __init__(self, dump: Dump) -> None:
         self._dump = dump

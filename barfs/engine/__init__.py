@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The engine: requests over a region's segments become accesses of an exact width, in C.
+"""The engine: it turns requests on a region into accesses of an exact width, in C.
 
-Rule 1: all unsafe code of barfs is in this package; `binding` alone imports the built extension.
-Rule 2: nothing outside accesses a mapping except through a `Table`.
+Rule 1: all unsafe code of barfs is in this package and the gate; `extension` alone imports the
+        built extension.
+Rule 2: code outside accesses a mapping through a `Table` only.
 
-`guard.h` says how a SIGBUS is survived, `transfer.h` how requests are cut and answered; the order
-of taking things down is `occupancy.drain()`, `mapping.close()`, `reservation.close()`.
+`sigbus.h` tells how an access survives a SIGBUS, `transfer.h` how requests are cut and answered.
+Close things in this order: `in_flight.drain()`, `mapping.close()`, `reservation.close()`.
 """
 
-from barfs.engine.inflight import Control, Occupancy, Turns
+from barfs.engine.inflight import Control, InFlight, Turns
 from barfs.engine.mapping import PAGE_SIZE, Mapping, Reservation
 from barfs.engine.ownership import Owner, keep_from_children
 from barfs.engine.sigbus import arm_guard
@@ -21,9 +22,9 @@ __all__ = [
     "Call",
     "Control",
     "Descriptor",
+    "InFlight",
     "Mapping",
     "Memory",
-    "Occupancy",
     "Owner",
     "Readable",
     "Refused",

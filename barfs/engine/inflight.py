@@ -1,52 +1,52 @@
 # SPDX-License-Identifier: MIT
-"""Who is inside a device's tables; when it is safe to take memory away; how to end a transfer."""
+"""The accesses in flight: memory is unmapped once there are none; how a request is ended."""
 
 from barfs.engine.extension import ffi, lib
 
 
-class Occupancy:
-    """One per device, shared by its tables: counts the accesses under way, and can refuse more.
+class InFlight:
+    """The accesses in flight in a device's tables, which share it: counts them, can refuse more.
 
-    A process that is forked from this one is refused with `ForkedAccess`.
+    It refuses every access of a forked child with `ForkedAccess`.
     """
 
     def __init__(self) -> None:
-        self._occupancy = ffi.new("struct barfs_inflight *", {"forks": lib.barfs_forks})
+        self._in_flight = ffi.new("struct barfs_inflight *", {"forks": lib.barfs_forks})
         self._closed = False
 
     @property
     def inside(self) -> int:
-        """How many transfers are under way now."""
-        return lib.barfs_inflight_inside(self._occupancy)
+        """The count of transfers that are in a table now."""
+        return lib.barfs_inflight_inside(self._in_flight)
 
     @property
     def closed(self) -> bool:
-        """Every access is refused."""
+        """Whether every access is refused."""
         return self._closed
 
     @property
     def drained(self) -> bool:
-        """Closed, and nobody is inside: nobody will ever be again."""
+        """Whether it is closed and no transfer is left: none will come."""
         return self._closed and self.inside == 0
 
     def close(self) -> None:
         """Refuse every access from now on with `DeviceGone`. Idempotent."""
-        lib.barfs_inflight_close(self._occupancy)
+        lib.barfs_inflight_close(self._in_flight)
         self._closed = True
 
     def drain(self, timeout: float) -> bool:
-        """Close, and wait up to `timeout` seconds; returns whether nobody is inside any more.
+        """Close, and wait up to `timeout` seconds; returns whether no transfer is left.
 
-        Not to be called by a `Call` entry's function, which is itself inside.
+        A `Call` entry's function must not call this: its own transfer is one of them.
         """
         self.close()
-        return lib.barfs_inflight_drain(self._occupancy, int(timeout * 1e9))
+        return lib.barfs_inflight_drain(self._in_flight, int(timeout * 1e9))
 
 
 class Turns:
-    """For `Call` entries whose accesses take turns, as those of one connection do.
+    """Shared by `Call` entries whose accesses take turns, as those of one connection do.
 
-    One that waits for its turn is not late while the device answers the others.
+    An access that waits for its turn is not late while the device answers the others.
     """
 
     def __init__(self) -> None:
@@ -54,13 +54,14 @@ class Turns:
 
 
 class Control:
-    """Ends the requests that carry it on `stop()`, which is looked at between accesses.
+    """Ends the requests that carry it: after `stop()` they make no further access.
 
-    Bytes already done are a short count; with none, `Interrupted`.
+    A request that has transferred bytes then ends with a short count, another with `Interrupted`.
     """
 
     def __init__(self) -> None:
         self._control = ffi.new("struct barfs_control *")
 
     def stop(self) -> None:
+        """End the requests. Idempotent."""
         lib.barfs_control_stop(self._control)

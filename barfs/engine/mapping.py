@@ -2,11 +2,11 @@
 """Mapped windows, and the ranges reserved to hold them.
 
 Rule 1: a mapping must not vanish under an access: that would be a SIGSEGV, which nothing guards.
-        So a mapping that a `Table` refers to can be closed only when the table's occupancy is
+        So a mapping that a `Table` refers to can be closed only once the table's `InFlight` is
         drained; one that is never closed is unmapped when the last table goes.
-Rule 2: a child that is forked has none of them: an access would reach the device behind the back
-        of its owner, and the kernel would not get the device back before the child's end. What has
-        taken their place there is not touched.
+Rule 2: a forked child inherits no mapping: an access would reach the device behind the back of its
+        owner, and the kernel would not get the device back before the child ends. The child leaves
+        alone whatever is mapped at those addresses since.
 Rule 3: MAP_FIXED is used inside a `Reservation` only, where it cannot hit anything else.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from barfs.engine.extension import ffi, lib
-from barfs.engine.inflight import Occupancy
+from barfs.engine.inflight import InFlight
 from barfs.engine.ownership import Owner
 from barfs.engine.sigbus import arm_guard
 from barfs.ranges import align_up
@@ -28,14 +28,14 @@ Finalizer: TypeAlias = "weakref.finalize[..., Any]"
 
 
 class Reservation:
-    """An address range of `size` bytes, rounded up to pages, that nothing can be accessed in.
+    """An inaccessible range of addresses: `size` bytes, rounded up to whole pages.
 
     `Mapping(..., within=reservation, at=offset)` fills parts of it.
     """
 
     def __init__(self, size: int) -> None:
         if size <= 0:
-            raise ValueError(f"a reservation of {size} bytes")
+            raise ValueError(f"a reservation must have at least 1 byte, not {size}")
         self.size = align_up(size, PAGE_SIZE)
         self.address = _map_nothing(0, self.size)
         self._inside: weakref.WeakSet[Mapping] = weakref.WeakSet()
@@ -49,10 +49,10 @@ class Reservation:
 
 
 class Mapping:
-    """`size` bytes of `fd` from `fd_offset`, mapped shared; both whole pages.
+    """`size` bytes of `fd` from `fd_offset`, mapped shared; both are whole pages.
 
-    With `within`, they stand at `within.address + at` instead of where the kernel likes.
-    Raises OSError when the kernel refuses, ValueError when `at` leaves the reservation.
+    With `within`, the mapping is at `within.address + at`, else where the kernel puts it.
+    Raises OSError when the kernel refuses, ValueError when it would leave the reservation.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Mapping:
         self.size = size
         self.readable = readable
         self.writable = writable
-        self._accessors: weakref.WeakSet[Occupancy] = weakref.WeakSet()
+        self._accessors: weakref.WeakSet[InFlight] = weakref.WeakSet()
         if within is None:
             self.address = _map(0, size, protection, lib.MAP_SHARED, fd, fd_offset)
             self._release = _release_once(self, _unmap, self.address, size)
@@ -92,14 +92,14 @@ class Mapping:
     def is_open(self) -> bool:
         return self._release.alive
 
-    def add_accessor(self, occupancy: Occupancy) -> None:
-        """Note that whoever enters `occupancy` may access this mapping."""
-        self._accessors.add(occupancy)
+    def add_accessor(self, in_flight: InFlight) -> None:
+        """Note that the accesses that `in_flight` counts may reach this mapping."""
+        self._accessors.add(in_flight)
 
     def close(self) -> None:
-        """Unmap. Idempotent. Raises RuntimeError while somebody may still be inside a table."""
-        if self.is_open and not all(occupancy.drained for occupancy in self._accessors):
-            raise RuntimeError("drain the occupancy of a mapping's tables before closing it")
+        """Unmap. Idempotent. Raises RuntimeError while an access may still reach the mapping."""
+        if self.is_open and not all(in_flight.drained for in_flight in self._accessors):
+            raise RuntimeError("drain what is in flight in a mapping's tables before closing it")
         self._release()
 
 
@@ -122,7 +122,7 @@ def _unmap(address: int, size: int) -> None:
 
 
 def _vacate(reservation: Reservation, address: int, size: int) -> None:
-    """Leave no hole in the reservation, which somebody else's mapping could fill."""
+    """Leave no hole in the reservation, which another mapping of the process could fill."""
     if reservation._release.alive:
         _map_nothing(address, size)
 

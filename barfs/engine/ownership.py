@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Whose things are, once this process has been forked: those of the process that made them.
+"""Ownership across fork: resources belong to the process that made them.
 
-Rule 1: a child uses, ends and removes nothing of its parent's. What would asks its `Owner` first,
-        and before it takes a lock: the thread that held it when the process was forked is not in
-        the child.
-Rule 2: a child holds nothing of its parent's either, or a device that the parent closes would stay
-        open. Its windows are not mapped there (`barfs.engine.mapping`), and each descriptor of a
-        `Holder` becomes an empty file: objects that close theirs later close no other's.
+Rule 1: a child uses, ends and removes nothing that its parent owns. Code that would checks its
+        `Owner` first, and before it takes a lock: the thread that held the lock when the process
+        forked does not exist in the child.
+Rule 2: a child keeps nothing of its parent's open, or a device that the parent closes would stay
+        open. The windows are not mapped in the child (`barfs.engine.mapping`), and each descriptor
+        of a `Holder` becomes an empty file, so that closing it later closes no other file.
 
-`forks.h` says how a fork is noticed. A program that is executed inherits nothing: every descriptor
+`forks.h` tells how a fork is noticed. A program that is executed inherits nothing: every descriptor
 is close-on-exec.
 """
 
@@ -22,7 +22,7 @@ from barfs.engine.extension import lib
 
 
 class Owner:
-    """The process that makes it."""
+    """The process that made this object."""
 
     __slots__ = ("_forks",)
 
@@ -31,32 +31,32 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether this is that process, and not one that was forked from it."""
+        """Whether this process is the owner, and not a child that was forked from it."""
         return self._forks == lib.barfs_forks
 
 
 class Holder(Protocol):
-    """What has descriptors that a child is not to hold."""
+    """An object with descriptors that a child must not keep open."""
 
     def descriptors(self) -> Iterable[int]:
-        """Those that are open now. One that is about to be closed is none of them any more."""
+        """The descriptors that are open now, without one that is about to be closed."""
 
 
 _holders: "weakref.WeakSet[Holder]" = weakref.WeakSet()
 
 
 def keep_from_children(holder: Holder) -> None:
-    """See to it that no child holds its descriptors, for as long as it lives."""
+    """Keep the descriptors of `holder` out of children, for as long as it lives."""
     _holders.add(holder)
 
 
 def _let_go() -> None:
-    """In the child: replace them all by an empty file in memory, which takes and gives nothing."""
+    """In the child: replace them all by an empty file in memory."""
     fds = {fd for holder in _holders for fd in holder.descriptors() if fd >= 0}
     _holders.clear()
     if not fds:
         return
-    # First: the process may have no descriptor to spare.
+    # Close one first: the process may have no descriptor to spare.
     with contextlib.suppress(OSError):
         os.close(min(fds))
     empty = os.memfd_create("of-the-parent", os.MFD_CLOEXEC)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Keeps the SIGBUS guard in force; guard.h says what it does and what it guarantees."""
+"""Keeps the SIGBUS guard in force; sigbus.h tells what it does and guarantees."""
 
 import faulthandler
 import os

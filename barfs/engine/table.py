@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A region as the engine sees it: `Table`, over entries.
 
-Rule 1: what an access is, how requests are cut, and what is answered is decided in transfer.c. Here
-        its answers become bytes and typed errors, nothing else.
-Rule 2: an error that a `Call` function raised is the error its caller gets.
+Rule 1: transfer.c decides what an access is, how requests are cut, and what the answer is. This
+        module only turns its answers into bytes and typed errors.
+Rule 2: the error that a `Call` function raises reaches the caller as it is.
 """
 
 import errno
@@ -15,7 +15,7 @@ from typing import Any
 
 from barfs.engine import sigbus
 from barfs.engine.extension import ffi, lib
-from barfs.engine.inflight import Control, Occupancy
+from barfs.engine.inflight import Control, InFlight
 from barfs.engine.table_entry import WIDTHS, Call, Descriptor, Memory, TableEntry
 from barfs.engine.trace import Trace
 from barfs.errors import AccessError, BarfsError, access_error
@@ -31,7 +31,7 @@ _READ, _WRITE = lib.BARFS_READ, lib.BARFS_WRITE
 _load_narrow = lib.barfs_load_narrow
 _faulthandler_enabled = faulthandler.is_enabled
 
-# No more than this is allocated for a request that a port or the guard refuses anyway.
+# The most that is allocated for a request that a port or the guard refuses anyway.
 _REFUSED_ANYWAY = 16
 
 _BYTES = ffi.typeof("char[]")
@@ -40,7 +40,7 @@ _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class _Raised(threading.local):
-    """What a `Call` function raised in this thread, on its way around the C stack."""
+    """An exception of a `Call` function in this thread, on its way around the C stack."""
 
     error: BaseException | None = None
 
@@ -54,17 +54,17 @@ class Table:
     `width` is how longer or misaligned requests are cut (1, 2, 4, 8); `port`: the rules of an
     I/O-port BAR; `guard_reads`, `guard_writes`: a request that is not one access of its place is
     InvalidAccess; `name` goes into errors; `timeout`: seconds that the device may take for one
-    access; `trace`: where its accesses are written down. Raises ValueError for entries that make
+    access; `trace`: the trace that records its accesses. Raises ValueError for entries that make
     no table.
 
     Any number of threads may use it at once. Every method raises the `AccessError` that fits:
-    BusFault, DeviceGone (also once the occupancy is closed), AccessTimeout, InvalidAccess,
+    BusFault, DeviceGone (also once `in_flight` is closed), AccessTimeout, InvalidAccess,
     AccessDenied, PolicyDenied, BeyondEnd, Interrupted, ForkedAccess.
     """
 
     def __init__(
         self,
-        occupancy: Occupancy,
+        in_flight: InFlight,
         size: int,
         width: int,
         entries: Sequence[TableEntry],
@@ -77,13 +77,13 @@ class Table:
         trace: Trace | None = None,
     ) -> None:
         if width not in WIDTHS:
-            raise ValueError(f"width {width} is not 1, 2, 4 or 8")
+            raise ValueError(f"width must be 1, 2, 4 or 8, not {width}")
         check_cover(entries, size)
         self.name = name
         self.size = size
         self.width = width
         self.entries = tuple(entries)
-        self.occupancy = occupancy
+        self.in_flight = in_flight
         self._single = port or guard_reads
         self._calls = any(isinstance(entry.target, Call) for entry in entries)
         self._kept: list[Any] = []  # what the C structures point to
@@ -92,7 +92,7 @@ class Table:
         self._table = ffi.new(
             "struct barfs_table *",
             {
-                "inflight": occupancy._occupancy,
+                "inflight": in_flight._in_flight,
                 "size": size,
                 "width": width,
                 "flags": (lib.BARFS_PORT if port else 0)
@@ -126,7 +126,7 @@ class Table:
         Fewer at the end of the region, none past it; fewer where a later access failed.
         """
         if count < 0:
-            raise ValueError(f"a read of {count} bytes")
+            raise ValueError(f"count must be 0 or more, not {count}")
         most = _REFUSED_ANYWAY if self._single else self.size - offset
         if count > most:
             count = max(0, most)
@@ -165,7 +165,7 @@ class Table:
         return int(wide[0])
 
     def load32(self, offset: int) -> int:
-        """`load(offset, 4)`, by the shortest way there is."""
+        """Read the 4 bytes at `offset`, a multiple of 4, in one access. Raises AccessError."""
         if _faulthandler_enabled() is not sigbus.seen_faulthandler:
             sigbus.arm_guard()
         value = _load_narrow(self._table, offset, 4)
@@ -174,7 +174,10 @@ class Table:
         return value
 
     def store(self, offset: int, width: int, value: int) -> None:
-        """Write one little-endian register: exactly one access, as `load`."""
+        """Write one little-endian register: exactly one access, as `load`.
+
+        Raises ValueError for a value that is negative or does not fit.
+        """
         if value >> (8 * width):
             raise ValueError(f"{value:#x} does not fit in {width} bytes")
         if _faulthandler_enabled() is not sigbus.seen_faulthandler:
@@ -193,7 +196,7 @@ class Table:
         }
         match entry.target:
             case Memory(mapping, offset):
-                mapping.add_accessor(self.occupancy)
+                mapping.add_accessor(self.in_flight)
                 base = ffi.cast("uint8_t *", mapping.address + offset)
                 return row | {"kind": lib.BARFS_MEMORY, "base": base}
             case Descriptor(fd, fd_offset):
@@ -235,14 +238,14 @@ class Table:
         return f"this place takes {most} bytes at most" if width > most else ""
 
     def _end_short(self) -> None:
-        """Forget the error behind a short count; a KeyboardInterrupt is not to be forgotten."""
+        """Drop the error behind a short count, but never a KeyboardInterrupt."""
         error, _raised.error = _raised.error, None
         if error is not None and not isinstance(error, AccessError):
             raise error
 
 
 def _outside(_kind: object, error: BaseException, _traceback: object) -> int:
-    """What was raised around the function below: by the handler of a signal."""
+    """Keep what a signal handler raised around the function below."""
     _raised.error = error
     return -errno.EINTR
 
@@ -257,18 +260,18 @@ def _barfs_call(context: Any, offset: int, width: int, direction: int, data: Any
             return 0
         answer = call.read(offset, width)
         if len(answer) != width:
-            raise ValueError(f"{width} bytes were asked for, {len(answer)} came")
+            raise ValueError(f"read({offset:#x}, {width}) returned {len(answer)} bytes")
         ffi.buffer(data, width)[:] = answer
     except AccessError as error:
         _raised.error = error
         return -error.errno
-    except BarfsError as error:  # of the device as a whole; nothing is wrong here
+    except BarfsError as error:  # the device as a whole failed, not this program
         log.error("access of %d bytes at %#x: %s", width, offset, error)
         return -errno.EIO
     except Exception:
         log.exception("access of %d bytes at %#x", width, offset)
         return -errno.EIO
-    except BaseException as error:  # KeyboardInterrupt and its like belong to the caller
+    except BaseException as error:  # the caller's, like KeyboardInterrupt
         _raised.error = error
         return -errno.EINTR
     return 0

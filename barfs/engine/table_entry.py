@@ -32,11 +32,11 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One Python call per access, from whatever thread accesses.
+    """One Python call per access, in the thread that accesses.
 
     `read(offset, width)` returns `width` bytes, `write(offset, data)` takes them; offsets are in
-    the region. Either raises an `AccessError` when the device refuses. `turns`: what it shares with
-    the calls that it waits for; each gives up by itself when the device is silent for too long.
+    the region. Both raise an `AccessError` when the device refuses, and bound their own time.
+    `turns` is shared by the calls that wait for each other.
     """
 
     read: Callable[[int, int], bytes]
@@ -64,7 +64,7 @@ class TableEntry(Range):
     def __post_init__(self) -> None:
         Range.__post_init__(self)
         if self.max_width not in WIDTHS:
-            raise ValueError(f"{self}: max_width {self.max_width} is not 1, 2, 4 or 8")
+            raise ValueError(f"{self}: max_width must be 1, 2, 4 or 8, not {self.max_width}")
         match self.target:
             case Memory(mapping, offset):
                 self._check_memory(mapping, offset)

@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 class Trace:
     """The trace of one device, named `device` in it, at the end of the file `path`.
 
-    Several may share a file. One that has reached `limit` bytes is moved to `path`.1, in the place
-    of an older one, and begun anew. A trace that cannot be written any more ends, and says so in
-    the log. Raises UsageError where it cannot be written at all.
+    Several may share a file. A file that has reached `limit` bytes is renamed to `path`.1, in the
+    place of an older one, and begun anew. A trace that can no longer be written ends, with a line
+    in the log. Raises UsageError where it cannot be written at all.
     """
 
     def __init__(self, path: str | os.PathLike[str], device: str, limit: int) -> None:
@@ -36,7 +36,7 @@ class Trace:
         try:
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
-                raise UsageError(f"trace={path}: it is not a file")
+                raise UsageError(f"trace must name a regular file, not {path}")
             if status.st_size == 0:
                 os.write(self._fd, HEADER)
             self._told = os.eventfd(0, os.EFD_CLOEXEC)
@@ -60,12 +60,12 @@ class Trace:
         keep_from_children(self)
 
     def of_region(self, name: str) -> Any:
-        """What a table points to; it lives as long as the table does."""
+        """The C structure for a table, which must keep it alive."""
         label = f"{self._device} {name}".encode()[: lib.BARFS_MOST_TRACE_NAME - 1]
         return ffi.new("struct barfs_trace *", {"file": self._file, "name": label})
 
     def _tell(self) -> None:
-        """Log the end of the trace, in a thread: no access waits for the log."""
+        """Log the end of the trace, in a thread of its own: no access waits for the log."""
         os.eventfd_read(self._told)
         error = lib.barfs_trace_error(self._file)
         if error:
@@ -75,7 +75,7 @@ class Trace:
             log.error("%s: the trace in %s ends: %s", self._device, self._path, why)
 
     def close(self) -> None:
-        """Once nobody uses any of its tables."""
+        """Close the file; only once no access is in flight in its tables."""
         os.eventfd_write(self._told, 1)
         self._teller.join()
         fds = self.descriptors()
@@ -88,4 +88,5 @@ class Trace:
             )
 
     def descriptors(self) -> tuple[int, int]:
+        """The descriptors that a child must not keep open."""
         return self._fd, self._told

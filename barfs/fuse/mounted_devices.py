@@ -18,7 +18,7 @@ import pyfuse3
 import trio
 
 from barfs.backend import Signal
-from barfs.device import Device, occupancy_of
+from barfs.device import Device, in_flight_of
 from barfs.fuse.gate import DeviceGate, Gate
 from barfs.fuse.mounts import MountInfo
 from barfs.fuse.tree import Tree
@@ -96,7 +96,7 @@ class MountedDevices:
         for other in device.signals:
             self._epoll.unregister(other.fd)
             del self._signals[other.fd]
-        occupancy_of(device).close()
+        in_flight_of(device).close()
         if signal.kind == "lost":
             log.error("%s is lost", device.source)
         else:

@@ -78,7 +78,7 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
         (["nonsense", "MNT"], ["'nonsense' is not a device"]),
         (["mount", "vfio-user:", "MNT"], ["names no socket"]),
         (["mount", "vfio-user:/s,bdf=9", "MNT"], ["'9' is not a PCI address"]),
-        (["mount", "-o", "width=3", "demo", "MNT"], ["width=3", "1, 2, 4 or 8"]),
+        (["mount", "-o", "width=3", "demo", "MNT"], ["width must be 1, 2, 4 or 8 bytes, not 3"]),
         (["mount", "-o", "colour=red", "demo", "MNT"], ["'colour=red'", "width=", "timeout="]),
         (["mount", "-o", "ro,rw", "demo", "MNT"], ["ro and rw contradict"]),
         (["mount", "-o", "width=4", "-o", "width=8", "demo", "MNT"], ["width is given twice"]),
@@ -109,7 +109,7 @@ def test_usage(command: Command, mountpoint: Path, words: list[str], parts: list
 
 
 def test_the_exit_code_is_the_command_s(mountpoint: Path) -> None:
-    refused(barfs("mount", "-o", "width=3", "demo", mountpoint), USAGE, "width=3")
+    refused(barfs("mount", "-o", "width=3", "demo", mountpoint), USAGE, "width must be")
 
 
 def test_a_device_named_twice(mountpoint: Path) -> None:

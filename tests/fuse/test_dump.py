@@ -88,7 +88,7 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
         (("--skip", "bar9"), "is not a region"),
         (("--skip", "bar1"), "has no bar1; it has bar0, bar2"),
         (("--skip", "bar0:0xfffc+8"), "--skip must be inside bar0, which has 0x10000 bytes"),
-        (("--skip", "bar0:x"), "is no number"),
+        (("--skip", "bar0:x"), "is not a number"),
         (("-o", "/nowhere/a"), "No such file or directory"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import barfs
-from barfs.device import Device, occupancy_of
+from barfs.device import Device, in_flight_of
 from barfs.errors import AccessError, PeerError
 from barfs.layout import Layout
 from tests.support import served, wait_until
@@ -267,7 +267,7 @@ def test_close_waits_for_who_is_inside(device: barfs.Device) -> None:
     found: list[int] = []
     reader = threading.Thread(target=lambda: found.append(device["bar0"].read32(DELAY)))
     reader.start()
-    wait_until(lambda: occupancy_of(device).inside == 1, "the access")
+    wait_until(lambda: in_flight_of(device).inside == 1, "the access")
     assert device.close()
     reader.join()
     assert found == [300]
@@ -280,7 +280,7 @@ def test_close_does_not_wait_for_ever(
     found: list[int] = []
     reader = threading.Thread(target=lambda: found.append(device["bar0"].read32(DELAY)))
     reader.start()
-    wait_until(lambda: occupancy_of(device).inside == 1, "the access")
+    wait_until(lambda: in_flight_of(device).inside == 1, "the access")
     assert not device.close(grace=0)
     assert "has not come back" in caplog.text
     with pytest.raises(barfs.DeviceGone):
@@ -305,10 +305,10 @@ def test_a_server_that_leaves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"mapping": "all"}, "mapping=all"),
-        ({"width": 3}, "width=3"),
-        ({"msix": "drop"}, "msix=drop"),
-        ({"timeout": 0}, "timeout=0"),
+        ({"mapping": "all"}, r"mapping must be .*, not .all."),
+        ({"width": 3}, r"width must be .*, not 3"),
+        ({"msix": "drop"}, r"msix must be .*, not .drop."),
+        ({"timeout": 0}, r"timeout must be .*, not 0"),
         ({"msix": "carve", "mapping": "off"}, "no meaning"),
     ],
 )

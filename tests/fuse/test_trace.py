@@ -224,7 +224,7 @@ def test_what_cannot_be_written(tmp_path: Path, name: str, reason: str) -> None:
 def test_no_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    with pytest.raises(barfs.UsageError, match="it is not a file"):
+    with pytest.raises(barfs.UsageError, match="trace must name a regular file, not"):
         barfs.open("demo", trace=tmp_path / "pipe")
     os.close(reader)
 

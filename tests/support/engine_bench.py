@@ -100,11 +100,11 @@ def memory_table(
     fd: int, size: int, *, width: int = 4, timeout: float | None = None
 ) -> Iterator[engine.Table]:
     """A region that is one window on `fd`; `size` is whole pages."""
-    occupancy = engine.Occupancy()
+    in_flight = engine.InFlight()
     mapping = engine.Mapping(fd, 0, size)
     entry = engine.TableEntry(0, size, True, True, 8, engine.Memory(mapping))
-    yield engine.Table(occupancy, size, width, [entry], name="bar0", timeout=timeout)
-    assert occupancy.drain(5)
+    yield engine.Table(in_flight, size, width, [entry], name="bar0", timeout=timeout)
+    assert in_flight.drain(5)
     mapping.close()
 
 
@@ -114,13 +114,13 @@ def call_table(
     width: int = 4,
     max_width: int = 8,
     port: bool = False,
-    occupancy: engine.Occupancy | None = None,
+    in_flight: engine.InFlight | None = None,
 ) -> engine.Table:
     """A region that is one `Call` entry on `recorder`."""
     size = len(recorder.memory)
     entry = engine.TableEntry(0, size, True, True, max_width, recorder.target())
-    occupancy = occupancy or engine.Occupancy()
-    return engine.Table(occupancy, size, width, [entry], port=port, name="bar0")
+    in_flight = in_flight or engine.InFlight()
+    return engine.Table(in_flight, size, width, [entry], port=port, name="bar0")
 
 
 def outcome(error: AccessError) -> tuple[type[AccessError], str, int, int]:

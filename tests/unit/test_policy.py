@@ -100,17 +100,17 @@ def test_rules_that_miss_the_device_that_they_name(rule: str, message: str) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "tables \\[\\[rule\\]\\] and nothing else"),
-        ("rule = 1", "tables \\[\\[rule\\]\\] and nothing else"),
+        ("", "must hold \\[\\[rule\\]\\] tables and nothing else"),
+        ("rule = 1", "must hold \\[\\[rule\\]\\] tables and nothing else"),
         ('[[rule]]\naccess="ro"\n[other]\n', "nothing else"),
-        ("[[rule]]\n", 'rule 1: access is "rw", "ro" or "none"'),
-        ('[[rule]]\naccess = "r"\n', 'rule 1: access is "rw", "ro" or "none"'),
+        ("[[rule]]\n", 'rule 1: access must be "rw", "ro" or "none"'),
+        ('[[rule]]\naccess = "r"\n', 'rule 1: access must be "rw", "ro" or "none"'),
         ('[[rule]]\naccess = "ro"\nbar = "bar0"\n', "rule 1: unknown bar; there are access"),
-        ('[[rule]]\naccess = "ro"\nrange = 4\n', "rule 1: all values are strings"),
-        ('[[rule]]\naccess = "ro"\nrange = "4"\n', "rule 1: '4' is no range"),
+        ('[[rule]]\naccess = "ro"\nrange = 4\n', "rule 1: every value must be a string"),
+        ('[[rule]]\naccess = "ro"\nrange = "4"\n', "rule 1: '4' is not a range"),
         ('[[rule]]\naccess = "ro"\nrange = "8-4"\n', "rule 1: '8-4' is an empty range"),
         ("[[rule", "Expected"),
-        ("\xff", "is not UTF-8 text, as TOML must be"),
+        ("\xff", "TOML must be UTF-8 text"),
     ],
 )
 def test_files_that_are_no_policy(tmp_path: Path, text: str, message: str) -> None:
@@ -123,7 +123,7 @@ def test_files_that_are_no_policy(tmp_path: Path, text: str, message: str) -> No
 
 
 def test_a_file_without_an_end() -> None:
-    with pytest.raises(UsageError, match="longer than 1048576 bytes"):
+    with pytest.raises(UsageError, match="must have at most 1048576 bytes"):
         AccessPolicy.load("/dev/zero")
 
 

@@ -150,7 +150,7 @@ def test_numbers(text: str, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "k", "-1", "+1", " 1", "0x", "1.5", "4kk", "zero", "010"])
 def test_what_is_no_number(text: str) -> None:
-    with pytest.raises(UsageError, match="is no number"):
+    with pytest.raises(UsageError, match="is not a number"):
         parse_number(text)
 
 

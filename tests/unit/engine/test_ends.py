@@ -39,7 +39,7 @@ from tests.support.engine_bench import (
 
 def fd_table(fd: int, size: int, fd_offset: int = 0) -> engine.Table:
     entry = engine.TableEntry(0, size, True, True, 4, engine.Descriptor(fd, fd_offset))
-    return engine.Table(engine.Occupancy(), size, 4, [entry], name="bar1")
+    return engine.Table(engine.InFlight(), size, 4, [entry], name="bar1")
 
 
 class TestCalls:
@@ -86,10 +86,10 @@ class TestCalls:
     ) -> None:
         call = engine.Call(lambda offset, width: b"toolong"[: width + 1], lambda offset, data: None)
         entry = engine.TableEntry(0, 4, True, True, 4, call)
-        table = engine.Table(engine.Occupancy(), 4, 4, [entry])
+        table = engine.Table(engine.InFlight(), 4, 4, [entry])
         with pytest.raises(BusFault):
             table.read(0, 4)
-        assert "4 bytes were asked for, 5 came" in caplog.text
+        assert ", 4) returned 5 bytes" in caplog.text
 
     @pytest.mark.parametrize("fail_at", [0, 4])
     def test_keyboard_interrupt_reaches_the_caller(self, fail_at: int) -> None:
@@ -105,7 +105,7 @@ class TestCalls:
                 engine.TableEntry(0, 8, True, True, 4, call),
                 engine.TableEntry(8, PAGE, True, True, 4, engine.Memory(mapping_of(inner), 8)),
             ]
-            outer = engine.Table(inner.occupancy, PAGE, 4, entries)
+            outer = engine.Table(inner.in_flight, PAGE, 4, entries)
             assert outer.read(0, 16) == b"inner!!!" + bytes(8)
             os.ftruncate(fd, 0)
             with pytest.raises(BusFault):
@@ -141,37 +141,37 @@ class TestClosing:
     def test_a_closed_device_is_gone(self) -> None:
         recorder = Recorder(bytearray(8))
         table = call_table(recorder)
-        assert not table.occupancy.drained
-        table.occupancy.close()
-        table.occupancy.close()
-        assert table.occupancy.drained
+        assert not table.in_flight.drained
+        table.in_flight.close()
+        table.in_flight.close()
+        assert table.in_flight.drained
         for attempt in (lambda: table.read(0, 4), lambda: table.load32(0)):
             with pytest.raises(DeviceGone):
                 attempt()
         with pytest.raises(DeviceGone):
             table.write(0, b"1")
         assert not recorder.accesses
-        assert table.occupancy.inside == 0
+        assert table.in_flight.inside == 0
 
     def test_drain_waits_for_those_inside(self) -> None:
         with stuck_reader() as (table, release, result):
-            assert table.occupancy.inside == 1
-            assert not table.occupancy.drain(0.02)
-            assert not table.occupancy.drained
+            assert table.in_flight.inside == 1
+            assert not table.in_flight.drain(0.02)
+            assert not table.in_flight.drained
             with pytest.raises(DeviceGone):
                 table.read(0, 4)
             threading.Timer(0.05, release.set).start()
-            assert table.occupancy.drain(10)
-            assert table.occupancy.inside == 0
+            assert table.in_flight.drain(10)
+            assert table.in_flight.inside == 0
         assert result == [bytes(4)]
 
     def test_a_mapping_stays_while_somebody_may_be_inside(self) -> None:
         with memfd(PAGE) as fd, memory_table(fd, PAGE) as table:
             mapping = mapping_of(table)
-            with pytest.raises(RuntimeError, match="drain the occupancy"):
+            with pytest.raises(RuntimeError, match="drain what is in flight"):
                 mapping.close()
             assert table.read(0, 4) == bytes(4)
-            assert table.occupancy.drain(1)
+            assert table.in_flight.drain(1)
             mapping.close()
             mapping.close()
             assert not mapping.is_open
@@ -181,16 +181,16 @@ class TestClosing:
     def test_drain_sees_everyone_of_a_crowd(self) -> None:
         with memfd(64 * PAGE) as fd:
             for _ in range(50):
-                occupancy = engine.Occupancy()
+                in_flight = engine.InFlight()
                 mapping = engine.Mapping(fd, 0, 64 * PAGE)
                 whole = engine.TableEntry(0, 64 * PAGE, True, True, 8, engine.Memory(mapping))
-                table = engine.Table(occupancy, 64 * PAGE, 1, [whole])
+                table = engine.Table(in_flight, 64 * PAGE, 1, [whole])
                 threads = [threading.Thread(target=read_until_gone, args=(table,)) for _ in "1234"]
                 for thread in threads:
                     thread.start()
-                while occupancy.inside < 2:
+                while in_flight.inside < 2:
                     time.sleep(0)
-                assert occupancy.drain(10)
+                assert in_flight.drain(10)
                 mapping.close()  # a reader still inside would die of SIGSEGV
                 for thread in threads:
                     thread.join()
@@ -215,7 +215,7 @@ class TestEarlyEnds:
 
         call = engine.Call(read, lambda offset, data: None)
         table = engine.Table(
-            engine.Occupancy(), 64, 4, [engine.TableEntry(0, 64, True, True, 4, call)]
+            engine.InFlight(), 64, 4, [engine.TableEntry(0, 64, True, True, 4, call)]
         )
         assert len(table.read(0, 64, control=control)) == 12
 
@@ -229,7 +229,7 @@ class TestEarlyEnds:
                 target=lambda: done.append(table.read_into(0, buffer, control=control))
             )
             thread.start()
-            while table.occupancy.inside == 0:
+            while table.in_flight.inside == 0:
                 time.sleep(0)
             time.sleep(0.01)
             control.stop()
@@ -237,17 +237,17 @@ class TestEarlyEnds:
             assert 0 < done[0] < size
 
     def test_a_close_ends_a_long_transfer_after_its_access(self) -> None:
-        occupancy = engine.Occupancy()
+        in_flight = engine.InFlight()
 
         def read(offset: int, width: int) -> bytes:
             if offset == 8:
-                occupancy.close()
+                in_flight.close()
             return bytes(width)
 
         call = engine.Call(read, lambda offset, data: None)
-        table = engine.Table(occupancy, 64, 4, [engine.TableEntry(0, 64, True, True, 4, call)])
+        table = engine.Table(in_flight, 64, 4, [engine.TableEntry(0, 64, True, True, 4, call)])
         assert len(table.read(0, 64)) == 12
-        assert occupancy.drained
+        assert in_flight.drained
 
     @pytest.mark.parametrize("width", [1, 4])
     def test_a_transfer_of_memory_takes_as_long_as_it_takes(self, width: int) -> None:
@@ -266,7 +266,7 @@ class TestEarlyEnds:
 
         call = engine.Call(read, lambda offset, data: None)
         entry = engine.TableEntry(0, 64, True, True, 4, call)
-        table = engine.Table(engine.Occupancy(), 64, 4, [entry], timeout=0.2)
+        table = engine.Table(engine.InFlight(), 64, 4, [entry], timeout=0.2)
         assert len(table.read(0, 40)) == 40, "0.5 s, in accesses of 0.05 s"
         assert len(table.read(32, 32)) == 12, "its late answer is one, and the last"
         assert len(table.read(40, 4)) == 4
@@ -337,7 +337,7 @@ def stuck_reader() -> Iterator[tuple[engine.Table, threading.Event, list[bytes]]
 
     call = engine.Call(read, lambda offset, data: None)
     entry = engine.TableEntry(0, 4, True, True, 4, call)
-    table = engine.Table(engine.Occupancy(), 4, 4, [entry])
+    table = engine.Table(engine.InFlight(), 4, 4, [entry])
     result: list[bytes] = []
     thread = threading.Thread(target=lambda: result.append(table.read(0, 4)))
     thread.start()

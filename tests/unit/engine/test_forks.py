@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import barfs
-from barfs.device import occupancy_of
+from barfs.device import in_flight_of
 from barfs.dump.file import Dump, new_dump
 from barfs.engine import PAGE_SIZE, Mapping
 from barfs.errors import AccessError
@@ -159,7 +159,7 @@ def test_a_child_does_not_wait_for_the_parents_threads(device: barfs.Device) -> 
     found: list[int] = []
     reader = threading.Thread(target=lambda: found.append(bar0.read32(0x2C)))
     reader.start()
-    wait_until(lambda: occupancy_of(device).inside == 1, "the access")
+    wait_until(lambda: in_flight_of(device).inside == 1, "the access")
 
     def end() -> float:
         start = time.monotonic()

@@ -34,7 +34,7 @@ def maps(address: int, size: int) -> list[tuple[int, int, str]]:
 
 def first_byte(mapping: engine.Mapping) -> int:
     entry = engine.TableEntry(0, mapping.size, True, False, 8, engine.Memory(mapping))
-    return engine.Table(engine.Occupancy(), mapping.size, 4, [entry]).load(0, 1)
+    return engine.Table(engine.InFlight(), mapping.size, 4, [entry]).load(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_mapping_lives_as_long_as_a_table_that_needs_it(fd: int) -> None:
     mapping = engine.Mapping(fd, 3 * PAGE, PAGE)
     address = mapping.address
     entry = engine.TableEntry(0, PAGE, True, True, 8, engine.Memory(mapping))
-    table = engine.Table(engine.Occupancy(), PAGE, 4, [entry])
+    table = engine.Table(engine.InFlight(), PAGE, 4, [entry])
     gone = weakref.ref(mapping)
     del mapping, entry
     gc.collect()

@@ -29,7 +29,7 @@ PRELUDE = """
     os.ftruncate(fd, 4096)
     mapping = engine.Mapping(fd, 0, engine.PAGE_SIZE)
     entry = engine.TableEntry(0, engine.PAGE_SIZE, True, True, 8, engine.Memory(mapping))
-    table = engine.Table(engine.Occupancy(), engine.PAGE_SIZE, 4, [entry])
+    table = engine.Table(engine.InFlight(), engine.PAGE_SIZE, 4, [entry])
 
     def fault(times=1):
         os.ftruncate(fd, 0)
@@ -84,7 +84,7 @@ def test_faults_are_errors_and_short_counts(window: tuple[int, engine.Table]) ->
     ):
         with pytest.raises(BusFault):
             attempt()
-    assert table.occupancy.inside == 0
+    assert table.in_flight.inside == 0
     os.ftruncate(fd, 4 * PAGE)
     assert table.read(PAGE - 3, 6) == b"abc\0\0\0"
     assert table.write(PAGE, b"again") == 5

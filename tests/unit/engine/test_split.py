@@ -71,7 +71,7 @@ class Bench:
             engine.TableEntry(p.start, p.end, True, True, p.max_width, target(kind, p.start))
             for p, kind in zip(plan.places, plan.kinds, strict=True)
         ]
-        return engine.Table(engine.Occupancy(), SIZE, plan.file_width, entries), accesses
+        return engine.Table(engine.InFlight(), SIZE, plan.file_width, entries), accesses
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_permission_ends_a_request_where_it_ends() -> None:
         engine.TableEntry(8, 12, False, True, 4, recorder.target()),
         engine.TableEntry(12, 16, True, True, 4, engine.Refused()),
     ]
-    table = engine.Table(engine.Occupancy(), 16, 4, entries)
+    table = engine.Table(engine.InFlight(), 16, 4, entries)
     assert table.read(0, 16) == bytes(range(8))
     assert table.write(4, bytes(12)) == 8
     for offset in (8, 12):
@@ -235,7 +235,7 @@ def test_permission_ends_a_request_where_it_ends() -> None:
 class TestRefusedTables:
     def table(self, *edges: tuple[int, int], size: int = 16) -> None:
         entries = [engine.TableEntry(*edge, True, True, 4, engine.Refused()) for edge in edges]
-        engine.Table(engine.Occupancy(), size, 4, entries)
+        engine.Table(engine.InFlight(), size, 4, entries)
 
     def test_entries_cover_the_region(self) -> None:
         self.table((0, 8), (8, 16))
@@ -262,10 +262,10 @@ class TestRefusedTables:
                 engine.TableEntry(0, PAGE, True, True, 8, engine.Memory(mapping))
 
     def test_widths_are_powers_of_two(self) -> None:
-        with pytest.raises(ValueError, match="max_width 3"):
+        with pytest.raises(ValueError, match="max_width must be 1, 2, 4 or 8, not 3"):
             engine.TableEntry(0, 4, True, True, 3, engine.Refused())
-        with pytest.raises(ValueError, match="width 16"):
-            engine.Table(engine.Occupancy(), 4, 16, [])
+        with pytest.raises(ValueError, match="width must be 1, 2, 4 or 8, not 16"):
+            engine.Table(engine.InFlight(), 4, 16, [])
         table = call_table(Recorder(bytearray(16)))
         for width in (0, 3, 16):
             with pytest.raises(InvalidAccess):

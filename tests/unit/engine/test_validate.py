@@ -85,7 +85,7 @@ def test_reading_and_writing_are_denied_apart() -> None:
 def test_the_guard_refuses_what_is_not_one_access(offset: int, count: int) -> None:
     recorder = Recorder(bytearray(SIZE))
     entry = engine.TableEntry(0, SIZE, True, True, 8, recorder.target())
-    table = engine.Table(engine.Occupancy(), SIZE, 4, [entry], guard_reads=True, guard_writes=True)
+    table = engine.Table(engine.InFlight(), SIZE, 4, [entry], guard_reads=True, guard_writes=True)
     with pytest.raises(InvalidAccess):
         table.read(offset, count)
     with pytest.raises(InvalidAccess):
@@ -103,7 +103,7 @@ def uneven_table(recorder: Recorder, *, guard: bool = False, port: bool = False)
         for start, end, width in PLACES
     ]
     return engine.Table(
-        engine.Occupancy(), SIZE, 4, entries, guard_reads=guard, guard_writes=guard, port=port
+        engine.InFlight(), SIZE, 4, entries, guard_reads=guard, guard_writes=guard, port=port
     )
 
 
@@ -147,7 +147,7 @@ def test_a_width_that_is_refused_names_the_one_that_is_taken(offset: int, most: 
 def test_the_guard_lets_single_accesses_through() -> None:
     recorder = Recorder(bytearray(SIZE))
     entry = engine.TableEntry(0, SIZE, True, True, 8, recorder.target())
-    table = engine.Table(engine.Occupancy(), SIZE, 4, [entry], guard_reads=True)
+    table = engine.Table(engine.InFlight(), SIZE, 4, [entry], guard_reads=True)
     for width in (1, 2, 4, 8):
         assert len(table.read(8, width)) == width
     assert table.read(SIZE, 4) == b""

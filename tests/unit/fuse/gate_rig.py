@@ -91,7 +91,7 @@ class Kernel:
     libfuse: socket
     gate: Gate
     device: DeviceGate
-    occupancy: engine.Occupancy
+    in_flight: engine.InFlight
     memory: int
     held: Held
     ended: threading.Event
@@ -158,10 +158,10 @@ def gated(timeout: float = 60.0, turns: engine.Turns | None = None) -> Iterator[
     memory = os.memfd_create("region")
     os.truncate(memory, SIZE)
     mapping = engine.Mapping(memory, 0, PAGE, True, True)
-    occupancy, held = engine.Occupancy(), Held()
+    in_flight, held = engine.InFlight(), Held()
 
     def table(*entries: engine.TableEntry, guard: bool = False) -> engine.Table:
-        return engine.Table(occupancy, SIZE, 4, entries, timeout=timeout, guard_reads=guard)
+        return engine.Table(in_flight, SIZE, 4, entries, timeout=timeout, guard_reads=guard)
 
     region = table(
         engine.TableEntry(0, GAP, True, True, 8, engine.Memory(mapping, 0)),
@@ -187,7 +187,7 @@ def gated(timeout: float = 60.0, turns: engine.Turns | None = None) -> Iterator[
     ended = threading.Event()
     gate.start(ended.set)
     try:
-        yield Kernel(ours, libfuse, gate, device, occupancy, memory, held, ended)
+        yield Kernel(ours, libfuse, gate, device, in_flight, memory, held, ended)
     finally:
         held.let_go()
         held.let_hanging_go()
@@ -198,6 +198,6 @@ def gated(timeout: float = 60.0, turns: engine.Turns | None = None) -> Iterator[
         theirs.close()
         libfuse.close()
         assert stopped
-        assert occupancy.drain(PATIENCE)
+        assert in_flight.drain(PATIENCE)
         mapping.close()
         os.close(memory)

@@ -54,7 +54,7 @@ def test_many_alike_are_counted(kernel: Kernel, log: pytest.LogCaptureFixture) -
 
     wait_until(lambda: told(log) == FLOOD, "the rest of the lines")
     assert len(log.messages) < FLOOD / 10
-    kernel.occupancy.close()
+    kernel.in_flight.close()
     assert kernel.read(REGION, 0, 4) == (errno.ENODEV, b"")
     wait_until(lambda: "the device is gone" in log.messages[-1], "the line of another kind")
 

@@ -197,7 +197,7 @@ def test_a_refused_init_is_passed_on(kernel: Kernel) -> None:
 
 
 def test_a_removed_device(kernel: Kernel) -> None:
-    kernel.occupancy.close()
+    kernel.in_flight.close()
     kernel.device.remove()
     assert kernel.ask(OPENED, REGION, OPEN.pack(os.O_RDONLY, 0)) == (errno.ENXIO, b"")
     assert kernel.read(REGION, 0, 4) == (errno.ENODEV, b"")
@@ -206,9 +206,9 @@ def test_a_removed_device(kernel: Kernel) -> None:
     assert kernel.ask(RELEASE, REGION, bytes(24)) == (0, b"")
 
 
-def test_a_closed_occupancy(kernel: Kernel) -> None:
+def test_a_device_that_takes_no_more_accesses(kernel: Kernel) -> None:
     """As when the peer is found to be gone: nothing was removed yet."""
-    kernel.occupancy.close()
+    kernel.in_flight.close()
     assert kernel.ask(OPENED, REGION, OPEN.pack(os.O_RDONLY, 0)) == (errno.ENXIO, b"")
     for node, offset in ((REGION, 0), (REGION, GAP), (SLOW, 0)):
         assert kernel.read(node, offset, 4) == (errno.ENODEV, b"")

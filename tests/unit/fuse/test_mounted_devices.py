@@ -26,7 +26,7 @@ class StubDevice:
 
     bdf: Bdf
     events: dict[SignalKind, int]
-    _occupancy: engine.Occupancy = field(default_factory=engine.Occupancy)
+    _in_flight: engine.InFlight = field(default_factory=engine.InFlight)
     regions: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=lambda: {"vendor": "0x1234\n"})
     links: dict[str, str] = field(default_factory=dict)
@@ -121,19 +121,19 @@ def test_a_requested_device_leaves_and_is_closed_until_it_is(scene: Scene) -> No
         lambda: os.eventfd_write(scene.first.events["requested"], 1),
         lambda: scene.first.closings == 2,
     )
-    assert scene.first._occupancy.closed
+    assert scene.first._in_flight.closed
     assert scene.listed() == [str(scene.second.bdf).encode()]
     assert bdf.encode() not in scene.info().content
     assert scene.forgotten == [(scene.tree.bus.inode, bdf.encode()), scene.info().inode]
     assert scene.gate.devices == 1
-    assert not scene.second._occupancy.closed
+    assert not scene.second._in_flight.closed
     assert not scene.second.closings
 
 
 def test_a_lost_device_stays_to_be_seen(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     scene.watch(
         lambda: os.eventfd_write(scene.first.events["lost"], 1),
-        lambda: scene.first._occupancy.closed,
+        lambda: scene.first._in_flight.closed,
     )
     assert len(scene.listed()) == 2
     assert not scene.first.closings
@@ -155,5 +155,5 @@ def test_an_error_is_logged_each_time_and_changes_nothing(
     assert set(caplog.messages) == {
         f"{scene.first.bdf} reported an uncorrectable PCIe error; see the kernel's log"
     }
-    assert not scene.first._occupancy.closed
+    assert not scene.first._in_flight.closed
     assert len(scene.listed()) == 2

@@ -300,7 +300,7 @@ def test_a_removal_ends_what_waits_and_what_runs(kernel: Kernel) -> None:
     kernel.held.wait_for_access()
     waiting = kernel.send_read(SLOW, 0, LONG)
     kernel.sync()
-    kernel.occupancy.close()
+    kernel.in_flight.close()
     kernel.device.remove()
     assert kernel.reply() == (waiting, errno.ENODEV, b"")
     kernel.held.let_go()

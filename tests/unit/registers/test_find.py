@@ -57,7 +57,7 @@ def test_what_an_option_says(text: str, expected: Named) -> None:
     [
         (["off", "card.rdl"], "must be the only"),
         ([""], r"must be off or \[REGION"),
-        (["bar0+zz=card.rdl"], "'zz' is no number"),
+        (["bar0+zz=card.rdl"], "'zz' is not a number"),
     ],
 )
 def test_an_option_that_makes_no_sense(texts: list[str], words: str) -> None:
