@@ -188,11 +188,8 @@ def plan_write(register: Register, values: Mapping[str, int]) -> FieldWrite:
     if kept & unknown:
         neighbour = next(part for part in others if part.mask & kept & unknown)
         reader = next((part for part in register.parts if part.onread), neighbour)
-        raise NotAlone(
-            f"{_names(written)} cannot be written without {neighbour.name}, which has to be read "
-            f"first, and reading changes {reader.name}; write the whole register {register.name}",
-            neighbour.name,
-        )
+        reason = f"has to be read first, and reading changes {reader.name}"
+        raise _refusal(register, written, neighbour, reason)
     return FieldWrite(register, (), writes, fixed, 0)
 
 
@@ -203,37 +200,27 @@ def _neutral(
     zeros = ones = kept = 0
     own = sum(field.mask for field in written)
     for part in others:
+        if part.write_once:
+            raise _refusal(register, written, part, "can be written once")
         if part.onwrite in _ZEROS or (part.singlepulse and part.onwrite is None):
             zeros |= part.mask
         elif part.onwrite in _ONES and not part.singlepulse:
             ones |= part.mask
-        elif reason := _no_neutral(part):
-            raise NotAlone(
-                f"{_names(written)} cannot be written without {part.name}, which {reason}; "
-                f"write the whole register {register.name}",
-                part.name,
-            )
+        elif part.onwrite is not None:
+            raise _refusal(register, written, part, f"any write changes ({part.onwrite})")
+        elif not part.readable:
+            raise _refusal(register, written, part, "cannot be read")
         else:
             kept |= part.mask
         if part.mask & own or zeros & ones | zeros & kept | ones & kept:
-            raise NotAlone(
-                f"{_names(written)} cannot be written without {part.name}, which shares bits with "
-                f"another field; write the whole register {register.name}",
-                part.name,
-            )
+            raise _refusal(register, written, part, "shares bits with another field")
     return zeros, ones, kept
 
 
-def _no_neutral(part: Field) -> str:
-    """Why there is no value that changes nothing; "" where what was read is one."""
-    if part.onwrite is not None:
-        return f"any write changes ({part.onwrite})"
-    if part.write_once:
-        return "can be written once"
-    if not part.readable:
-        return "cannot be read"
-    return ""
-
-
-def _names(fields: Iterable[Field]) -> str:
-    return ", ".join(field.name for field in fields)
+def _refusal(register: Register, written: Iterable[Field], part: Field, reason: str) -> NotAlone:
+    names = ", ".join(field.name for field in written)
+    return NotAlone(
+        f"{names} cannot be written without {part.name}, which {reason}; "
+        f"write the whole register {register.name}",
+        part.name,
+    )

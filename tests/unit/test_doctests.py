@@ -8,13 +8,13 @@ import pytest
 
 import barfs
 from barfs import device, errors, layout, policy, ranges, region, text
+from barfs.registers import fields, find, model, names, places
+
+MODULES = [barfs, device, errors, layout, policy, ranges, region, text]
+MODULES += [fields, find, model, names, places]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [barfs, device, errors, layout, policy, ranges, region, text],
-    ids=lambda module: module.__name__,
-)
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_the_examples_work(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0

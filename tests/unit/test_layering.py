@@ -82,6 +82,8 @@ def test_imports_run_one_way(module: Path) -> None:
         ("cffi", {"engine"}),
         ("fcntl", {"emulated", "host", "vfio", "vfio_user"}),
         ("argparse", {"cli"}),
+        ("systemrdl", {"registers"}),
+        ("peakrdl_ipxact", {"registers"}),
     ],
 )
 def test_outside_packages_stay_in_their_rooms(package: str, rooms: set[str]) -> None:
@@ -105,3 +107,16 @@ def test_one_module_imports_the_extension() -> None:
 def test_a_package_of_many_jobs_imports_none_of_them(package: str) -> None:
     """Most commands need one module of `fuse` or `host`, and neither pyfuse3 nor trio."""
     assert (PACKAGE / package / "__init__.py").read_text() == ""
+
+
+def test_the_register_model_is_pure() -> None:
+    room = {"barfs.errors", "barfs.registers.children", "barfs.registers.errors"}
+    room |= {f"barfs.registers.{name}" for name in ("model", "names")}
+    for name in ("children", "names", "model", "fields", "places", "packed"):
+        tree = ast.parse((PACKAGE / "registers" / f"{name}.py").read_text())
+        own = {
+            node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("barfs")
+        }
+        assert own <= room, name
