@@ -22,6 +22,9 @@ from barfs.process.places import new_directory
 from barfs.process.signals import Held
 from barfs.text.system_errors import raise_open_files_limit
 
+_SOON = 1.0
+"""Seconds in which a mount's process ends unless the file system lives on."""
+
 
 def _add_foreground(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
@@ -107,7 +110,9 @@ def _umount(choice: argparse.Namespace) -> int:
                 process = os.pidfd_open(info.pid)
                 stack.callback(os.close, process)
         unmount(mountpoint, lazy=info is None)
-        if others := holders(device):
+        others = holders(device)
+        # A mount of another process may have the number of one that has ended.
+        if others and not (process is not None and _ends(process, _SOON)):
             raise MountError(
                 f"{mountpoint} is unmounted, but the file system lives on and keeps its devices: "
                 f"{'; '.join(others)}"

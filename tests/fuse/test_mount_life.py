@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.fusermount import GRACE
+from barfs.cli import main
+from barfs.fuse.fusermount import GRACE, unmount
 from barfs.fuse.mounts import MountInfo
 from tests.support import (
     BARFS,
@@ -346,3 +347,19 @@ def test_signals_until_the_very_end(tmp_path: Path) -> None:
     with mounted(tmp_path, "demo") as mount:
         wait_until(still_there, "the end")
         assert mount.process.returncode == 0
+
+
+def test_another_mount_may_have_the_number_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives a device number away again as soon as the file system has ended."""
+    require_fuse()
+    place = tmp_path / "mnt"
+    place.mkdir()
+    assert barfs("mount", "demo", str(place)).returncode == 0
+    monkeypatch.setattr("barfs.cli.mount.holders", lambda _device: ["at /elsewhere"])
+    try:
+        assert main(["umount", str(place)]) == 0
+    finally:
+        if is_mounted(place):
+            unmount(place, lazy=True)
