@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
+    from typing import Literal
 
     from barfs.backend import VfioPath
     from barfs.device import Device, MappingMode, Options
@@ -106,13 +108,16 @@ def open(
     policy: str | PathLike[str] | None = None,
     trace: str | PathLike[str] | None = None,
     trace_limit: int = 256 << 20,
+    registers: Mapping[str, str | PathLike[str]] | Literal["off"] | None = None,
 ) -> Device:
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
 
     After the address of a virtual function may stand `,vf_token=UUID`. Opening a PCI device makes
     the kernel reset it. It belongs to this process: one that is forked from it, `multiprocessing`'s
     included, cannot use the device (`ForkedAccess`), and neither its `close` nor its end touches
-    it. For the choices see `Options`; `policy` is a file (`barfs.policy`). Raises
+    it. For the choices see `Options`; `policy` is a file (`barfs.policy`). `registers` names the
+    description of each region (`{"bar0": "card.rdl", "bar2+0x1000": "dma.svd"}`), "off" for none;
+    `device.registers` has also those that are installed, or ship with barfs. Raises
     UsageError for a bad name or choice and DeviceError, saying what stands in the way, for the
     rest.
 
@@ -126,8 +131,13 @@ def open(
     from barfs.device import Options
     from barfs.policy import EVERYTHING, AccessPolicy
 
+    choice = None
+    if registers is not None:
+        from barfs.registers.find import choice_of
+
+        choice = choice_of(registers)
     rules = EVERYTHING if policy is None else AccessPolicy.load(policy)
     options = Options(
-        mapping, width, msix, read_only, timeout, vfio, guard, rules, trace, trace_limit
+        mapping, width, msix, read_only, timeout, vfio, guard, rules, trace, trace_limit, choice
     )
     return open_device(DeviceName.parse(device), options)

@@ -76,6 +76,26 @@ def parse_choice(texts: Iterable[str]) -> Choice:
     return Choice(tuple(map(_parse_named, texts)))
 
 
+def choice_of(registers: Mapping[str, str | os.PathLike[str]] | str) -> Choice:
+    """The same from Python: files by `REGION` or `REGION+OFFSET`, or "off". Raises UsageError.
+
+    >>> choice_of({"bar2": "card.rdl"}).named[0].region
+    'bar2'
+    """
+    if isinstance(registers, str):
+        if registers != "off":
+            raise UsageError(f"registers must be off or files by region, not {registers!r}")
+        return Choice(off=True)
+    named = []
+    for target, path in registers.items():
+        text = f"{target}={os.fsdecode(path)}"
+        found = _TARGET.fullmatch(text)
+        if found is None or not _is_region(found[1]):
+            raise UsageError(f"registers must name a region like bar0 or bar0+0x100, not {target}")
+        named.append(_parse_named(text))
+    return Choice(tuple(named))
+
+
 def _parse_named(text: str) -> Named:
     if not text:
         raise UsageError("registers= must be off or [REGION[+OFFSET]=]FILE")

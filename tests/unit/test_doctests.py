@@ -8,11 +8,12 @@ import pytest
 
 import barfs
 from barfs import device, errors, layout, policy, ranges, region, text
+from barfs.registers import access
 
 
 @pytest.mark.parametrize(
     "module",
-    [barfs, device, errors, layout, policy, ranges, region, text],
+    [access, barfs, device, errors, layout, policy, ranges, region, text],
     ids=lambda module: module.__name__,
 )
 def test_the_examples_work(module: ModuleType) -> None:
