@@ -19,7 +19,7 @@ Rule 3: maps are found and compiled once, when they are first asked for.
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +27,7 @@ from typing import Protocol
 from barfs.errors import AccessTimeout
 from barfs.registers import fields
 from barfs.registers.errors import NoSuchName, NotAlone
-from barfs.registers.find import Choice, find_maps, user_folders
+from barfs.registers.find import Choice, Named, find_maps, user_folders
 from barfs.registers.model import Field, Register
 from barfs.registers.places import Place, RegisterMap
 from barfs.registers.shipped import Ids, MapSource
@@ -125,7 +125,7 @@ class _Locks:
     """A lock for each register, as long as it is in use."""
 
     def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
+        self.timeout = timeout
         self._making = threading.Lock()
         self._locks: weakref.WeakValueDictionary[tuple[str, int], _Held] = (
             weakref.WeakValueDictionary()
@@ -135,7 +135,7 @@ class _Locks:
         with self._making:
             lock = self._locks.get((region, offset))
             if lock is None:
-                lock = self._locks[region, offset] = _Held(region, offset, self._timeout)
+                lock = self._locks[region, offset] = _Held(region, offset, self.timeout)
             return lock
 
 
@@ -172,6 +172,11 @@ class BoundRegister:
     def name(self) -> str:
         """Its path with its region: `bar0.dma.chan[2].ctrl`."""
         return f"{self.region.name}.{self.place.path}"
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one access may take."""
+        return self._locks.timeout
 
     @property
     def register(self) -> Register:
@@ -340,9 +345,15 @@ class DeviceRegisters(Mapping[str, Bound]):
     """
 
     def __init__(
-        self, sources: Mapping[str, MapSource], regions: Mapping[str, RegionAccess], timeout: float
+        self,
+        sources: Mapping[str, MapSource],
+        regions: Mapping[str, RegionAccess],
+        timeout: float,
+        named: Sequence[Named] = (),
     ) -> None:
         self.sources = dict(sources)
+        self.named = tuple(named)
+        self.timeout = timeout
         self._regions = regions
         self._locks = _Locks(timeout)
 
@@ -469,4 +480,4 @@ def bind(
     for warning in found.warnings:
         warn(warning)
     ordered = {name: found.maps[name] for name in regions if name in found.maps}
-    return DeviceRegisters(ordered, regions, timeout)
+    return DeviceRegisters(ordered, regions, timeout, found.named)

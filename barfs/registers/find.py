@@ -45,6 +45,15 @@ class Named:
     region: str = _DEFAULT_REGION
     offset: int = 0
 
+    @property
+    def text(self) -> str:
+        """As `-o registers=` has it.
+
+        >>> Named(Path("card.rdl"), "bar2", 4096).text
+        'bar2+0x1000=card.rdl'
+        """
+        return f"{self.region}+{self.offset:#x}={self.path}"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -56,10 +65,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where the maps of a device come from, by region, and what compilers warned of."""
+    """Where the maps of a device come from, by region, and what compilers warned of.
+
+    `named` are the descriptions among them that are files.
+    """
 
     maps: dict[str, MapSource]
     warnings: tuple[str, ...] = ()
+    named: tuple[Named, ...] = ()
 
 
 def parse_choice(texts: Iterable[str]) -> Choice:
@@ -146,7 +159,7 @@ def find_maps(
         maps.setdefault(each.region, []).append(found)
     joined = {region: _joined(region, found) for region, found in maps.items()}
     rest = {region: size for region, size in sizes.items() if region not in joined}
-    return Found(joined | shipped_maps(ids, rest, read), tuple(warnings))
+    return Found(joined | shipped_maps(ids, rest, read), tuple(warnings), tuple(named))
 
 
 def user_folders() -> tuple[Path, ...]:
