@@ -17,6 +17,7 @@ Rule 2: what reads before it writes, and what takes several accesses, does so un
 Rule 3: maps are found and compiled once, when they are first asked for.
 """
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -425,15 +426,13 @@ class DeviceRegisters(Mapping[str, Bound]):
         region, rest = split_region(pattern, self.sources)
         regions = [region] if region else sorted(self.sources, key=lambda name: name == "config")
         count = 0
-        for region in regions:
-            if region == "config" and count:
+        for each in regions:
+            if each == "config" and count:
                 break
-            try:
-                for place in self.map(region).match(rest):
+            with contextlib.suppress(NoSuchName):
+                for place in self.map(each).match(rest):
                     count += 1
-                    yield region, place
-            except NoSuchName:
-                continue
+                    yield each, place
         if not count:
             known = ", ".join(self.sources) or "no region"
             raise NoSuchName(f"{pattern} matches no register; there are maps of {known}")
