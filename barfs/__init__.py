@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
+    from typing import Literal
 
     from barfs.backend import VfioPath
     from barfs.device import Device, MappingMode, Options
@@ -106,14 +108,18 @@ def open(
     policy: str | PathLike[str] | None = None,
     trace: str | PathLike[str] | None = None,
     trace_limit: int = 256 << 20,
+    registers: Mapping[str, str | PathLike[str]] | Literal["off"] | None = None,
 ) -> Device:
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
 
     The address of a virtual function may be followed by `,vf_token=UUID`. The kernel resets a PCI
     device when it is opened. The device belongs to this process: a forked child, also one of
     `multiprocessing`, cannot use it (`ForkedAccess`), and neither the child's `close` nor its end
-    affects it. For the options see `Options`; `policy` is a file (`barfs.policy`). Raises
-    UsageError for a bad name or option, and DeviceError, naming the obstacle, for everything else.
+    affects it. For the options see `Options`; `policy` is a file (`barfs.policy`). `registers` has
+    the description of each region (`{"bar0": "card.rdl", "bar2+0x1000": "dma.svd"}`), "off" for
+    none; without it, `device.registers` has the installed ones, and those that ship with barfs.
+    Raises UsageError for a bad name or option, and DeviceError, naming the obstacle, for everything
+    else.
 
         >>> with open("demo", read_only=True) as device:
         ...     device["bar0"].write32(0x4, 1)
@@ -125,8 +131,13 @@ def open(
     from barfs.device import Options
     from barfs.policy import EVERYTHING, AccessPolicy
 
+    choice = None
+    if registers is not None:
+        from barfs.registers.find import choice_of
+
+        choice = choice_of(registers)
     rules = EVERYTHING if policy is None else AccessPolicy.load(policy)
     options = Options(
-        mapping, width, msix, read_only, timeout, vfio, guard, rules, trace, trace_limit
+        mapping, width, msix, read_only, timeout, vfio, guard, rules, trace, trace_limit, choice
     )
     return open_device(DeviceName.parse(device), options)

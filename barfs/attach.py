@@ -129,7 +129,10 @@ def attach(names: Sequence[DeviceName], options: Options) -> list[Device]:
         for name in names:
             try:
                 backend = _open(name, name.bdf or next(addresses), options)
-                devices.append(stack.enter_context(Device(backend, options)))
+                device = stack.enter_context(Device(backend, options))
+                if options.registers is not None:
+                    _ = device.registers  # now, so that an error of a description is told
+                devices.append(device)
             except OSError as error:
                 raise DeviceError(f"{name.source}: {reason(error)}") from error
         stack.pop_all()

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from barfs import engine
 from barfs.backend import Backend, NoDescriptor, Signal, VfioPath
@@ -41,6 +41,10 @@ from barfs.region import Region, forked, restrict, unmap
 from barfs.text.system_errors import reason
 from barfs.uapi import RegionInfo
 
+if TYPE_CHECKING:
+    from barfs.registers.access import DeviceRegisters
+    from barfs.registers.find import Choice
+
 MappingMode = Literal["separate", "contiguous", "off"]
 
 LEAST_TRACE = 4096
@@ -62,7 +66,9 @@ class Options:
     reads of configuration space, which have no side effects; pciutils reads it whole). `policy`:
     the ranges that may not be written or not be accessed. `vfio`: the way into kernel VFIO;
     `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access, and is
-    renamed to end in `.1` when it has `trace_limit` bytes. Raises UsageError for any other value.
+    renamed to end in `.1` when it has `trace_limit` bytes. `registers`: the description of each
+    region's registers (a file for `"bar0"` or `"bar0+0x100"`), "off" for none; without it, the
+    installed and shipped ones. Raises UsageError for any other value.
 
         >>> Options(width=8, timeout=0.5).mapping
         'separate'
@@ -82,6 +88,7 @@ class Options:
     policy: AccessPolicy = EVERYTHING
     trace: str | PathLike[str] | None = None
     trace_limit: int = 256 << 20
+    registers: "Choice | None" = None
 
     def __post_init__(self) -> None:
         if self.mapping not in ("separate", "contiguous", "off"):
@@ -167,6 +174,23 @@ class Device:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.regions)
+
+    @functools.cached_property
+    def registers(self) -> "DeviceRegisters":
+        """Its registers by name (`barfs.registers.access`), found when they are first asked for.
+
+        Raises DescriptionError, UsageError.
+        """
+        # Imported here: most uses of a device need no name.
+        from barfs.registers.access import bind
+
+        return bind(
+            self.regions,
+            self.attributes,
+            self.options.registers,
+            timeout=self.options.timeout,
+            warn=functools.partial(log.warning, "%s"),
+        )
 
     @property
     def signals(self) -> tuple[Signal, ...]:

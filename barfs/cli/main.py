@@ -109,6 +109,7 @@ _COMMANDS = {
     "mw": ("registers", "write registers"),
     "rmw": ("registers", "read a register, change some bits and write it"),
     "poll": ("registers", "read a register until some of its bits have a value"),
+    "reg": ("reg", "show and write registers and fields by name"),
     "dump": ("dump", "save the contents of a device's regions"),
     "diff": ("dump", "show the registers that differ between two dumps"),
     "trace": ("trace", "follow the accesses to a mount"),

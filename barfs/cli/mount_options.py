@@ -8,8 +8,9 @@ Rule 2: words that mount(8) and fstab pass to every file system, and those that 
 """
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from barfs.cli.accounts import group_id, user_id
@@ -18,6 +19,7 @@ from barfs.errors import UsageError
 from barfs.fuse.fusermount import MountOptions
 from barfs.policy import AccessPolicy
 from barfs.ranges import parse_number
+from barfs.registers.find import Choice, parse_choice
 
 # util-linux: libmount/src/optmap.c.
 _FROM_MOUNT = frozenset(
@@ -55,6 +57,13 @@ def _trace_limit(text: str) -> int:
     return value
 
 
+def _registers(texts: Sequence[str]) -> Choice:
+    choice = parse_choice(texts)
+    # The mount runs in another directory.
+    named = (replace(each, path=Path(os.path.abspath(each.path))) for each in choice.named)
+    return replace(choice, named=tuple(named))
+
+
 def _umask(text: str) -> int:
     value = int(text, 8)
     if not 0 <= value <= 0o777:
@@ -67,16 +76,18 @@ class Option:
     """A mount option, `name` or `name=VALUE`, with its parser and its text for help and manual.
 
     `value` shows the values, "" for an option without one. `field` is its field in `Options` or
-    `MountOptions` if that has another name. `expected` completes the error "NAME must be".
+    `MountOptions` if that has another name. `expected` completes the error "NAME must be". The
+    values of a `repeated` one are read together.
     """
 
     name: str
     value: str
     text: str
     places: tuple[type, ...] = (Options,)
-    read: Callable[[str], Any] = str
+    read: Callable[[Any], Any] = str
     expected: str = ""
     field: str = ""
+    repeated: bool = False
 
     @property
     def target(self) -> str:
@@ -141,6 +152,15 @@ OPTIONS = (
         field="trace_limit",
     ),
     Option(
+        "registers",
+        "[REGION[+OFFSET]=]FILE|off",
+        "description of a region's registers (default bar0), in SystemRDL, IP-XACT, SVD or LiteX's "
+        "JSON; more than once; off: no registers/, not even those that barfs knows",
+        read=_registers,
+        expected="off or [REGION[+OFFSET]=]FILE",
+        repeated=True,
+    ),
+    Option(
         "timeout",
         "SECONDS",
         "time that the device may take for one access (default 5)",
@@ -187,6 +207,8 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
     Raises UsageError for an unknown word, a bad value, or words that contradict each other.
     """
     found: dict[str, Any] = {}
+    # Always there: a mount finds descriptions when it starts, not when they are first used.
+    repeated: dict[str, list[str]] = {option.name: [] for option in OPTIONS if option.repeated}
     words = [_without_reach(word) for text in texts for word in text.split(",") if word]
     # First, since mount(8) mixes it with any words of fstab and of the mount.
     if "remount" in words:
@@ -200,8 +222,12 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
         name, value = _read_word(word)
         if name is None:
             continue
+        if _BY_NAME[name].repeated:
+            repeated.setdefault(name, []).append(value)
+            continue
         if found.setdefault(name, value) != value:
             raise UsageError(f"option {name} is given twice, as {found[name]} and {value}")
+    found |= {name: _BY_NAME[name].read(values) for name, values in repeated.items()}
     ours, theirs = (
         {
             option.target: found[option.name]
@@ -237,6 +263,8 @@ def _read_word(word: str) -> tuple[str | None, Any]:
         raise UsageError(f"unknown option {word!r}; the options are {known}")
     if not option.value:
         return name, True
+    if option.repeated:
+        return name, text
     try:
         return name, option.read(text)
     except (ValueError, KeyError, OverflowError):

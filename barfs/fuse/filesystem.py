@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The FUSE file system: serves names, attributes and texts from a `Tree` through pyfuse3.
 
-Rule 1: this is the only Python that turns errors into errnos, except those of accesses: the engine
-        reports an errno itself (`barfs.errors`).
+Rule 1: this and `register_files` are the only Python that turns errors into errnos, except those
+        of accesses: the engine reports an errno itself (`barfs.errors`).
 Rule 2: handlers raise nothing but FUSEError: any other exception makes pyfuse3 end the daemon. A
         bug fails one request with EIO and logs one traceback.
 Rule 3: the kernel checks permissions (`default_permissions`) but exempts root, so the handlers
@@ -14,17 +14,30 @@ requests never reach this class.
 
 import errno
 import functools
+import itertools
 import logging
 import mmap
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import FUSEError
 
-from barfs.fuse.tree import Directory, Link, Node, RegionFile, Text, Tree
+from barfs.fuse.register_files import OpenRegister, RegisterFiles
+from barfs.fuse.tree import (
+    Directory,
+    Link,
+    Node,
+    RegionFile,
+    RegisterDirectory,
+    RegisterFile,
+    RegisterNode,
+    Text,
+    Tree,
+)
+from barfs.registers.places import Place
 
 ATTRIBUTE_TIMEOUT = 300.0
 """Seconds that the kernel may cache names and attributes; every change invalidates them."""
@@ -62,6 +75,11 @@ class Filesystem(pyfuse3.Operations):
         self._uid = uid
         self._gid = gid
         self._time_ns = time.time_ns()
+        self._registers = RegisterFiles()
+        # Far from inode numbers, which are the handles of everything else.
+        self._handles = itertools.count(1 << 62)
+        self._open_registers: dict[int, OpenRegister] = {}
+        self._listings: dict[int, tuple[RegisterDirectory, Place, list[str]]] = {}
 
     def _node(self, inode: int) -> Node:
         try:
@@ -93,10 +111,20 @@ class Filesystem(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        node = self.tree.lookup(self._directory(parent_inode), name)
+        directory = self._directory(parent_inode)
+        node = self.tree.lookup(directory, name)
+        if node is None and isinstance(directory, RegisterDirectory):
+            place = await self._registers.load(directory)
+            node = self.tree.register_node(directory, place, name)
+        if isinstance(node, RegisterNode):
+            node.lookups += 1
         if node is None:
             raise FUSEError(errno.ENOENT)
         return self._attributes(node)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for inode, count in inode_list:
+            self.tree.forget(inode, count)
 
     @_guarded
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
@@ -116,7 +144,10 @@ class Filesystem(pyfuse3.Operations):
         if fields.update_mode or fields.update_uid or fields.update_gid:
             raise FUSEError(errno.EPERM)
         node = self._node(inode)
-        if fields.update_size and not (isinstance(node, RegionFile) and node.region.writable):
+        writable = (isinstance(node, RegionFile) and node.region.writable) or (
+            isinstance(node, RegisterFile) and node.writable
+        )
+        if fields.update_size and not writable:
             raise FUSEError(errno.EACCES)
         return self._attributes(node)
 
@@ -136,30 +167,79 @@ class Filesystem(pyfuse3.Operations):
 
     @_guarded
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        return self._directory(inode).inode
+        directory = self._directory(inode)
+        if not isinstance(directory, RegisterDirectory):
+            return directory.inode
+        place = await self._registers.load(directory)
+        handle = next(self._handles)
+        names = await self._registers.names(directory, place)
+        self._listings[handle] = directory, place, names
+        return handle
+
+    @_guarded
+    async def releasedir(self, fh: int) -> None:
+        self._listings.pop(fh, None)
+
+    def _list_registers(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        directory, place, names = self._listings[fh]
+        for number in range(start_id, len(names)):
+            name = names[number].encode()
+            node = self.tree.register_node(directory, place, name)
+            if node is None:  # the device has left
+                return
+            if not pyfuse3.readdir_reply(token, name, self._attributes(node), number + 1):
+                return
+            node.lookups += 1
 
     @_guarded
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        if fh in self._listings:
+            self._list_registers(fh, start_id, token)
+            return
         directory = self._directory(fh)
         for name, node in sorted(self.tree.listing(directory), key=lambda item: item[1].inode):
             if node.inode <= start_id:
                 continue
             if not pyfuse3.readdir_reply(token, name, self._attributes(node), node.inode):
                 return
+            if isinstance(node, RegisterNode):
+                node.lookups += 1
 
     @_guarded
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        if isinstance(self._node(inode), Directory):
+        node = self._node(inode)
+        if isinstance(node, Directory):
             raise FUSEError(errno.EISDIR)
+        if isinstance(node, RegisterFile):
+            mode = flags & os.O_ACCMODE
+            if not (node.readable or mode == os.O_WRONLY) or not (
+                node.writable or mode == os.O_RDONLY
+            ):
+                raise FUSEError(errno.EACCES)
+            handle = next(self._handles)
+            self._open_registers[handle] = OpenRegister(node)
+            return pyfuse3.FileInfo(fh=handle, direct_io=True)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise FUSEError(errno.EACCES)
         return pyfuse3.FileInfo(fh=inode)
 
     @_guarded
+    async def release(self, fh: int) -> None:
+        self._open_registers.pop(fh, None)
+
+    @_guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:
+        if fh in self._open_registers:
+            return await self._registers.read(self._open_registers[fh], off, size)
         node = self._node(fh)
         assert isinstance(node, Text), "the gate reads regions"
         return node.content[off : off + size]
+
+    @_guarded
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """One value, wherever in the file: the gate writes regions, and nothing else is written."""
+        await self._registers.write(self._open_registers[fh], bytes(buf))
+        return len(buf)
 
     @_guarded
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:

@@ -67,7 +67,13 @@ class MountedDevices:
     def _describe(self) -> None:
         sources = {str(device.bdf): device.source for device in self._gates}
         traces = [device.options.trace for device in self._gates if device.options.trace]
-        info = MountInfo(os.getpid(), sources, os.fspath(traces[0]) if traces else None)
+        described = {
+            str(device.bdf): [named.text for named in device.registers.named]
+            for device in self._gates
+            if device.registers.named
+        }
+        trace = os.fspath(traces[0]) if traces else None
+        info = MountInfo(os.getpid(), sources, trace, described)
         inode = self._tree.set_info(info.to_text())
         if self._watching:
             # The kernel caches sizes.

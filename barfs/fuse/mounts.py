@@ -7,11 +7,12 @@ Rule 1: a mount may hang, and any user may mount anything: every query has a dea
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from barfs.errors import BarfsError, UsageError
@@ -72,7 +73,7 @@ def _first_device(source: str) -> str:
 @dataclass(frozen=True, slots=True)
 class MountInfo:
     """The description in a mount's hidden `.barfs`: its process, the sources of its devices by BDF,
-    and its trace file.
+    its trace file, and the files that describe registers, by BDF, as `-o registers=` has them.
 
     JSON strings are Unicode. For a name that is not, `bytes` maps the string in its place to the
     name's bytes in hexadecimal."""
@@ -80,9 +81,11 @@ class MountInfo:
     pid: int
     devices: dict[str, str]
     trace: str | None = None
+    registers: dict[str, list[str]] = field(default_factory=dict)
 
     def to_text(self) -> str:
-        texts = [*self.devices.values(), *filter(None, [self.trace])]
+        described = itertools.chain.from_iterable(self.registers.values())
+        texts = [*self.devices.values(), *filter(None, [self.trace]), *described]
         pairs = [(unicode(text), os.fsencode(text)) for text in texts]
         exact = {text: data.hex() for text, data in pairs if text.encode() != data}
         return dump_json(dataclasses.asdict(self) | ({"bytes": exact} if exact else {}))
@@ -119,7 +122,9 @@ class MountInfo:
             sources = data["devices"].items()
             devices = {str(Bdf.parse(bdf)): decoded(source) for bdf, source in sources}
             trace = None if data["trace"] is None else decoded(data["trace"])
-            return cls(int(data["pid"]), devices, trace)
+            described = data.get("registers", {}).items()
+            registers = {str(Bdf.parse(bdf)): [*map(decoded, texts)] for bdf, texts in described}
+            return cls(int(data["pid"]), devices, trace, registers)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f"invalid description of a mount: {error}") from None
 

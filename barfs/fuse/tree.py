@@ -4,7 +4,8 @@
 Rule 1: pure: no FUSE, no errno. `barfs.fuse.filesystem` serves this tree.
 Rule 2: inode numbers are never reused; a device that comes back gets new ones.
 Rule 3: a region's layout has the inode number after the region's.
-Rule 4: every name in `bus/` parses as `dddd:bb:dd.f`; pciutils gives up at any other. `flat/` has
+Rule 4: nodes of registers are made when they are looked up, and go when the kernel forgets them.
+Rule 5: every name in `bus/` parses as `dddd:bb:dd.f`; pciutils gives up at any other. `flat/` has
         the same devices under names without colons.
 """
 
@@ -16,6 +17,9 @@ from dataclasses import dataclass, field
 
 from barfs.device import Device
 from barfs.region import Region
+from barfs.registers.access import BoundField, BoundRegister, DeviceRegisters
+from barfs.registers.model import Register
+from barfs.registers.places import Place
 
 ROOT_INODE = 1
 INFO_NAME = b".barfs"
@@ -24,6 +28,9 @@ INFO_NAME = b".barfs"
 KERNEL_NAME = b".kernel"
 """A directory in the root that can be opened but is not listed: the targets of the devices' links.
 As in sysfs, only the last name of the path matters (`basename $(readlink driver)`)."""
+
+REGISTER_SIZE = 4096
+"""What stat(2) says of a register's file, as of one of sysfs."""
 
 _BLOCK = 512
 
@@ -64,6 +71,43 @@ class RegionFile(Node):
     region: Region = field(kw_only=True)
 
 
+@dataclass(slots=True)
+class RegisterDirectory(Directory):
+    """A block, whose children are made when they are looked up.
+
+    `place` is None for the map itself, which may have to read the device before it is there.
+    `device` is the inode number of the device's `registers/`. `lookups` counts how often the kernel
+    was told of the node.
+    """
+
+    device: int = field(kw_only=True)
+    name: bytes = field(kw_only=True)
+    registers: DeviceRegisters = field(kw_only=True)
+    region: Region = field(kw_only=True)
+    place: Place | None = None
+    lookups: int = 0
+
+    def load(self) -> Place:
+        """Its place; may wait for the device."""
+        return self.place or self.registers.map(self.region.name).root
+
+
+@dataclass(slots=True)
+class RegisterFile(Node):
+    """A register, or a field of one. `readable` and `writable` are for root, too."""
+
+    device: int = field(kw_only=True)
+    name: bytes = field(kw_only=True)
+    parent: int = field(kw_only=True)
+    bound: BoundRegister | BoundField = field(kw_only=True)
+    readable: bool = False
+    writable: bool = False
+    lookups: int = 0
+
+
+RegisterNode = RegisterDirectory | RegisterFile
+
+
 class Tree:
     """The nodes of one mount, by inode number.
 
@@ -75,6 +119,7 @@ class Tree:
         self.nodes: dict[int, Node] = {}
         self._umask = umask or 0
         self._region_umask = 0o077 if umask is None else umask
+        self._guarded: frozenset[int] = frozenset()
         self._inodes = itertools.count(ROOT_INODE)
         self.root = self._directory(None, b"")
         self.bus = self._directory(self.root, b"bus")
@@ -105,12 +150,94 @@ class Tree:
             place = f"../../{KERNEL_NAME.decode()}/{target}"
             self._link(directory, name.encode(), os.fsencode(place))
         self._link(self.flat, device.bdf.flat.encode(), f"../bus/{device.bdf}".encode())
+        if device.registers:
+            self._add_registers(directory, device)
         return files
 
     def remove(self, device: Device) -> None:
         """Remove a device's directory with everything in it, and its link."""
         self._forget(self.bus.children.pop(str(device.bdf).encode()))
         self._forget(self.flat.children.pop(device.bdf.flat.encode()))
+
+    def _add_registers(self, parent: Directory, device: Device) -> None:
+        directory = self._directory(parent, b"registers")
+        guard = device.options.guard
+        self._guarded = self._guarded | {directory.inode} if guard else self._guarded
+        for name in device.registers.sources:
+            node = RegisterDirectory(
+                next(self._inodes),
+                directory.mode,
+                parent=directory.inode,
+                device=directory.inode,
+                name=name.encode(),
+                registers=device.registers,
+                region=device[name],
+            )
+            self._adopt(directory, node.name, node)
+
+    def register_node(
+        self, directory: RegisterDirectory, place: Place, name: bytes
+    ) -> RegisterNode | None:
+        """The node of a name in a block at `place`, made if it is not there yet."""
+        known = directory.children.get(name)
+        if isinstance(known, RegisterNode):
+            return known
+        text = os.fsdecode(name)
+        found = place.child(text)
+        # Commands also take `chan[2]`, but a register has one file.
+        if found is None or found.file_name != text or directory.inode not in self.nodes:
+            return None
+        node: RegisterNode
+        if isinstance(found.node, Register):
+            node = self._register_file(directory, found, name)
+        else:
+            node = RegisterDirectory(
+                next(self._inodes),
+                directory.mode,
+                parent=directory.inode,
+                device=directory.device,
+                name=name,
+                registers=directory.registers,
+                region=directory.region,
+                place=found,
+            )
+        self._adopt(directory, name, node)
+        return node
+
+    def _register_file(
+        self, directory: RegisterDirectory, place: Place, name: bytes
+    ) -> RegisterFile:
+        bound = directory.registers.at(directory.region.name, place)
+        assert isinstance(bound, BoundRegister | BoundField)
+        what, region = place.field or place.register, directory.region
+        popped = directory.device in self._guarded and place.register.read_has_effects
+        readable = what.readable and region.readable and not popped
+        writable = what.writable and region.writable
+        mode = (0o444 if readable else 0) | (0o222 if writable else 0)
+        return RegisterFile(
+            next(self._inodes),
+            stat.S_IFREG | (mode & ~self._region_umask),
+            REGISTER_SIZE,
+            device=directory.device,
+            name=name,
+            parent=directory.inode,
+            bound=bound,
+            readable=readable,
+            writable=writable,
+        )
+
+    def forget(self, inode: int, count: int) -> None:
+        """The kernel forgets a node that it was told of `count` times."""
+        node = self.nodes.get(inode)
+        if not isinstance(node, RegisterNode):
+            return
+        node.lookups -= count
+        home = self.nodes.get(node.parent)
+        if node.lookups > 0 or not isinstance(home, RegisterDirectory):
+            return
+        if isinstance(node, Directory) and node.children:
+            return
+        del self.nodes[inode], home.children[node.name]
 
     def set_info(self, text: str) -> int:
         """Set the content of the hidden `.barfs`; returns its inode number."""

@@ -45,6 +45,15 @@ class Named:
     region: str = _DEFAULT_REGION
     offset: int = 0
 
+    @property
+    def text(self) -> str:
+        """As `-o registers=` has it.
+
+        >>> Named(Path("card.rdl"), "bar2", 4096).text
+        'bar2+0x1000=card.rdl'
+        """
+        return f"{self.region}+{self.offset:#x}={self.path}"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -56,10 +65,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where the maps of a device come from, by region, and what compilers warned of."""
+    """Where the maps of a device come from, by region, and what compilers warned of.
+
+    `named` are the descriptions among them that are files.
+    """
 
     maps: dict[str, MapSource]
     warnings: tuple[str, ...] = ()
+    named: tuple[Named, ...] = ()
 
 
 def parse_choice(texts: Iterable[str]) -> Choice:
@@ -74,6 +87,26 @@ def parse_choice(texts: Iterable[str]) -> Choice:
             raise UsageError("registers=off must be the only registers= option")
         return Choice(off=True)
     return Choice(tuple(map(_parse_named, texts)))
+
+
+def choice_of(registers: Mapping[str, str | os.PathLike[str]] | str) -> Choice:
+    """The same from Python: files by `REGION` or `REGION+OFFSET`, or "off". Raises UsageError.
+
+    >>> choice_of({"bar2": "card.rdl"}).named[0].region
+    'bar2'
+    """
+    if isinstance(registers, str):
+        if registers != "off":
+            raise UsageError(f"registers must be off or files by region, not {registers!r}")
+        return Choice(off=True)
+    named = []
+    for target, path in registers.items():
+        text = f"{target}={os.fsdecode(path)}"
+        found = _TARGET.fullmatch(text)
+        if found is None or not _is_region(found[1]):
+            raise UsageError(f"registers must name a region like bar0 or bar0+0x100, not {target}")
+        named.append(_parse_named(text))
+    return Choice(tuple(named))
 
 
 def _parse_named(text: str) -> Named:
@@ -126,7 +159,7 @@ def find_maps(
         maps.setdefault(each.region, []).append(found)
     joined = {region: _joined(region, found) for region, found in maps.items()}
     rest = {region: size for region, size in sizes.items() if region not in joined}
-    return Found(joined | shipped_maps(ids, rest, read), tuple(warnings))
+    return Found(joined | shipped_maps(ids, rest, read), tuple(warnings), tuple(named))
 
 
 def user_folders() -> tuple[Path, ...]:

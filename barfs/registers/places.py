@@ -40,6 +40,12 @@ class Place:
         return f"{self.path}.{self.field.name}" if self.field else self.path
 
     @property
+    def file_name(self) -> str:
+        """The last part of `files`, with the field: `ctrl.mode`."""
+        name = self.files.rpartition("/")[2]
+        return f"{name}.{self.field.name}" if self.field else name
+
+    @property
     def register(self) -> Register:
         assert isinstance(self.node, Register)
         return self.node

@@ -63,7 +63,7 @@ def test_bus_has_only_addresses(subject: Subject) -> None:
 def test_each_region_has_a_layout_and_nothing_else_is_there(subject: Subject) -> None:
     for device in devices(subject):
         layouts = {file.stem for file in device.glob("*.layout")}
-        expected = layouts | {f"{name}.layout" for name in layouts} | set(TEXTS)
+        expected = layouts | {f"{name}.layout" for name in layouts} | set(TEXTS) | {"registers"}
         if guest.inside():
             sysfs = Path("/sys/bus/pci/devices", device.name)
             names = ("modalias", "numa_node", "label", "driver", "iommu_group")

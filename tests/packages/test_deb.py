@@ -107,9 +107,10 @@ def test_the_package_installs_works_and_goes(deb: Path, chroot: Chroot) -> None:
     version = deb.name.split("_")[1]
     assert chroot.run("cd /; barfs --version") == f"barfs {version}\n"
     pages = chroot.run(
-        "man -w 1 barfs; man -w 7 barfs; man -w 8 barfs; man -w 5 barfs-layout"
+        "man -w 1 barfs; man -w 7 barfs; man -w 8 barfs; "
+        "man -w 5 barfs-layout; man -w 5 barfs-registers"
     ).split()
-    names = ["barfs.1.gz", "barfs.7.gz", "barfs.8.gz", "barfs-layout.5.gz"]
+    names = ["barfs.1.gz", "barfs.7.gz", "barfs.8.gz", "barfs-layout.5.gz", "barfs-registers.5.gz"]
     assert [Path(page).name for page in pages] == names
     share = chroot.path / "usr/share"
     for place in (

@@ -12,7 +12,13 @@ from barfs.cli.mount_options import OPTIONS
 from tests.packages.conftest import require_programs
 from tests.support.commands import COMMANDS, examples
 
-PAGES = ("man1/barfs.1", "man7/barfs.7", "man8/barfs.8", "man5/barfs-layout.5")
+PAGES = (
+    "man1/barfs.1",
+    "man7/barfs.7",
+    "man8/barfs.8",
+    "man5/barfs-layout.5",
+    "man5/barfs-registers.5",
+)
 # Of scdoc's own making, and without effect.
 HARMLESS = re.compile(r"STYLE|skipping paragraph macro: PP (empty|after S[HS])")
 

@@ -8,10 +8,10 @@ import pytest
 
 import barfs
 from barfs import device, errors, layout, policy, ranges, region, text
-from barfs.registers import fields, find, model, names, places
+from barfs.registers import access, fields, find, model, names, places
 
 MODULES = [barfs, device, errors, layout, policy, ranges, region, text]
-MODULES += [fields, find, model, names, places]
+MODULES += [access, fields, find, model, names, places]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

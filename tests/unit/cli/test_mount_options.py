@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 import os
 import pwd
+from pathlib import Path
 
 import pytest
 
@@ -8,10 +9,11 @@ from barfs.cli.mount_options import parse_options
 from barfs.device import Options
 from barfs.errors import UsageError
 from barfs.fuse.fusermount import MountOptions
+from barfs.registers.find import Choice, Named
 
 
 def test_defaults() -> None:
-    assert parse_options([]) == (Options(), MountOptions())
+    assert parse_options([]) == (Options(registers=Choice()), MountOptions())
     assert Options() == Options("separate", 4, "map", False, 5.0, "auto")
 
 
@@ -23,9 +25,21 @@ def test_everything_at_once() -> None:
         "gid=7,umask=027,vfio=cdev",
     ]
     device, mount = parse_options([*texts, "allow_other"])
-    assert device == Options("contiguous", 8, "carve", True, 0.5, "cdev")
+    assert device == Options("contiguous", 8, "carve", True, 0.5, "cdev", registers=Choice())
     assert mount == MountOptions(True, True, os.getuid(), 7, 0o027)
     assert mount.fuse_options() == ["allow_other", "ro"]
+
+
+def test_descriptions_of_registers_are_repeated() -> None:
+    device, _mount = parse_options(["registers=card.rdl,ro", "registers=bar2+0x100=/etc/dma.svd"])
+    assert device.registers == Choice(
+        (Named(Path.cwd() / "card.rdl"), Named(Path("/etc/dma.svd"), "bar2", 0x100))
+    )
+    assert parse_options(["registers=off"])[0].registers == Choice(off=True)
+    with pytest.raises(UsageError, match="must be the only"):
+        parse_options(["registers=off,registers=card.rdl"])
+    with pytest.raises(UsageError, match="registers="):
+        parse_options(["registers="])
 
 
 def test_words_of_mount_and_fstab_mean_nothing() -> None:

@@ -18,6 +18,7 @@ from barfs.fuse.gate import Gate
 from barfs.fuse.mounted_devices import MountedDevices
 from barfs.fuse.tree import INFO_NAME, Text, Tree
 from barfs.pci import Bdf
+from barfs.registers.access import DeviceRegisters
 
 
 @dataclass(eq=False)
@@ -32,6 +33,7 @@ class StubDevice:
     links: dict[str, str] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
     closings: int = 0
+    registers: DeviceRegisters = field(default_factory=lambda: DeviceRegisters({}, {}, 5.0))
 
     @property
     def source(self) -> str:

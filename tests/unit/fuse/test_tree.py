@@ -3,7 +3,7 @@
 
 import barfs
 from barfs.device import Device
-from barfs.fuse.tree import Directory, Tree
+from barfs.fuse.tree import Directory, RegisterDirectory, RegisterFile, Tree
 
 
 def directory_of(tree: Tree, device: Device) -> Directory:
@@ -42,3 +42,31 @@ def test_a_device_that_comes_back_gets_new_inode_numbers() -> None:
         first = {file.inode for file in tree.add(device)}
         tree.remove(device)
         assert min(file.inode for file in tree.add(device)) > max(first)
+
+
+def test_nodes_of_registers_go_when_the_kernel_forgets_them() -> None:
+    with barfs.open("demo") as device:
+        tree = Tree()
+        tree.add(device)
+        registers = tree.lookup(directory_of(tree, device), b"registers")
+        assert isinstance(registers, Directory)
+        bar0 = tree.lookup(registers, b"bar0")
+        assert isinstance(bar0, RegisterDirectory)
+        before = dict(tree.nodes)
+        node = tree.register_node(bar0, bar0.load(), b"SCRATCH")
+        assert isinstance(node, RegisterFile)
+        assert tree.register_node(bar0, bar0.load(), b"SCRATCH") is node
+        node.lookups = 3
+        tree.forget(node.inode, 2)
+        assert tree.lookup(bar0, b"SCRATCH") is node
+        tree.forget(node.inode, 1)
+        assert tree.nodes == before
+        assert tree.lookup(bar0, b"SCRATCH") is None
+        tree.forget(node.inode, 1)
+        tree.forget(bar0.inode, 1)
+        assert tree.nodes == before
+        again = tree.register_node(bar0, bar0.load(), b"SCRATCH")
+        assert again is not None
+        assert again.inode > node.inode
+        tree.remove(device)
+        assert tree.register_node(bar0, bar0.load(), b"COUNTER") is None

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""Files of registers: text, as in sysfs.
+
+Rule 1: a read at offset 0 is one access of the register, whose text is kept for that open file; a
+        read further on is of that text. A write(2) is one value, wherever in the file it goes.
+Rule 2: what may wait for a device runs in a worker thread, of which each device has a few, and the
+        request is answered when its time is over: the event loop never waits.
+Rule 3: what a request may do is up to the region's table. Refused requests are logged, each reason
+        once.
+"""
+
+import errno
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import trio
+from pyfuse3 import FUSEError
+
+from barfs.errors import AccessError, AccessTimeout, BarfsError
+from barfs.fuse.tree import RegisterDirectory, RegisterFile
+from barfs.registers import fields
+from barfs.registers.access import BoundField, BoundRegister
+from barfs.registers.errors import NotAlone, NotAValue, ValueTooLarge
+from barfs.registers.places import Place
+
+T = TypeVar("T")
+
+_WORKERS = 4
+_LONGEST_WRITE = 4096
+_GRACE = 1.0
+"""Seconds that an answer may be late: the table's own timeout comes first, where it has one."""
+_MOST_TOLD = 1000
+
+_ERRNOS: tuple[tuple[type[BarfsError], int], ...] = (
+    (NotAValue, errno.EINVAL),
+    (ValueTooLarge, errno.ERANGE),
+    (NotAlone, errno.EPERM),
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class OpenRegister:
+    """An open file: what it is of, and the text of the last read at its start."""
+
+    node: RegisterFile
+    text: bytes | None = None
+
+
+class RegisterFiles:
+    """Reads and writes register files for `filesystem`; its methods raise FUSEError alone."""
+
+    def __init__(self) -> None:
+        self._limits: dict[int, trio.CapacityLimiter] = {}
+        self._told: set[str] = set()
+
+    async def load(self, directory: RegisterDirectory) -> Place:
+        """Where the directory's registers are; may have to read the device."""
+        if directory.place is not None:
+            return directory.place
+        seconds = 2 * directory.registers.timeout + _GRACE
+        return await self._work(directory.device, seconds, directory.load)
+
+    async def names(self, directory: RegisterDirectory, place: Place) -> list[str]:
+        """The names in it, of which there may be very many."""
+        return await self._work(directory.device, None, lambda: list(place.names()))
+
+    async def read(self, file: OpenRegister, offset: int, size: int) -> bytes:
+        if offset == 0 or file.text is None:
+            bound = file.node.bound
+            file.text = await self._access(file, lambda: _text_of(bound))
+        return file.text[offset : offset + size]
+
+    async def write(self, file: OpenRegister, data: bytes) -> None:
+        bound = file.node.bound
+        try:
+            if len(data) > _LONGEST_WRITE:
+                raise UnicodeError
+            text = data.decode("ascii")
+        except UnicodeError:
+            raise FUSEError(errno.EINVAL) from None
+        await self._access(file, lambda: _write(bound, text))
+
+    async def _access(self, file: OpenRegister, function: Callable[[], T]) -> T:
+        bound = file.node.bound
+        register = bound if isinstance(bound, BoundRegister) else bound.parent
+        accesses = 2 * len(fields.accesses(register.register))
+        # Once more for the lock.
+        seconds = (accesses + 1) * register.timeout + _GRACE
+        try:
+            return await self._work(file.node.device, seconds, function)
+        except FUSEError as error:
+            if isinstance(error.__cause__, BarfsError):
+                self._tell(f"{bound.name}: {error.__cause__}")
+            raise
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(text)
+            log.warning("%s", text)
+
+    async def _work(self, device: int, seconds: float | None, function: Callable[[], T]) -> T:
+        limit = self._limits.setdefault(device, trio.CapacityLimiter(_WORKERS))
+        with trio.move_on_after(float("inf") if seconds is None else seconds):
+            try:
+                return await trio.to_thread.run_sync(
+                    function, abandon_on_cancel=True, limiter=limit
+                )
+            except BarfsError as error:
+                raise FUSEError(_errno_of(error)) from error
+        raise FUSEError(AccessTimeout.errno)
+
+
+def _errno_of(error: BarfsError) -> int:
+    if isinstance(error, AccessError):
+        return error.errno
+    return next((number for kind, number in _ERRNOS if isinstance(error, kind)), errno.EIO)
+
+
+def _text_of(bound: BoundRegister | BoundField) -> bytes:
+    return f"{bound.read()}\n".encode()
+
+
+def _write(bound: BoundRegister | BoundField, text: str) -> None:
+    if isinstance(bound, BoundField):
+        bound.write(fields.parse(bound.field, text))
+    else:
+        bound.write(fields.parse(bound.register, text))
