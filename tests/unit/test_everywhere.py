@@ -12,9 +12,11 @@ from tests.support import DEADLINE
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 STAND_INS = {
-    "scripts/common": "venv=venv; repo=$PWD; base_packages=(); cache=$PWD/cache\n"
+    "scripts/common": "venv=venv; repo=$PWD; base_packages=(); cache=$PWD/cache log=log\n"
     'need_packages() { :; }; need_venv() { :; }; as_root() { "$@"; }\n',
-    "scripts/everywhere_lib/debian": "#!/bin/sh\necho said\n"
+    "scripts/everywhere_lib/index.py": "",
+    "venv/bin/python": "#!/bin/sh\n",
+    "scripts/everywhere_lib/debian": '#!/bin/sh\ntar -tf "$3/source.tar" scripts/common\n'
     'echo "demo passed;" >"$2/$1.parts"; [ ! -e "$1.dies" ] || rm "$2/$1.parts"\n'
     '[ ! -e "$1.fails" ] && [ ! -e "$1.dies" ]\n',
 }
@@ -27,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(0o755)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
     return tmp_path
 
 
@@ -42,10 +45,12 @@ def run(folder: Path, *lanes: str) -> tuple[int, list[str], str]:
 def test_all_lanes_run_and_the_last_lines_tell_of_them(folder: Path) -> None:
     expected = ["trixie passed demo passed;", "sid passed demo passed;"]
     assert run(folder) == (0, expected, "")
-    assert (folder / "cache/roots/sid.log").read_text() == "said\n"
+    assert (folder / "cache/roots/sid.log").read_text() == "scripts/common\n"
 
 
-@pytest.mark.parametrize(("how", "told"), [("fails", "demo passed;"), ("dies", "its root: said")])
+@pytest.mark.parametrize(
+    ("how", "told"), [("fails", "demo passed;"), ("dies", "its root: scripts/common")]
+)
 def test_a_lane_behind_one_that_fails_runs_too(folder: Path, how: str, told: str) -> None:
     (folder / f"trixie.{how}").touch()
     expected = [f"trixie failed {told}", "sid passed demo passed;"]
