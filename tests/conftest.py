@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support import require, require_fuse
 from tests.support.leftovers import assert_nothing_left
 from tests.support.namespace import NOBODY, barfs_as_nobody
+
+# No test asserts a speed, and hypothesis would: 200 ms an example.
+settings.register_profile("barfs", deadline=None)
+settings.load_profile("barfs")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -111,6 +111,15 @@ def _fill(text: str) -> str:
     return "\n".join("\n\n".join(lists.get(line, [line])) for line in text.split("\n"))
 
 
+def readable(page: str) -> str:
+    """What scdoc wrote, for every reader of manuals. man(1) lays tables out only if the first line
+    asks for tbl; mandoc knows no date with minus signs, as scdoc 1.11.5 writes it."""
+    tables = "'\\\" t\n" if "\n.TS\n" in page else ""
+    return tables + re.sub(
+        r"^\.TH .*", lambda title: title[0].replace("\\-", "-"), page, flags=re.MULTILINE
+    )
+
+
 def write(sources: Path, folder: Path) -> list[Path]:
     """Write the manuals below `folder`/man. Raises CalledProcessError."""
     written = []
@@ -122,6 +131,6 @@ def write(sources: Path, folder: Path) -> list[Path]:
             raise SystemExit(f"{source}: {page.stderr}")
         path = folder / f"man/man{source.stem[-1]}" / source.stem
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page.stdout)
+        path.write_text(readable(page.stdout))
         written.append(path)
     return written

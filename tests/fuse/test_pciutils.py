@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """lspci and setpci on a software device, which no kernel knows."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,9 @@ def setpci(mount: Mounted, *registers: str) -> list[str]:
 
 
 def test_lspci_decodes_the_device(mount: Mounted) -> None:
-    lines = pciutils("lspci", mount, "-Dnvvvxxxx", "-s", "05:00.0").splitlines()
+    shown = pciutils("lspci", mount, "-Dnvvvxxxx", "-s", "05:00.0")
+    # pciutils 3.11 calls the interrupt of a capability so.
+    lines = re.sub(r"\bIntMsgNum 0\b", "MSI 00", shown).splitlines()
     found = iter(lines)
     missing = [line for line in DEMO.splitlines() if line not in found]
     assert not missing, "\n".join(lines)

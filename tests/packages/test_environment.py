@@ -148,3 +148,16 @@ def test_a_checkout_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     told = f"barfs is built in {copy}, which cannot be written to; copy it"
     assert (result.returncode, result.stderr.splitlines()) == (1, [f"copy: {told}"])
+
+
+def test_what_building_the_debian_package_takes_is_installed() -> None:
+    """dpkg-buildpackage takes build-essential for granted."""
+    script = '. "$0/scripts/common"; printf "%s\\n" "${base_packages[@]}" "${deb_packages[@]}"'
+    listed = subprocess.run(
+        ["bash", "-c", script, ROOT], capture_output=True, text=True, check=True
+    )
+    control = (ROOT / "scripts/debian/control").read_text()
+    needed = control.partition("Build-Depends:")[2].partition("\nStandards-Version")[0]
+    names = {line.split()[0].strip(",") for line in needed.splitlines() if line.strip()}
+    names = names - {"debhelper-compat"} | {"build-essential", "debhelper"}
+    assert names - set(listed.stdout.split()) == set()

@@ -166,6 +166,29 @@ static int add_capabilities(struct sparse_device *sparse, struct vfio_info_cap *
 	return ret;
 }
 
+/* What a sparse region's information is, but for the place of the capabilities. */
+static int describe_region(struct sparse_device *sparse, struct vfio_region_info *info,
+			   struct vfio_info_cap *caps)
+{
+	info->offset = VFIO_PCI_INDEX_TO_OFFSET(info->index);
+	info->size = pci_resource_len(sparse->core.pdev, info->index);
+	info->flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE |
+		      VFIO_REGION_INFO_FLAG_CAPS;
+	if (sparse->core.bar_mmap_supported[info->index])
+		info->flags |= VFIO_REGION_INFO_FLAG_MMAP;
+	return add_capabilities(sparse, caps);
+}
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
+/* Here VFIO itself copies what this returns; vfio_pci_core_ioctl no longer does. */
+static int sparse_get_region_info(struct vfio_device *vdev, struct vfio_region_info *info,
+				  struct vfio_info_cap *caps)
+{
+	if (!is_sparse(to_sparse(vdev), info->index))
+		return vfio_pci_ioctl_get_region_info(vdev, info, caps);
+	return describe_region(to_sparse(vdev), info, caps);
+}
+#else
 static long get_region_info(struct sparse_device *sparse, void __user *arg)
 {
 	const size_t minsz = offsetofend(struct vfio_region_info, offset);
@@ -181,15 +204,8 @@ static long get_region_info(struct sparse_device *sparse, void __user *arg)
 		return vfio_pci_core_ioctl(&sparse->core.vdev, VFIO_DEVICE_GET_REGION_INFO,
 					   (unsigned long)arg);
 
-	info.offset = VFIO_PCI_INDEX_TO_OFFSET(info.index);
-	info.size = pci_resource_len(sparse->core.pdev, info.index);
-	info.flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE |
-		     VFIO_REGION_INFO_FLAG_CAPS;
 	info.cap_offset = 0;
-	if (sparse->core.bar_mmap_supported[info.index])
-		info.flags |= VFIO_REGION_INFO_FLAG_MMAP;
-
-	ret = add_capabilities(sparse, &caps);
+	ret = describe_region(sparse, &info, &caps);
 	if (!ret && info.argsz >= sizeof(info) + caps.size) {
 		vfio_info_cap_shift(&caps, sizeof(info));
 		info.cap_offset = sizeof(info);
@@ -210,6 +226,7 @@ static long sparse_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned lo
 		return get_region_info(to_sparse(vdev), (void __user *)arg);
 	return vfio_pci_core_ioctl(vdev, cmd, arg);
 }
+#endif
 
 static int sparse_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 {
@@ -240,13 +257,22 @@ static const struct vfio_device_ops sparse_ops = {
 	.release = vfio_pci_core_release_dev,
 	.open_device = sparse_open_device,
 	.close_device = vfio_pci_core_close_device,
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
+	.ioctl = vfio_pci_core_ioctl,
+	.get_region_info_caps = sparse_get_region_info,
+#else
 	.ioctl = sparse_ioctl,
+#endif
 	.device_feature = vfio_pci_core_ioctl_feature,
 	.read = vfio_pci_core_read,
 	.write = vfio_pci_core_write,
 	.mmap = sparse_mmap,
 	.request = vfio_pci_core_request,
 	.match = vfio_pci_core_match,
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0)
+	/* Called without asking whether it is there. */
+	.match_token_uuid = vfio_pci_core_match_token_uuid,
+#endif
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
 	.bind_iommufd = vfio_iommufd_physical_bind,
 	.unbind_iommufd = vfio_iommufd_physical_unbind,
