@@ -6,7 +6,7 @@
     fields                     numbers and texts of fields; how to write one and no other
     packed                     a map as bytes, of which a lookup decodes what it needs
     systemrdl, ipxact, svd, litex     a description becomes a map (with `report`: its errors)
-    compiler, cache            any description, by its suffix; each is compiled once
+    compiler, apart, cache     any description, by its suffix; each is compiled once, elsewhere
     shipped                    maps that barfs knows, by class and ids; configuration space
     find                       which of all these a device has
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from barfs.errors import BarfsError
 from barfs.process.output import save
 from barfs.registers import packed
-from barfs.registers.compiler import compile_description
+from barfs.registers.apart import Packed, compile_apart
 from barfs.registers.errors import DescriptionError
 from barfs.registers.report import Compiled
 from barfs.text import printable
@@ -40,12 +40,10 @@ def load(path: Path) -> Compiled:
     if entry is not None and (found := _read(entry, path)):
         return found
     before = _hash(path)
-    compiled = compile_description(path)
-    data = packed.pack(compiled.root)
+    made = compile_apart(path)
     if entry is not None and before is not None and before == _hash(path):
-        _write(entry, path, compiled, data)
-    # What lookups decode takes less memory than what was compiled.
-    return Compiled(packed.unpack(data), compiled.files, compiled.warnings)
+        _write(entry, path, made)
+    return Compiled(packed.unpack(made.data), made.files, made.warnings)
 
 
 def folder() -> Path | None:
@@ -93,11 +91,11 @@ def _read(entry: Path, path: Path) -> Compiled | None:
     return Compiled(root, tuple(Path(name) for name, _known in files), warnings)
 
 
-def _write(entry: Path, path: Path, compiled: Compiled, data: bytes) -> None:
-    files = [(str(file), _hash(file)) for file in compiled.files]
+def _write(entry: Path, path: Path, made: Packed) -> None:
+    files = [(str(file), _hash(file)) for file in made.files]
     if any(known is None for _name, known in files):
         return
-    record = (os.fsencode(path), tuple(files), compiled.warnings, data)
+    record = (os.fsencode(path), tuple(files), made.warnings, made.data)
     body = _MAGIC + marshal.dumps(record)
     with contextlib.suppress(OSError, BarfsError):
         entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barfs.registers import cache
+from barfs.registers import apart, cache
+from barfs.registers.apart import Packed, compile_apart
 from barfs.registers.compiler import compile_description
 from barfs.registers.errors import DescriptionError
 from barfs.registers.model import Block, Field, Memory, Node, Register, Value, children_of
 from barfs.registers.packed import pack, unpack
 from barfs.registers.places import RegisterMap
-from barfs.registers.report import Compiled
 
 RDL = "addrmap card { reg { field {} value[31:0]; } %s; };"
 INCLUDING = '`include "word.rdl"\naddrmap card { word a; };'
@@ -87,11 +87,11 @@ def compiled_files(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The descriptions that were compiled, in the order."""
     seen: list[Path] = []
 
-    def compile_and_tell(path: Path) -> Compiled:
+    def compile_and_tell(path: Path) -> Packed:
         seen.append(path)
-        return compile_description(path)
+        return compile_apart(path)
 
-    monkeypatch.setattr(cache, "compile_description", compile_and_tell)
+    monkeypatch.setattr(cache, "compile_apart", compile_and_tell)
     return seen
 
 
@@ -223,3 +223,28 @@ def test_a_path_that_leads_nowhere(home: Path) -> None:
     for path in (loop, home / "gone.rdl"):
         with pytest.raises(DescriptionError, match=rf"{path.name}: "):
             cache.load(path)
+
+
+def test_a_compiler_that_ends_early_is_one_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / "card.rdl"
+    path.write_text(RDL % "a")
+    for program, words in (
+        ("import os; os.kill(os.getpid(), 9)", "ended by SIGKILL; is there enough memory"),
+        ("raise MemoryError", "the compiler failed: MemoryError"),
+    ):
+        monkeypatch.setattr(apart, "_PROGRAM", program)
+        with pytest.raises(DescriptionError, match=words) as caught:
+            cache.load(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_what_lies_in_the_current_folder_is_not_imported(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "systemrdl.py").write_text("raise SystemExit('imported')")
+    (home / "card.rdl").write_text(RDL % "a")
+    monkeypatch.chdir(home)
+    assert names(Path("card.rdl")) == ["a"]
