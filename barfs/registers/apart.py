@@ -70,10 +70,10 @@ def main() -> None:
     try:
         compiled = compile_description(Path(sys.argv[1]))
     except DescriptionError as error:
-        record: tuple[object, ...] = (error.lines, b"", (), ())
+        record = marshal.dumps((error.lines, b"", (), ()))
     else:
         files = tuple(map(str, compiled.files))
-        record = ((), packed.pack(compiled.root), files, compiled.warnings)
-    output.write(marshal.dumps(record))
+        record = marshal.dumps(((), packed.pack(compiled.root), files, compiled.warnings))
+    output.write(record)
     output.flush()
     os._exit(0)  # what the compiler holds takes longer to take apart than to give back
