@@ -57,6 +57,7 @@ class Control:
     """Ends the requests that carry it: after `stop()` they make no further access.
 
     A request that has transferred bytes then ends with a short count, another with `Interrupted`.
+    Testing interface: the gate has a control for each of its requests, in C.
     """
 
     def __init__(self) -> None:

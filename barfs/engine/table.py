@@ -135,7 +135,7 @@ class Table:
         return bytes(ffi.unpack(buffer, done))
 
     def read_into(self, offset: int, buffer: Writable, *, control: Control | None = None) -> int:
-        """Read as `read` does, into `buffer`; returns the bytes read."""
+        """Testing interface: read as `read` does, into `buffer`; returns the bytes read."""
         data = ffi.from_buffer(_BYTES, buffer, require_writable=True)
         return self._transfer(offset, data, len(data), _READ, control)
 

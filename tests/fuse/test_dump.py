@@ -111,7 +111,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     finally:
         subprocess.run(["umount", folder], check=True)
     assert result.returncode == 1
-    assert f"{folder / 'a'}: no space is left there; free some" in result.stderr
+    assert f"{folder / 'a'}: no space left on the device; free some" in result.stderr
     assert left == [folder / "ballast"]
 
 

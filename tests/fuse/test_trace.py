@@ -108,12 +108,12 @@ def test_a_full_disk_ends_the_trace_and_not_the_mount(tmp_path: Path) -> None:
         file = folder / "trace"
         with mounted(tmp_path, "demo", options=f"trace={file}") as mount:
             read_often(mount.device() / "bar0", 1000)
-            wait_until(lambda: "ends: no space is left" in mount.log.read_text(), "the log")
+            wait_until(lambda: "ends: no space left" in mount.log.read_text(), "the log")
         text = file.read_text()
         told = mount.log.read_text()
     assert text.endswith("\n")
     assert text.endswith((" mmap\n", " pread\n", "# the trace ends: No space left on device\n"))
-    assert told.count("ends: no space is left there; free some") == 1
+    assert told.count("ends: no space left on the device; free some") == 1
     missing = int(told.partition(" accesses are not in the trace")[0].split()[-1])
     assert missing + text.count("bar0 r 0x00001000") == 1000
 

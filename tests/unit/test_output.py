@@ -150,7 +150,7 @@ def test_devices_are_written_into(tmp_path: Path) -> None:
             path.symlink_to("/dev/null")
         save(path, NEW)
     assert Path("/dev/null").is_char_device()
-    with pytest.raises(OutputError, match="/dev/full: no space is left there; free some"):
+    with pytest.raises(OutputError, match="/dev/full: no space left on the device; free some"):
         save(Path("/dev/full"), NEW)
 
 
@@ -264,7 +264,7 @@ def test_a_full_disk_leaves_the_old_contents(folder: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", disk], check=True)
     try:
         (disk / "a").write_text("old")
-        with pytest.raises(OutputError, match="no space is left there; free some"):
+        with pytest.raises(OutputError, match="no space left on the device; free some"):
             save(disk / "a", bytes(8192))
         assert (disk / "a").read_text() == "old"
         assert names(disk) == ["a"]
