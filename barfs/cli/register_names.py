@@ -139,6 +139,31 @@ def _mounted(directory: Path) -> Iterator[DeviceRegisters]:
         yield bind(regions, attributes, choice, folders=())
 
 
+def is_name(text: str) -> bool:
+    """Whether a text is the name of a register where an offset may be, too."""
+    return text[:1].isalpha() or text.startswith("_")
+
+
+def place_in(file: str, name: str) -> Place:
+    """The register or field that a name is in a region's FILE in a mount: one access wide.
+
+    Raises UsageError, NoSuchName, MountError.
+    """
+    path = File.find(file).path
+    if path is None:
+        raise UsageError(f"{name}: mount the device to use names here, or use barfs reg")
+    path = Path(os.path.realpath(path))
+    with registers_of(str(path.parent)) as named:
+        if path.name not in named.registers.sources:
+            raise UsageError(f"{name}: no description of the registers of {file} is known")
+        place = named.registers.map(path.name).find(name)
+    if not isinstance(place.node, Register):
+        raise UsageError(f"{name} must be a register or a field")
+    if len(fields.accesses(place.register)) > 1 or place.register.big_endian:
+        raise UsageError(f"{name} is not one little-endian access; use barfs reg")
+    return place
+
+
 def shown_name(place: Place) -> str:
     """`dma.chan2.ctrl.mode`: as the files are named, for it goes through shells unquoted."""
     name = place.files.replace("/", ".")

@@ -14,7 +14,6 @@ from barfs.cli.help import explain
 from barfs.cli.register_file import (
     WIDTHS,
     Bits,
-    Place,
     RegisterError,
     Registers,
     check_range,
@@ -23,14 +22,17 @@ from barfs.cli.register_file import (
     places_of,
     split_bits,
 )
+from barfs.cli.register_file import Place as File
 from barfs.errors import UsageError
 from barfs.ranges import parse_number, parse_range
+from barfs.registers.fields import parse, plan_write
+from barfs.registers.places import Place
 from barfs.text import dump_json, printable, with_hex
 
 _EACH = (
-    "Makes one access of the chosen width for each value, and refuses a width that the region does "
-    "not allow there (see barfs layout). Values are little-endian. If no barfs mount holds the "
-    "device, it is opened for this command and a notice is printed."
+    "Makes one access of the chosen width (of a name: its own) for each value, and refuses a "
+    "width that the region does not allow there (see barfs layout). Values are little-endian. If "
+    "no barfs mount holds the device, it is opened for this command and a notice is printed."
 )
 _ROW = 16
 _PAUSE = 0.001
@@ -71,14 +73,14 @@ def _print_json(choice: argparse.Namespace, **values: Any) -> int:
 class _Target:
     """The registers `[start, end)` of FILE: whole, aligned, and inside it if its size is known."""
 
-    place: Place
+    place: File
     start: int
     end: int
     width: int
 
     @classmethod
     def find(cls, choice: argparse.Namespace, start: int, end: int) -> "_Target":
-        place = Place.find(choice.file)
+        place = File.find(choice.file)
         # The size of a file is known without touching a device.
         size = None if place.path is None else os.stat(place.path).st_size
         check_range(start, end, choice.width, size)
@@ -102,6 +104,22 @@ class _Target:
         return 0
 
 
+def _named(choice: argparse.Namespace, text: str) -> Place | None:
+    """The register or field of a name, whose width is chosen; None for an offset."""
+    # Imported here: an offset needs no description.
+    from barfs.cli.register_names import is_name, place_in
+
+    if not is_name(text):
+        return None
+    place = place_in(choice.file, text)
+    choice.width = place.register.width
+    return place
+
+
+def _bits_of(place: Place) -> Bits | None:
+    return Bits(place.field.high, place.field.low) if place.field else None
+
+
 def _digits(value: int, width: int) -> str:
     return f"{value:0{2 * width}x}"
 
@@ -118,14 +136,19 @@ def add_md(parser: argparse.ArgumentParser) -> None:
         "range",
         metavar="RANGE",
         help="0x100+0x40 (start+size) or 0x100-0x13f (first-last byte), also with k, M, G; 0x100 "
-        "is one register, 0x100[15:8] some of its bits",
+        "is one register, 0x100[15:8] some of its bits; in a mount also a register's or field's "
+        "name",
     )
     parser.set_defaults(run=_md)
 
 
 def _md(choice: argparse.Namespace) -> int:
+    place = _named(choice, choice.range)
     width = choice.width
-    text, bits = split_bits(choice.range, width)
+    if place is not None:
+        text, bits = str(place.offset), _bits_of(place)
+    else:
+        text, bits = split_bits(choice.range, width)
     span = parse_range(text, default_size=width)
     start, end = span.start, span.end
     if bits and end - start != width:
@@ -180,7 +203,11 @@ def add_mw(parser: argparse.ArgumentParser) -> None:
         "barfs mw -w demo:bar0 0x1100 0xcafe 0xf00d",
         details="Does not read back what it writes.",
     )
-    parser.add_argument("offset", metavar="OFFSET", help="offset of the first register, in bytes")
+    parser.add_argument(
+        "offset",
+        metavar="OFFSET",
+        help="offset of the first register, in bytes, or, in a mount, its name",
+    )
     parser.add_argument(
         "values",
         metavar="VALUE",
@@ -191,8 +218,12 @@ def add_mw(parser: argparse.ArgumentParser) -> None:
 
 
 def _mw(choice: argparse.Namespace) -> int:
+    place = _named(choice, choice.offset)
     width = choice.width
-    text, bits = split_bits(choice.offset, width)
+    if place is not None:
+        text, bits = str(place.offset), _bits_of(place)
+    else:
+        text, bits = split_bits(choice.offset, width)
     if bits:
         raise UsageError(f"mw writes whole registers; change {choice.offset} with barfs rmw")
     start = parse_number(text)
@@ -215,16 +246,23 @@ def _mw(choice: argparse.Namespace) -> int:
 
 def _add_mask_and_value(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "offset", metavar="OFFSET", help="of the register; 0x10[15:8] includes the mask"
+        "offset",
+        metavar="OFFSET",
+        help="of the register; 0x10[15:8] includes the mask, as does, in a mount, a field's name",
     )
     parser.add_argument("mask", metavar="MASK", help="bits that count; omit it after OFFSET[..]")
     parser.add_argument("value", metavar="VALUE", nargs="?", help="value of these bits")
 
 
-def _mask_and_value(choice: argparse.Namespace) -> tuple[int, int, int]:
+def _mask_and_value(choice: argparse.Namespace, place: Place | None) -> tuple[int, int, int]:
     """The offset, the mask, and the value shifted to its place under the mask."""
     width = choice.width
-    text, bits = split_bits(choice.offset, width)
+    if place is not None and place.field is not None:
+        if choice.value is not None:
+            raise UsageError("use FIELD VALUE, without MASK")
+        number = parse(place.field, choice.mask)
+        return place.offset, place.field.mask, number << place.field.low
+    text, bits = split_bits(choice.offset, width) if place is None else (str(place.offset), None)
     offset = parse_number(text)
     if (bits is None) != (choice.value is not None):
         raise UsageError("use OFFSET MASK VALUE or OFFSET[HIGH:LOW] VALUE")
@@ -242,6 +280,7 @@ def add_rmw(parser: argparse.ArgumentParser) -> None:
         parser,
         "barfs rmw /mnt/bar/bus/0000:01:00.0/bar0 0x10 0xff00 0x1200",
         "barfs rmw demo:bar0 '0x1100[15:8]' 0x12",
+        "barfs rmw /mnt/bar/bus/0000:01:00.0/bar0 dma.chan0.ctrl.mode burst",
         details="Makes one read, then one write, and prints the value before and after.",
     )
     _add_mask_and_value(parser)
@@ -249,8 +288,11 @@ def add_rmw(parser: argparse.ArgumentParser) -> None:
 
 
 def _rmw(choice: argparse.Namespace) -> int:
+    place = _named(choice, choice.offset)
+    offset, mask, value = _mask_and_value(choice, place)
     width = choice.width
-    offset, mask, value = _mask_and_value(choice)
+    if place is not None and place.field is not None:
+        mask, value = _with_neighbours(place, value >> place.field.low)
     target = _Target.find(choice, offset, offset + width)
     if choice.dry_run:
         changed = f"write (value & ~{mask:#x}) | {value:#x} at {offset:#x}"
@@ -263,6 +305,16 @@ def _rmw(choice: argparse.Namespace) -> int:
         return _print_json(choice, **with_hex(offset=offset, old=old, new=new))
     print(f"{offset:08x}: {_digits(old, width)} -> {_digits(new, width)}")
     return 0
+
+
+def _with_neighbours(place: Place, number: int) -> tuple[int, int]:
+    """The mask and the value that write a field, and to its neighbours what changes nothing."""
+    assert place.field is not None
+    register = place.register
+    if not register.readable or register.read_has_effects:
+        raise UsageError(f"{place.name} cannot be read first; use barfs reg")
+    plan = plan_write(register, {place.field.name: number})
+    return register.mask & ~plan.kept, plan.fixed
 
 
 def add_poll(parser: argparse.ArgumentParser) -> None:
@@ -284,8 +336,9 @@ def add_poll(parser: argparse.ArgumentParser) -> None:
 
 
 def _poll(choice: argparse.Namespace) -> int:
+    place = _named(choice, choice.offset)
+    offset, mask, value = _mask_and_value(choice, place)
     width = choice.width
-    offset, mask, value = _mask_and_value(choice)
     if not 0 <= choice.timeout < float("inf"):
         raise UsageError(f"--timeout must be a number of seconds, not {choice.timeout}")
     target = _Target.find(choice, offset, offset + width)

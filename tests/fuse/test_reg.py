@@ -89,12 +89,63 @@ def test_a_map_touches_no_register(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert barfs("reg", "--map", mount.device(), "command=1").returncode == 2
 
 
-def test_a_device_that_is_not_mounted() -> None:
-    assert lines("demo", "bar0.ID") == ["bar0+0x00000000 ID 0x66726162"]
-    assert lines("demo", "bar0.SCRATCH=3", "bar0.SCRATCH") == ["bar0+0x00000004 SCRATCH 0x00000003"]
+def test_a_device_that_is_not_mounted(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        result = barfs("reg", server.name, "bar0.SCRATCH=3", "bar0.SCRATCH", "bar0.ID")
+        assert result.returncode == 0
+        assert result.stdout.splitlines() == [
+            "bar0+0x00000004 SCRATCH 0x00000003",
+            "bar0+0x00000000 ID 0x66726162",
+        ]
+        assert result.stderr == f"opened {server.name}\n"
 
 
 def test_a_directory_that_is_no_device(tmp_path: Path) -> None:
     result = barfs("reg", tmp_path)
     assert result.returncode == 2
     assert "must be a device's directory" in result.stderr
+
+
+def test_names_are_taken_where_offsets_are(mount: Mounted) -> None:
+    bar0 = mount.device() / "bar0"
+    assert barfs("mw", bar0, "dma.chan0.ctrl", "0x00070105").returncode == 0
+    assert barfs("md", bar0, "dma.chan0.ctrl").stdout.split()[:2] == ["00004100:", "00070105"]
+    assert barfs("md", bar0, "dma/chan0/ctrl.mode").stdout == "00004100[2:1]: 2\n"
+    # The neighbour that a 1 clears is written with 0.
+    result = barfs("rmw", bar0, "dma.chan[0].ctrl.mode", "single")
+    assert (result.returncode, result.stdout) == (0, "00004100: 00070105 -> 00070003\n")
+    result = barfs("poll", bar0, "dma.chan0.ctrl.mode", "single")
+    assert (result.returncode, result.stdout) == (0, "00004100: 00070003\n")
+    assert barfs("rmw", bar0, "dma.chan0.ctrl", "0x1", "0x0").returncode == 0
+    assert barfs("md", bar0, "dma.chan0.ctrl").stdout.split()[1] == "00070002"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["md", "dma"], "must be a register or a field"),
+        (["md", "dma.chan0.ctrx"], "did you mean ctrl"),
+        (["md", "dma.chan0.wide"], "use barfs reg"),
+        (["mw", "dma.chan0.ctrl.mode", "1"], "rmw"),
+        (["rmw", "dma.chan0.status.amount", "1"], "stop"),
+        (["rmw", "fifo.value", "1"], "barfs reg"),
+        (["rmw", "dma.chan0.ctrl.mode", "fast"], "mode must be a number"),
+        (["rmw", "dma.chan0.ctrl.mode", "1", "1"], "without MASK"),
+        (["rmw", "dma.chan0.ctrl", "1"], "MASK"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_said_in_a_line(
+    mount: Mounted, arguments: list[str], message: str
+) -> None:
+    command, *rest = arguments
+    result = barfs(command, mount.device() / "bar0", *rest)
+    assert result.returncode in (1, 2)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_name_needs_a_mount(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        result = barfs("md", f"{server.name}:bar0", "SCRATCH")
+        assert result.returncode == 2
+        assert "barfs reg" in result.stderr

@@ -184,7 +184,7 @@ def test_a_dry_run_makes_no_access(bench: Bench) -> None:
         (("md", "0x1000[32:0]"), "has bits \\[31:0\\]"),
         (("md", "0x1000[0:8]"), "has bits \\[31:0\\]"),
         (("md", "0+8[3]"), "RANGE must be one register"),
-        (("md", "zero"), "is not a number"),
+        (("md", "zero"), "has no zero"),
         (("mw", "4", "0x100000000"), "does not fit in 4 bytes"),
         (("mw", "4[0]", "1"), "with barfs rmw"),
         (("mw", "0xfffc", "1", "2"), "exceeds the region"),
