@@ -9,7 +9,7 @@ Rule 1: it is made from what is named here, not by removing what is known to do 
         the cache does not tell these apart.
 Rule 2: what leads to the package index stays: proxies, certificates, the index itself and its
         credentials, from variables and from pip's configuration files alike. Folders of wheels
-        (find-links) are an index only where pip is told to use no other (no-index).
+        (find-links) are an index only if pip is set to use no other (no-index).
 Rule 3: standard library only, and nothing of barfs: it runs before anything is installed.
 """
 
@@ -76,7 +76,7 @@ def _variable(option: str) -> str:
 
 
 def _configured(environment: Mapping[str, str]) -> dict[str, str]:
-    """What pip's configuration files say for `pip install`."""
+    """The settings of `pip install` in the configuration files of pip."""
     found = {name: environment[name] for name in CONFIGURATION if name in environment}
     listed = subprocess.run(
         [sys.executable, "-I", "-m", "pip", "config", "list"],
