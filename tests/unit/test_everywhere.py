@@ -75,7 +75,7 @@ def test_the_index_is_found_below_host(tmp_path: Path) -> None:
         "PIP_CERT": f"{tmp_path}/ca.pem",
         "PIP_EXTRA_INDEX_URL": "file:///srv/one/simple\nhttps://index.invalid/simple",
     }
-    command = [sys.executable, "-I", SCRIPTS / "everywhere_lib/index.py"]
+    command = [sys.executable, "-I", str(SCRIPTS / "everywhere_lib/index.py")]
     shown = subprocess.run(command, env=settings, capture_output=True, text=True, check=True).stdout
     lines = shown.splitlines()
     assert [line for line in lines if line.startswith("bind ")] == [
