@@ -123,8 +123,12 @@ class Filesystem(pyfuse3.Operations):
         return self._attributes(node)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        for inode, count in inode_list:
-            self.tree.forget(inode, count)
+        """No reply is sent, so not even a FUSEError may leave it."""
+        try:
+            for inode, count in inode_list:
+                self.tree.forget(inode, count)
+        except Exception:
+            log.exception("forget failed")
 
     @_guarded
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
