@@ -139,11 +139,6 @@ def _mounted(directory: Path) -> Iterator[DeviceRegisters]:
         yield bind(regions, attributes, choice, folders=())
 
 
-def is_name(text: str) -> bool:
-    """Whether a text is the name of a register where an offset may be, too."""
-    return text[:1].isalpha() or text.startswith("_")
-
-
 def place_in(file: str, name: str) -> Place:
     """The register or field that a name is in a region's FILE in a mount: one access wide.
 

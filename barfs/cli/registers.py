@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from barfs.cli.help import explain
 from barfs.cli.register_file import (
@@ -25,9 +25,10 @@ from barfs.cli.register_file import (
 from barfs.cli.register_file import Place as File
 from barfs.errors import UsageError
 from barfs.ranges import parse_number, parse_range
-from barfs.registers.fields import parse, plan_write
-from barfs.registers.places import Place
 from barfs.text import dump_json, printable, with_hex
+
+if TYPE_CHECKING:
+    from barfs.registers.places import Place
 
 _EACH = (
     "Makes one access of the chosen width (of a name: its own) for each value, and refuses a "
@@ -104,19 +105,19 @@ class _Target:
         return 0
 
 
-def _named(choice: argparse.Namespace, text: str) -> Place | None:
+def _named(choice: argparse.Namespace, text: str) -> "Place | None":
     """The register or field of a name, whose width is chosen; None for an offset."""
-    # Imported here: an offset needs no description.
-    from barfs.cli.register_names import is_name, place_in
-
-    if not is_name(text):
+    if not (text[:1].isalpha() or text.startswith("_")):
         return None
+    # Imported here: an offset needs no description.
+    from barfs.cli.register_names import place_in
+
     place = place_in(choice.file, text)
     choice.width = place.register.width
     return place
 
 
-def _bits_of(place: Place) -> Bits | None:
+def _bits_of(place: "Place") -> Bits | None:
     return Bits(place.field.high, place.field.low) if place.field else None
 
 
@@ -254,12 +255,14 @@ def _add_mask_and_value(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("value", metavar="VALUE", nargs="?", help="value of these bits")
 
 
-def _mask_and_value(choice: argparse.Namespace, place: Place | None) -> tuple[int, int, int]:
+def _mask_and_value(choice: argparse.Namespace, place: "Place | None") -> tuple[int, int, int]:
     """The offset, the mask, and the value shifted to its place under the mask."""
     width = choice.width
     if place is not None and place.field is not None:
         if choice.value is not None:
             raise UsageError("use FIELD VALUE, without MASK")
+        from barfs.registers.fields import parse
+
         number = parse(place.field, choice.mask)
         return place.offset, place.field.mask, number << place.field.low
     text, bits = split_bits(choice.offset, width) if place is None else (str(place.offset), None)
@@ -307,12 +310,14 @@ def _rmw(choice: argparse.Namespace) -> int:
     return 0
 
 
-def _with_neighbours(place: Place, number: int) -> tuple[int, int]:
+def _with_neighbours(place: "Place", number: int) -> tuple[int, int]:
     """The mask and the value that write a field, and to its neighbours what changes nothing."""
     assert place.field is not None
     register = place.register
     if not register.readable or register.read_has_effects:
         raise UsageError(f"{place.name} cannot be read first; use barfs reg")
+    from barfs.registers.fields import plan_write
+
     plan = plan_write(register, {place.field.name: number})
     return register.mask & ~plan.kept, plan.fixed
 

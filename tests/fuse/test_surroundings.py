@@ -438,7 +438,7 @@ def test_root_of_a_user_namespace(public: Path, home: str, words: str) -> None:
     """
     result = as_nobody(public, script)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == "bus\ndevices\n0x1234\n"
+    assert result.stdout == "bus\ndevices\nflat\n0x1234\n"
     logs = [file.relative_to(public / "own").parts[0] for file in public.rglob("barfs.log")]
     expected = {"a home": [".local"], "a state": ["state"]}
     assert logs == expected.get(home, []) or Path("/dev/log").exists()
