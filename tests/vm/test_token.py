@@ -40,7 +40,7 @@ def test_without_a_token(virtual_function: str) -> None:
 
 
 def test_with_another_token(virtual_function: str) -> None:
-    with pytest.raises(DeviceError, match="vf_token is not the one"):
+    with pytest.raises(DeviceError, match="must be the one with which"):
         open_device(f"{virtual_function},vf_token={OTHER}", vfio="group")
 
 
