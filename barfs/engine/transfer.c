@@ -43,6 +43,11 @@ struct request {
     volatile uint32_t guarded_width; /* of the accesses that are armed now */
 };
 
+static inline bool is_timed(const struct barfs_control *control)
+{
+    return control->timeout_ns != 0 || control->pace_ns != NULL;
+}
+
 /* Record an access at `position` that ended with `error`, or 0. */
 static void trace(const struct request *request, uint64_t position, uint32_t width,
                   enum barfs_kind kind, int error)
@@ -59,8 +64,11 @@ static void trace(const struct request *request, uint64_t position, uint32_t wid
                                .kind = kind,
                                .error = error});
     /* Do not charge the device for a slow disk. */
-    if (request->control->timeout_ns != 0 && error != -ETIMEDOUT)
-        atomic_store_explicit(&request->control->since_ns, barfs_now_ns(), memory_order_relaxed);
+    if (is_timed(request->control) && error != -ETIMEDOUT) {
+        request->control->looked_ns = barfs_now_ns();
+        atomic_store_explicit(&request->control->since_ns, request->control->looked_ns,
+                              memory_order_relaxed);
+    }
 }
 
 /* ---- Early ends ------------------------------------------------------------------------------ */
@@ -82,12 +90,28 @@ static int look(const struct request *request)
         return -EINTR;
     if (request->late)
         return -ETIMEDOUT;
-    return barfs_inflight_closed(request->table->inflight) ? -ENODEV : 0;
+    if (barfs_inflight_closed(request->table->inflight))
+        return -ENODEV;
+    if (request->control->until_ns != 0 &&
+        request->control->looked_ns >= request->control->until_ns) {
+        request->control->paused = true;
+        return -EAGAIN;
+    }
+    return 0;
 }
 
-/* The device has answered.  Returns how long that took; where accesses take turns, an answer to
- * another access counts, too. */
-static int64_t answered(struct request *request, struct barfs_turns *turns)
+static void keep_pace(struct barfs_control *control, int64_t now, uint64_t accesses)
+{
+    if (control->pace_ns != NULL && accesses != 0)
+        atomic_store_explicit(control->pace_ns, (now - control->looked_ns) / (int64_t)accesses,
+                              memory_order_relaxed);
+    control->looked_ns = now;
+}
+
+/* The device has answered `accesses`; 0: a call, which tells nothing of the pace of the others.
+ * Returns how long that took; where accesses take turns, an answer to another access counts,
+ * too. */
+static int64_t answered(struct request *request, struct barfs_turns *turns, uint64_t accesses)
 {
     struct barfs_control *control = request->control;
     int64_t since = atomic_load_explicit(&control->since_ns, memory_order_relaxed);
@@ -100,6 +124,7 @@ static int64_t answered(struct request *request, struct barfs_turns *turns)
         atomic_store_explicit(&turns->answered_ns, now, memory_order_relaxed);
     }
     atomic_store_explicit(&control->since_ns, now, memory_order_relaxed);
+    keep_pace(control, now, accesses);
     return now - since;
 }
 
@@ -196,12 +221,14 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
 /* look() runs between batches of accesses.  Reading the clock costs as much as fifty loads of RAM,
  * and next to nothing compared with one register: with a timeout, batches grow while they are fast
  * and shrink to one access after a slow one.  Only a batch of one shows that an access took too
- * long. */
+ * long.  A transfer that may have to pause makes single accesses: each may be the first slow one.
+ */
 static int walk_memory(struct request *request, const struct barfs_table_entry *entry, uint64_t end)
 {
     uint64_t cap = barfs_min(request->limit, entry->max_width);
-    uint64_t most = request->table->trace == NULL ? MOST_BETWEEN_LOOKS : 1;
-    bool timed = request->control->timeout_ns != 0;
+    bool singly = request->table->trace != NULL || request->control->until_ns != 0;
+    uint64_t most = singly ? 1 : MOST_BETWEEN_LOOKS;
+    bool timed = is_timed(request->control);
     uint64_t batch = timed ? 1 : barfs_min(BATCH_WITHOUT_CLOCK, most);
 
     for (;;) {
@@ -219,7 +246,7 @@ static int walk_memory(struct request *request, const struct barfs_table_entry *
         accesses = width == cap ? barfs_min(batch, (end - position) / width) : 1;
         access_memory(request, entry->base + (position - entry->start), width, accesses);
         if (timed) {
-            int64_t took = answered(request, NULL);
+            int64_t took = answered(request, NULL, accesses);
 
             request->late = accesses == 1 && is_late(request, took);
             batch = took < LONG_ACCESSES_NS ? barfs_min(batch * 2, most) : 1;
@@ -273,7 +300,8 @@ static int walk_singly(struct request *request, const struct barfs_table_entry *
                        access_fn *access)
 {
     uint64_t cap = barfs_min(request->limit, entry->max_width);
-    bool timed = request->control->timeout_ns != 0 || entry->turns != NULL;
+    bool timed = is_timed(request->control) || entry->turns != NULL;
+    uint64_t paced = entry->kind == BARFS_FD ? 1 : 0;
 
     for (;;) {
         uint64_t position = request->offset + request->done;
@@ -288,7 +316,7 @@ static int walk_singly(struct request *request, const struct barfs_table_entry *
         width = barfs_widest(position, end, cap);
         error = access(request, entry, position, width);
         if (timed && error != -ETIMEDOUT && error != -EINTR)
-            request->late = is_late(request, answered(request, entry->turns));
+            request->late = is_late(request, answered(request, entry->turns, paced));
         trace(request, position, width, entry->kind, error);
         if (error != 0)
             return error < 0 ? error : -EIO;
@@ -359,8 +387,8 @@ static NOINLINE int guarded(struct request *request)
     if (sigsetjmp(request->frame.env, 0) == 0)
         return walk(request);
     request->done += barfs_sigbus_done(&request->frame) & ~(uint64_t)(request->guarded_width - 1);
-    if (request->control->timeout_ns != 0)
-        answered(request, NULL);
+    if (is_timed(request->control))
+        answered(request, NULL, 1);
     trace(request, request->offset + request->done, request->guarded_width, BARFS_MEMORY, -EIO);
     return -EIO;
 }
@@ -377,7 +405,7 @@ static int64_t perform(const struct barfs_table *table, uint64_t offset, void *b
     request.buffer = buffer;
     request.offset = offset;
     request.count = count;
-    request.done = 0;
+    request.done = control->done;
     request.limit = limit;
     request.direction = direction;
     request.late = false;
@@ -399,7 +427,7 @@ int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *b
             atomic_init(&own.since_ns, barfs_now_ns());
     }
     if (!barfs_inflight_enter(table->inflight))
-        return barfs_inflight_error(table->inflight);
+        return control->done != 0 ? (int64_t)control->done : barfs_inflight_error(table->inflight);
     if (valid.count != 0)
         result = perform(table, offset, buffer, valid.count, valid.limit, direction, control);
     barfs_inflight_leave(table->inflight);

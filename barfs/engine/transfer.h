@@ -101,10 +101,16 @@ struct barfs_control {
     _Atomic int64_t since_ns; /* CLOCK_MONOTONIC: when the device began to owe an answer */
     _Atomic(struct barfs_turns *) turns; /* of the current entry */
     int32_t pid;                         /* the client's, for the trace */
+    int64_t until_ns;         /* CLOCK_MONOTONIC: begin no access later than this; 0: no limit */
+    bool paused;              /* by `until_ns`: another call may do the rest */
+    uint64_t done;            /* bytes of the request that earlier calls did */
+    int64_t looked_ns;        /* with `pace_ns`: when the clock was last read */
+    _Atomic int64_t *pace_ns; /* the time of the last access of memory or an fd; NULL: not kept */
 };
 
 /* Transfer `count` bytes at `offset`.  Returns the number of bytes done (fewer at the end of the
- * region, or if an error follows the first access), 0 for a read at or past the end, or:
+ * region, if an error follows the first access, or if the transfer paused; those of earlier calls
+ * count), 0 for a read at or past the end, or:
  *   -EFBIG      a write at or past the end         -EACCES     the entry does not permit it
  *   -EIO        the device refused the access      -ENODEV     `inflight` is closed
  *   -EINTR      control->stop                      -ETIMEDOUT  an access exceeded timeout_ns

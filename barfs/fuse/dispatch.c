@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #define _GNU_SOURCE
 #include "fuse/dispatch.h"
+#include "engine/common.h"
 #include "engine/trace.h"
 #include "engine/validate.h"
 #include "fuse/handshake.h"
@@ -14,11 +15,14 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* Longer requests go to the slow lane.  An uncached load takes up to a microsecond on PCI Express,
- * so the reader is busy for no more than about a millisecond. */
-static const uint64_t MOST_BYTES_HERE = 4096;
+/* A request that takes longer goes on in a lane; one that will take longer at the device's pace is
+ * in a lane from its first byte. */
+static const int64_t BUDGET_NS = 20000;
+/* Longer requests go to the slow lane: reading the clock after each access would cost them more. */
+static const uint64_t MOST_BYTES_HERE = 1024;
 static const uint64_t MOST_FD_BYTES_HERE = 256;
 static const uint64_t MOST_QUICK_BYTES = 256;
+static const int64_t MOST_SLOW_FACTOR = 64;
 
 #ifndef FOPEN_PARALLEL_DIRECT_WRITES /* Linux 6.2; older kernels ignore it */
 #define FOPEN_PARALLEL_DIRECT_WRITES (1 << 6)
@@ -119,9 +123,25 @@ static void open_region(struct barfs_dispatch *dispatch, const struct barfs_inod
     reply(dispatch, request->unique, result, &out, sizeof out);
 }
 
+static struct barfs_lane *short_or_slow(struct barfs_lanes *lanes,
+                                        const struct barfs_request *request)
+{
+    return request->count > MOST_QUICK_BYTES ? &lanes->slow : &lanes->quick;
+}
+
+/* Whether the device would keep this thread beyond its budget. */
+static bool is_slow(const struct barfs_lanes *lanes, const struct barfs_request *request,
+                    int64_t now)
+{
+    int64_t pace = atomic_load_explicit(&lanes->pace_ns, memory_order_relaxed);
+    int64_t accesses = (int64_t)(request->count / request->table->width);
+
+    return now < lanes->slow_until_ns || pace >= BUDGET_NS || pace * accesses >= BUDGET_NS;
+}
+
 /* The lane for a transfer; NULL: do it on this thread. */
 static struct barfs_lane *choose_lane(const struct barfs_inode *inode,
-                                      const struct barfs_request *request)
+                                      const struct barfs_request *request, int64_t now)
 {
     struct barfs_lanes *lanes = inode->lanes;
     struct barfs_cost cost;
@@ -131,14 +151,51 @@ static struct barfs_lane *choose_lane(const struct barfs_inode *inode,
         return request->count > MOST_QUICK_BYTES ? &lanes->patient : &lanes->quick;
     if (request->count > MOST_BYTES_HERE || cost.fd_bytes > MOST_FD_BYTES_HERE)
         return &lanes->slow;
-    return NULL;
+    return is_slow(lanes, request, now) ? short_or_slow(lanes, request) : NULL;
+}
+
+/* One quick access ends the suspicion that a slow one raised: it may have been the scheduler.  A
+ * device that is quick and slow in turns would hold up this thread over and over; it is taken for
+ * slow for a growing multiple of what it has cost the others. */
+static void learn(struct barfs_lanes *lanes, int64_t now)
+{
+    int64_t took = atomic_load_explicit(&lanes->pace_ns, memory_order_relaxed);
+
+    if (took < BUDGET_NS)
+        return;
+    if (now - lanes->slow_ns >= MOST_SLOW_FACTOR * took)
+        lanes->slow_factor = 0;
+    else if (lanes->slow_factor < MOST_SLOW_FACTOR)
+        lanes->slow_factor = lanes->slow_factor ? lanes->slow_factor * 4 : 4;
+    lanes->slow_until_ns = now + lanes->slow_factor * took;
+    lanes->slow_ns = now;
+}
+
+/* Do it on this thread.  Returns whether the budget ran out first. */
+static bool transfer_here(struct barfs_lanes *lanes, struct barfs_request *request, int64_t now,
+                          int64_t *result)
+{
+    struct barfs_control *control = &request->control;
+
+    control->timeout_ns = request->table->timeout_ns;
+    control->until_ns = now + BUDGET_NS;
+    control->looked_ns = now;
+    control->pace_ns = &lanes->pace_ns;
+    control->paused = false;
+    atomic_store_explicit(&control->since_ns, now, memory_order_relaxed);
+    *result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
+                             request->count, request->direction, control);
+    learn(lanes, control->looked_ns);
+    if (control->paused)
+        control->done = (uint64_t)*result;
+    return control->paused;
 }
 
 /* A READ or WRITE of a region.  Returns whether a lane took the request. */
 static bool transfer(struct barfs_dispatch *dispatch, const struct barfs_inode *inode,
                      struct barfs_request *request)
 {
-    struct barfs_control none = {.pid = request->control.pid};
+    int64_t now = barfs_now_ns();
     struct barfs_lane *lane;
     int64_t result;
 
@@ -146,7 +203,8 @@ static bool transfer(struct barfs_dispatch *dispatch, const struct barfs_inode *
         answer(dispatch, request, -ENODEV);
         return false;
     }
-    lane = choose_lane(inode, request);
+    request->control.done = 0;
+    lane = choose_lane(inode, request, now);
     if (lane) {
         struct barfs_validated valid =
             barfs_validate(request->table, request->offset, request->count, request->direction);
@@ -159,8 +217,10 @@ static bool transfer(struct barfs_dispatch *dispatch, const struct barfs_inode *
         barfs_lane_push(lane, request);
         return true;
     }
-    result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
-                            request->count, request->direction, &none);
+    if (transfer_here(inode->lanes, request, now, &result) && !atomic_load(&dispatch->abandoned)) {
+        barfs_lane_push(short_or_slow(inode->lanes, request), request);
+        return true;
+    }
     if (!atomic_load(&dispatch->abandoned))
         answer(dispatch, request, result);
     return false;

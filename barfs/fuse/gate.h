@@ -12,7 +12,9 @@
  * Rule 1: each request is answered in one place.  The gate answers READ, WRITE, OPEN and RELEASE of
  *         a region, and INTERRUPT, since no other handler takes long; libfuse answers the rest.
  * Rule 2: the gate keeps no open files.  It knows regions by node id; node ids are never reused.
- * Rule 3: nothing blocks the reader but a short access of a window or an fd.
+ * Rule 3: nothing blocks the reader but one access of a window or an fd: a request that uses up its
+ *         budget of time goes on in a lane, and a device that was slow is in its lanes from the
+ *         first byte until it is quick again.
  * Rule 4: a notification may block in the kernel on a directory lock whose holder waits for a
  *         reply, so a thread of its own writes it.
  * Rule 5: a read from the page cache (no FUSE_READ_LOCKOWNER) would read more than the client asked

@@ -116,6 +116,7 @@ int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_workers *workers)
         if (error)
             goto destroy_made;
         each[made]->workers = workers;
+        each[made]->pace_ns = &lanes->pace_ns;
         STAILQ_INIT(&each[made]->requests);
     }
     pthread_mutex_lock(&workers->lock);
@@ -136,11 +137,19 @@ static bool claim(struct barfs_request *request, enum barfs_request_state from,
     return atomic_compare_exchange_strong(&request->state, &from, to);
 }
 
+/* Answer a request that is not finished: with what the reader did of it, else with the error. */
+static void answer_early(struct barfs_workers *workers, struct barfs_request *request, int error)
+{
+    uint64_t done = request->control.done;
+
+    workers->answer(workers->context, request, done != 0 ? (int64_t)done : error);
+}
+
 /* With the lock held: answer a waiting request, stop a running one. */
 static void end_early(struct barfs_workers *workers, struct barfs_request *request, int error)
 {
     if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
-        workers->answer(workers->context, request, error);
+        answer_early(workers, request, error);
     else
         barfs_control_stop(&request->control);
 }
@@ -214,12 +223,13 @@ void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request)
 
     request->lane = lane;
     request->control.timeout_ns = timeout;
-    atomic_store_explicit(&request->control.since_ns, timeout ? barfs_now_ns() : 0,
-                          memory_order_relaxed);
+    request->control.until_ns = 0;
+    request->control.pace_ns = lane->pace_ns;
+    atomic_store_explicit(&request->control.since_ns, barfs_now_ns(), memory_order_relaxed);
     atomic_store_explicit(&request->control.turns, NULL, memory_order_relaxed);
     pthread_mutex_lock(&workers->lock);
     if (atomic_load(&lane->stopping)) {
-        workers->answer(workers->context, request, -ENODEV);
+        answer_early(workers, request, -ENODEV);
         spare(workers, request);
         pthread_mutex_unlock(&workers->lock);
         return;
@@ -323,10 +333,12 @@ void barfs_lane_run(struct barfs_lane *lane)
         }
         STAILQ_REMOVE_HEAD(&lane->requests, next_in_lane);
         if (claim(request, BARFS_QUEUED, BARFS_RUNNING)) {
-            int64_t result = -ETIMEDOUT;
+            uint64_t done = request->control.done;
+            int64_t result = done != 0 ? (int64_t)done : -ETIMEDOUT;
             bool begun = begin(lane, request);
 
             pthread_mutex_unlock(&workers->lock);
+            request->control.looked_ns = barfs_now_ns();
             if (begun)
                 result = barfs_transfer(request->table, request->offset,
                                         request->message + BARFS_PAYLOAD, request->count,
@@ -368,7 +380,7 @@ static void answer_late(struct barfs_workers *workers)
             continue;
         if (claim(request, BARFS_QUEUED, BARFS_ANSWERED) ||
             (is_late(request, now, SLACK_NS) && claim(request, BARFS_RUNNING, BARFS_ANSWERED)))
-            workers->answer(workers->context, request, -ETIMEDOUT);
+            answer_early(workers, request, -ETIMEDOUT);
     }
 }
 
@@ -419,7 +431,7 @@ void barfs_lane_fail(struct barfs_lane *lane)
     while ((request = STAILQ_FIRST(&lane->requests)) != NULL) {
         STAILQ_REMOVE_HEAD(&lane->requests, next_in_lane);
         if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
-            workers->answer(workers->context, request, -ENOMEM);
+            answer_early(workers, request, -ENOMEM);
         retire(workers, request);
     }
     pthread_mutex_unlock(&workers->lock);
@@ -445,7 +457,7 @@ void barfs_workers_abandon(struct barfs_workers *workers)
     pthread_mutex_lock(&workers->lock);
     TAILQ_FOREACH (request, &workers->pending, next_pending) {
         if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
-            workers->answer(workers->context, request, -ENODEV);
+            answer_early(workers, request, -ENODEV);
     }
     pthread_mutex_unlock(&workers->lock);
 }

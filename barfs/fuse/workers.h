@@ -10,6 +10,9 @@
  *         delays another, and a long transfer delays a short one by at most one access.  The third
  *         lane has SCHED_BATCH and a high nice value: its thread sleeps and wakes for each access,
  *         and would otherwise run before a short request every time.
+ *         A device that is slow has its short requests in the first lane, too, and a request that
+ *         the reader began goes on in a lane from where it stopped: what is done is never repeated,
+ *         and an early end is a short count.
  * Rule 3: the deadline is the device's, not the request's: it counts from the last access completed
  *         in the lane, or from arrival if that was later.  So a request that waits behind a
  *         progressing transfer is never late.  The watch answers for a request that hangs inside an
@@ -69,6 +72,7 @@ typedef void barfs_answer_fn(void *context, struct barfs_request *request, int64
 
 struct barfs_lane {
     struct barfs_workers *workers;
+    _Atomic int64_t *pace_ns; /* its device's */
     pthread_cond_t wake;
     STAILQ_HEAD(, barfs_request) requests; /* that wait */
     struct barfs_request *running;
@@ -84,6 +88,11 @@ struct barfs_lanes {
     struct barfs_lane slow;  /* long transfers */
     /* long transfers that call: thousands of messages, each with a context switch */
     struct barfs_lane patient;
+    _Atomic int64_t pace_ns; /* the time of the last access of a window or an fd */
+    /* The reader's alone: */
+    int64_t slow_ns;       /* when an access last held it up */
+    int64_t slow_until_ns; /* until then, the device is taken for slow even if it is quick */
+    int64_t slow_factor;   /* of how long, in multiples of the access */
 };
 
 struct barfs_workers {
@@ -116,8 +125,8 @@ struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers);
 /* Return a request that is not needed. */
 void barfs_workers_put_request(struct barfs_workers *workers, struct barfs_request *request);
 
-/* Give a request to a lane, which answers and releases it.  Its table, unique, offset, count and
- * direction are set. */
+/* Give a request to a lane, which answers and releases it.  Its table, unique, offset, count,
+ * direction and control.done are set. */
 void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request);
 
 /* End a request early: a waiting one is answered -EINTR, a running one stops before its next

@@ -132,6 +132,9 @@ class Kernel:
     ) -> tuple[int, bytes]:
         return self.ask(READ, node, TRANSFER.pack(0, offset, count, read_flags, 0, 0, 0))
 
+    def send_write(self, node: int, offset: int, data: bytes) -> int:
+        return self.send(WRITE, node, TRANSFER.pack(0, offset, len(data), 0, 0, 0, 0) + data)
+
     def write(self, node: int, offset: int, data: bytes) -> tuple[int, bytes]:
         body = TRANSFER.pack(0, offset, len(data), 0, 0, 0, 0) + data
         return self.ask(WRITE, node, body)
