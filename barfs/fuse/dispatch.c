@@ -22,6 +22,7 @@ static const int64_t BUDGET_NS = 20000;
 static const uint64_t MOST_BYTES_HERE = 1024;
 static const uint64_t MOST_FD_BYTES_HERE = 256;
 static const uint64_t MOST_QUICK_BYTES = 256;
+static const uint64_t MOST_SINGLE_BYTES = 8;
 static const int64_t MOST_SLOW_FACTOR = 64;
 
 #ifndef FOPEN_PARALLEL_DIRECT_WRITES /* Linux 6.2; older kernels ignore it */
@@ -123,10 +124,12 @@ static void open_region(struct barfs_dispatch *dispatch, const struct barfs_inod
     reply(dispatch, request->unique, result, &out, sizeof out);
 }
 
-static struct barfs_lane *short_or_slow(struct barfs_lanes *lanes,
-                                        const struct barfs_request *request)
+/* For a request that this thread does not wait for.  As one that calls, its thread sleeps and wakes
+ * for each access. */
+static struct barfs_lane *slow_device_lane(struct barfs_lanes *lanes,
+                                           const struct barfs_request *request)
 {
-    return request->count > MOST_QUICK_BYTES ? &lanes->slow : &lanes->quick;
+    return request->count > MOST_SINGLE_BYTES ? &lanes->patient : &lanes->quick;
 }
 
 /* Whether the device would keep this thread beyond its budget. */
@@ -151,7 +154,7 @@ static struct barfs_lane *choose_lane(const struct barfs_inode *inode,
         return request->count > MOST_QUICK_BYTES ? &lanes->patient : &lanes->quick;
     if (request->count > MOST_BYTES_HERE || cost.fd_bytes > MOST_FD_BYTES_HERE)
         return &lanes->slow;
-    return is_slow(lanes, request, now) ? short_or_slow(lanes, request) : NULL;
+    return is_slow(lanes, request, now) ? slow_device_lane(lanes, request) : NULL;
 }
 
 /* One quick access ends the suspicion that a slow one raised: it may have been the scheduler.  A
@@ -218,7 +221,7 @@ static bool transfer(struct barfs_dispatch *dispatch, const struct barfs_inode *
         return true;
     }
     if (transfer_here(inode->lanes, request, now, &result) && !atomic_load(&dispatch->abandoned)) {
-        barfs_lane_push(short_or_slow(inode->lanes, request), request);
+        barfs_lane_push(slow_device_lane(inode->lanes, request), request);
         return true;
     }
     if (!atomic_load(&dispatch->abandoned))

@@ -10,9 +10,9 @@
  *         delays another, and a long transfer delays a short one by at most one access.  The third
  *         lane has SCHED_BATCH and a high nice value: its thread sleeps and wakes for each access,
  *         and would otherwise run before a short request every time.
- *         A device that is slow has its short requests in the first lane, too, and a request that
- *         the reader began goes on in a lane from where it stopped: what is done is never repeated,
- *         and an early end is a short count.
+ *         A device that is slow has single accesses in the first lane, too, and short requests of
+ *         several in the third.  A request that the reader began goes on there from where it
+ *         stopped: what is done is never repeated, and an early end is a short count.
  * Rule 3: the deadline is the device's, not the request's: it counts from the last access completed
  *         in the lane, or from arrival if that was later.  So a request that waits behind a
  *         progressing transfer is never late.  The watch answers for a request that hangs inside an
@@ -86,7 +86,8 @@ struct barfs_lane {
 struct barfs_lanes {
     struct barfs_lane quick; /* short requests that call */
     struct barfs_lane slow;  /* long transfers */
-    /* long transfers that call: thousands of messages, each with a context switch */
+    /* long transfers that call, and those of a slow device: thousands of messages, each with a
+     * context switch */
     struct barfs_lane patient;
     _Atomic int64_t pace_ns; /* the time of the last access of a window or an fd */
     /* The reader's alone: */

@@ -19,7 +19,15 @@ from bench_lib import guest, lanes, scale
 from bench_lib.client import client
 from bench_lib.figures import HEAD, Result, Sample, collect, table
 from bench_lib.lanes import AT_THE_END, FIGURES, LANES, Bench
-from bench_lib.processes import BenchError, barfs_mount, c_mount, device, devices, pinned
+from bench_lib.processes import (
+    BenchError,
+    barfs_mount,
+    c_mount,
+    device,
+    devices,
+    pinned,
+    slow_mount,
+)
 
 _EPILOG = f"""\
 lanes for --only: {", ".join([*LANES, *AT_THE_END])}
@@ -116,6 +124,11 @@ def _mount_all(stack: contextlib.ExitStack, folder: Path, size: float) -> Bench:
     first = enter(device(folder, "device", prefix))
     second = enter(device(folder, "device-anywhere"))
     eight = enter(devices(folder, "devices", 8))
+    pairs = [enter(devices(folder, f"pair{number}", 2)) for number in range(len(lanes.SLOW_NS))]
+    slow = {
+        name: enter(slow_mount(folder, f"slow{delay}", delay, pair, prefix))
+        for pair, (name, delay) in zip(pairs, lanes.SLOW_NS.items(), strict=True)
+    }
     return Bench(
         prefix=prefix,
         c=enter(c_mount(folder, prefix=prefix)),
@@ -123,6 +136,7 @@ def _mount_all(stack: contextlib.ExitStack, folder: Path, size: float) -> Bench:
         c_threads=enter(c_mount(folder, threads=True)),
         barfs_anywhere=enter(barfs_mount(folder, "barfs-anywhere", [second])),
         eight=enter(barfs_mount(folder, "barfs-eight", eight)),
+        slow=slow,
         size=size,
     )
 

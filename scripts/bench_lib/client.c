@@ -5,8 +5,8 @@
  *     client latency read|write|open COUNT TARGET...   4 bytes; open is open + pread + close
  *     client stream read|write COUNT TARGET...         1 MiB at a time, from a page-aligned buffer
  *     client many CLIENTS COUNT TARGET...              processes, COUNT 4-byte reads each
- *     client busy COUNT TARGET TARGET                  4-byte reads of the second, alone and then
- *                                                      while 1 MiB of the first is read
+ *     client busy COUNT SIZE TARGET TARGET             4-byte reads of the second, alone and then
+ *                                                      while SIZE bytes of the first are read
  *     client floor DIRECTORY                           the same machine without FUSE
  *
  * TARGET is PATH[@OFFSET[@PID]]; PATH may be fd:N, an open descriptor, and for `many` a list
@@ -383,18 +383,19 @@ static void measure_many(char **words)
 
 /* ---- busy ------------------------------------------------------------------------------------ */
 
-/* One 1 MiB read after the other.  A read that times out counts as well. */
-__attribute__((noreturn)) static void keep_reading(const struct target *target)
+/* One read after the other.  A read that times out counts as well. */
+__attribute__((noreturn)) static void keep_reading(const struct target *target, size_t size)
 {
     for (;;) {
-        ssize_t done = pread(target->fd, buffer, MIB, target->offset);
+        ssize_t done = pread(target->fd, buffer, size, target->offset);
 
         if (done <= 0 && !(done < 0 && errno == ETIMEDOUT))
             die("%s: %zd bytes", target->path, done);
     }
 }
 
-static void run_busy_block(const struct target *load, struct target *target, size_t count)
+static void run_busy_block(const struct target *load, size_t size, struct target *target,
+                           size_t count)
 {
     pid_t child = fork();
     int status;
@@ -402,7 +403,7 @@ static void run_busy_block(const struct target *load, struct target *target, siz
     if (child < 0)
         die("fork");
     if (!child)
-        keep_reading(load);
+        keep_reading(load, size);
     usleep(20000);
     run_block(target, READ, 4, count);
     if (waitpid(child, &status, WNOHANG))
@@ -415,9 +416,9 @@ static void measure_busy(char **words)
 {
     static const size_t TURNS = 4;
     struct target targets[MOST_TARGETS], idle, busy;
-    size_t count = number(words[0]);
+    size_t count = number(words[0]), size = number(words[1]);
 
-    if (parse_targets(targets, words + 1) != 2)
+    if (size > MIB || parse_targets(targets, words + 2) != 2)
         die("two targets");
     targets[0].fd = open_path(targets[0].path, O_RDONLY);
     idle = busy = targets[1];
@@ -425,7 +426,7 @@ static void measure_busy(char **words)
     prepare(&busy, READ, 4, count);
     for (size_t turn = 0; turn < TURNS; turn++) {
         run_block(&idle, READ, 4, count / TURNS);
-        run_busy_block(&targets[0], &busy, count / TURNS);
+        run_busy_block(&targets[0], size, &busy, count / TURNS);
     }
     print_latency(&idle, "[");
     print_latency(&busy, ", ");
@@ -493,7 +494,7 @@ int main(int argc, char **argv)
     } modes[] = {{"latency", 5, measure_latency},
                  {"stream", 5, measure_stream},
                  {"many", 5, measure_many},
-                 {"busy", 5, measure_busy},
+                 {"busy", 6, measure_busy},
                  {"floor", 3, measure_floor}};
 
     buffer = shared_memory(MIB);

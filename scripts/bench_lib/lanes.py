@@ -16,6 +16,9 @@ from bench_lib.processes import Mount, rss_anon
 GAP = 0x100000
 """The start of bar4's gap; see device.toml."""
 
+SLOW_NS = {"some us": 0, "100 us": 100_000, "50 ms": 50_000_000}
+"""What an access of the slow device takes, beyond the way to the file behind it."""
+
 FIGURES: Mapping[str, Figure] = {
     "read-p50": Figure("4-byte pread, p50", "ns", 1.10),
     "read-p99": Figure("4-byte pread, p99", "ns", 1.5),
@@ -32,6 +35,13 @@ FIGURES: Mapping[str, Figure] = {
     "busy-p99": Figure("pread p99 while a gap is read; idle", "ns", 3),
     "busy-p50": Figure("pread p50 while a gap is read; idle", "ns"),
     "busy-any-p99": Figure("pread p99 while a gap is read, any CPU; idle", "ns"),
+    **{
+        f"slow-{name}-{figure}": Figure(
+            f"pread {figure} beside a device of {name} an access; idle", "ns", must
+        )
+        for name in SLOW_NS
+        for figure, must in (("p50", 1.5), ("p99", 3))
+    },
     "api": Figure("Python API: read32 of a window", "ns", 350),
     "memory": Figure("RssAnon, 8 devices, after use", "MB", 50),
 }
@@ -46,6 +56,7 @@ class Bench:
     barfs: Mount
     c_threads: Mount
     barfs_anywhere: Mount
+    slow: Mapping[str, Mount]
     eight: Mount
     size: float
 
@@ -101,11 +112,21 @@ def _gap(bench: Bench) -> dict[str, Sample]:
 
 def _busy(bench: Bench) -> dict[str, Sample]:
     targets = bench.barfs.target(4, GAP), bench.barfs.target()
-    idle, busy = client("busy", bench.count(2000), *targets, prefix=bench.prefix)
+    idle, busy = client("busy", bench.count(2000), 1 << 20, *targets, prefix=bench.prefix)
     samples = {f"busy-{figure}": Sample(busy[figure], idle[figure]) for figure in ("p50", "p99")}
     targets = bench.barfs_anywhere.target(4, GAP), bench.barfs_anywhere.target()
-    idle, busy = client("busy", bench.count(2000), *targets)
+    idle, busy = client("busy", bench.count(2000), 1 << 20, *targets)
     return {**samples, "busy-any-p99": Sample(busy["p99"], idle["p99"])}
+
+
+def _slow(bench: Bench) -> dict[str, Sample]:
+    samples = {}
+    for name, mount in bench.slow.items():
+        slow, quick = mount.target(0), mount.target(1)
+        idle, busy = client("busy", bench.count(4000), 256, slow, quick, prefix=bench.prefix)
+        for figure in ("p50", "p99"):
+            samples[f"slow-{name}-{figure}"] = Sample(busy[figure], idle[figure])
+    return samples
 
 
 def _memory(bench: Bench) -> dict[str, Sample]:
@@ -125,6 +146,7 @@ LANES: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
     "four-files": _four_files,
     "gap": _gap,
     "busy": _busy,
+    "slow": _slow,
     "api": lambda bench: {"api": Sample(read32_ns(bench.prefix))},
 }
 

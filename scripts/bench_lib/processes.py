@@ -154,6 +154,21 @@ def barfs_mount(
         yield Mount(process, [last / f"bar{number}" for number in range(5)])
 
 
+@contextlib.contextmanager
+def slow_mount(
+    folder: Path, name: str, delay_ns: int, sockets: Sequence[str], prefix: Sequence[str]
+) -> Iterator[Mount]:
+    """A slow device and a quick one; `files` are bar0 of either."""
+    behind, mountpoint = folder / f"{name}-behind", folder / name
+    server = [str(build("server")), "-d", str(delay_ns)]
+    command = [sys.executable, "-m", "bench_lib.slow", str(behind / "file0"), *sockets]
+    with (
+        mounted(server, behind, "file0", prefix),
+        mounted(command, mountpoint, ".barfs", prefix) as process,
+    ):
+        yield Mount(process, [each / "bar0" for each in sorted((mountpoint / "bus").iterdir())])
+
+
 def rss_anon(pid: int) -> int:
     """Anonymous resident memory of a process, in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

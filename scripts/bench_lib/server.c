@@ -2,7 +2,8 @@
  *
  * The yardstick for barfs: a minimal libfuse low-level server in C.
  *
- *     server [-m] [-n FILES] MOUNTPOINT      in the foreground, until SIGTERM; -m: several threads
+ *     server [-m] [-n FILES] [-d NS] MOUNTPOINT      in the foreground, until SIGTERM; -m: several
+ *                                                    threads; -d: the time that each access takes
  *
  * Its files, file0, file1 ..., are 1 MiB of anonymous memory each, read and written in 32-bit
  * words. They are opened, cached and permitted as region files of barfs are, so the kernel does the
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FILE_SIZE ((size_t)1 << 20)
@@ -26,6 +28,7 @@
 static const double TIMEOUT = 300;
 
 static unsigned file_count = 1;
+static struct timespec delay;
 static unsigned char *memory;
 
 static struct stat attributes(fuse_ino_t inode)
@@ -78,6 +81,12 @@ static void serve_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
     fuse_reply_buf(request, (const char *)&out, sizeof out);
 }
 
+static void take_time(void)
+{
+    if (delay.tv_nsec)
+        nanosleep(&delay, NULL);
+}
+
 /* The memory of a request, and the part of its size that is inside the file. */
 static unsigned char *place(fuse_ino_t inode, size_t *size, off_t offset)
 {
@@ -117,6 +126,7 @@ static void serve_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t 
     const unsigned char *from = place(inode, &size, offset);
 
     (void)info;
+    take_time();
     load(buffer, from, size);
     fuse_reply_buf(request, buffer, size);
 }
@@ -127,6 +137,7 @@ static void serve_write(fuse_req_t request, fuse_ino_t inode, const char *data, 
     unsigned char *to = place(inode, &size, offset);
 
     (void)info;
+    take_time();
     store(to, data, size);
     fuse_reply_write(request, size);
 }
@@ -163,11 +174,13 @@ int main(int argc, char **argv)
 {
     int threads = 0, option;
 
-    while ((option = getopt(argc, argv, "mn:")) != -1) {
+    while ((option = getopt(argc, argv, "mn:d:")) != -1) {
         if (option == 'm')
             threads = 1;
         else if (option == 'n')
             file_count = (unsigned)strtoul(optarg, NULL, 10);
+        else if (option == 'd')
+            delay.tv_nsec = strtol(optarg, NULL, 10);
         else
             return 2;
     }
