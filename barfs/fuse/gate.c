@@ -5,6 +5,7 @@
 #include "engine/sigbus.h"
 #include "fuse/dispatch.h"
 #include "fuse/notify.h"
+#include "fuse/placement.h"
 
 #include <errno.h>
 #include <linux/fuse.h>
@@ -131,7 +132,7 @@ static int install_wake(void)
     return -pthread_sigmask(SIG_UNBLOCK, &wake, NULL);
 }
 
-static int read_requests(struct barfs_gate *gate)
+static int read_requests(struct barfs_gate *gate, struct barfs_placement *placement)
 {
     struct barfs_request *request = NULL;
     int error = 0;
@@ -157,8 +158,11 @@ static int read_requests(struct barfs_gate *gate)
             break;
         }
         request->length = (size_t)length;
-        if (request->length >= sizeof(struct fuse_in_header) &&
-            barfs_dispatch_request(&gate->dispatch, request))
+        if (request->length < sizeof(struct fuse_in_header))
+            continue;
+        barfs_placement_note(placement,
+                             (int32_t)((const struct fuse_in_header *)request->message)->pid);
+        if (barfs_dispatch_request(&gate->dispatch, request))
             request = NULL;
     }
     if (request)
@@ -168,13 +172,16 @@ static int read_requests(struct barfs_gate *gate)
 
 int barfs_gate_read_loop(struct barfs_gate *gate)
 {
+    struct barfs_placement placement;
     int error = install_wake();
 
     if (error)
         return error;
     gate->reader = pthread_self();
     atomic_store(&gate->reading, true);
-    error = read_requests(gate);
+    barfs_placement_begin(&placement);
+    error = read_requests(gate, &placement);
+    barfs_placement_end(&placement);
     pthread_mutex_lock(&gate->lock);
     atomic_store(&gate->reading, false);
     pthread_mutex_unlock(&gate->lock);

@@ -6,6 +6,7 @@ Rule 2: a lane's client alternates between both sides in short blocks; a ratio c
         one round.
 """
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,11 @@ FIGURES: Mapping[str, Figure] = {
         for figure, must in (("p50", 1.5), ("p99", 3))
     },
     "api": Figure("Python API: read32 of a window", "ns", 350),
+    **{
+        f"placed-{client}-{side}": Figure(f"slow runs, server on any CPU, client {where}{of}", "%")
+        for client, where in (("pinned", "pinned"), ("free", "on any CPU"))
+        for side, of in (("barfs", ""), ("c", "; the C server"))
+    },
     "memory": Figure("RssAnon, 8 devices, after use", "MB", 50),
 }
 
@@ -55,6 +61,7 @@ class Bench:
     c: Mount
     barfs: Mount
     c_threads: Mount
+    c_anywhere: Mount
     barfs_anywhere: Mount
     slow: Mapping[str, Mount]
     eight: Mount
@@ -129,6 +136,30 @@ def _slow(bench: Bench) -> dict[str, Sample]:
     return samples
 
 
+def _placed(bench: Bench) -> dict[str, Sample]:
+    """The share of runs whose median is above twice that of runs with everything pinned."""
+
+    def run(mount: Mount, prefix: Sequence[str]) -> float:
+        return client("latency", "read", 2000, mount.target(), prefix=prefix)[0]["p50"]
+
+    sides = {"barfs": (bench.barfs, bench.barfs_anywhere), "c": (bench.c, bench.c_anywhere)}
+    clients: Mapping[str, Sequence[str]] = {"pinned": bench.prefix, "free": ()}
+    medians: dict[str, list[float]] = {}
+    for _ in range(bench.count(15)):
+        for side, (together, anywhere) in sides.items():
+            medians.setdefault(side, []).append(run(together, bench.prefix))
+            for name, prefix in clients.items():
+                medians.setdefault(f"placed-{name}-{side}", []).append(run(anywhere, prefix))
+    samples = {}
+    for side in sides:
+        limit = 2 * statistics.median(medians[side])
+        for name in clients:
+            runs = medians[f"placed-{name}-{side}"]
+            slow = sum(median > limit for median in runs)
+            samples[f"placed-{name}-{side}"] = Sample(100 * slow / len(runs))
+    return samples
+
+
 def _memory(bench: Bench) -> dict[str, Sample]:
     for file in bench.eight.files[0].parent.parent.glob("*/bar[0-4]"):
         client("stream", "read", 1, f"{file}@0")
@@ -150,5 +181,8 @@ LANES: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
     "api": lambda bench: {"api": Sample(read32_ns(bench.prefix))},
 }
 
-AT_THE_END: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {"memory": _memory}
+AT_THE_END: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
+    "placed": _placed,
+    "memory": _memory,
+}
 """Measured once: further rounds would only repeat the result."""

@@ -114,9 +114,11 @@ class Mount:
 
 
 @contextlib.contextmanager
-def c_mount(folder: Path, *, prefix: Sequence[str] = (), threads: bool = False) -> Iterator[Mount]:
+def c_mount(
+    folder: Path, *, name: str = "c", prefix: Sequence[str] = (), threads: bool = False
+) -> Iterator[Mount]:
     """The C server with four files; with `threads` it runs fuse_session_loop_mt."""
-    mountpoint = folder / ("c-threads" if threads else "c")
+    mountpoint = folder / name
     command = [str(build("server")), *(["-m"] if threads else []), "-n", "4"]
     with mounted(command, mountpoint, "file0", prefix) as process:
         yield Mount(process, [mountpoint / f"file{number}" for number in range(4)])

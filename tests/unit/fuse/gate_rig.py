@@ -85,7 +85,9 @@ class Held:
 
 @dataclass
 class Kernel:
-    """What sends requests and gets replies; `libfuse` is the socket that others go on to."""
+    """What sends requests and gets replies; `libfuse` is the socket that others go on to.
+
+    `client` is the thread that sends."""
 
     end: socket
     libfuse: socket
@@ -95,13 +97,14 @@ class Kernel:
     memory: int
     held: Held
     ended: threading.Event
+    client: int = 1
     _uniques: Iterator[int] = field(default_factory=lambda: itertools.count(2, 2))
 
     def send(self, opcode: int, node: int, body: bytes = b"", *, length: int | None = None) -> int:
         unique = next(self._uniques)
         size = IN_HEADER.size + len(body)
         header = IN_HEADER.pack(
-            size if length is None else length, opcode, unique, node, 0, 0, 1, 0, 0
+            size if length is None else length, opcode, unique, node, 0, 0, self.client, 0, 0
         )
         self.end.send(header + body)
         return unique
