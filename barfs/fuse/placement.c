@@ -31,7 +31,7 @@ static int cpu_of(const struct barfs_placement *placement, int32_t thread)
     if (!at)
         return -1;
     cpu = atoi(at);
-    return cpu >= 0 && cpu < CPU_SETSIZE && CPU_ISSET(cpu, &placement->allowed) ? cpu : -1;
+    return cpu >= 0 && cpu < CPU_SETSIZE && CPU_ISSET((size_t)cpu, &placement->allowed) ? cpu : -1;
 }
 
 /* The one CPU of all clients, or -1. */
@@ -89,7 +89,7 @@ void barfs_placement_move(struct barfs_placement *placement)
 
         if (cpu >= 0) {
             CPU_ZERO(&wanted);
-            CPU_SET(cpu, &wanted);
+            CPU_SET((size_t)cpu, &wanted);
         }
         choose(placement, &wanted);
     }

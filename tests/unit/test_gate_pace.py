@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from barfs import engine
+from tests.support import require, require_fuse
 from tests.support.slow_file import SlowFile, slow_file
 from tests.support.userfault import PAGE, Fault, Userfault, userfault
 from tests.unit.gate_rig import GAP, PATIENCE, REGION, Kernel, gated
@@ -63,6 +64,12 @@ class Rig:
 def _name(fault: Fault) -> str:
     (name,) = (each.name for each in threading.enumerate() if each.native_id == fault.thread)
     return name
+
+
+@pytest.fixture(autouse=True)
+def root() -> None:
+    require("root", os.geteuid() == 0, "userfaultfd and mount need root")
+    require_fuse()
 
 
 @contextlib.contextmanager
