@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import require
-from tests.unit.gate_rig import REGION, Kernel, gated
+from tests.unit.fuse.gate_rig import REGION, Kernel, gated
 
 MOVES = 256
 """Requests between two looks at the client."""

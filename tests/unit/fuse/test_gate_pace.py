@@ -16,7 +16,7 @@ from barfs import engine
 from tests.support import require, require_fuse
 from tests.support.slow_file import SlowFile, slow_file
 from tests.support.userfault import PAGE, Fault, Userfault, userfault
-from tests.unit.gate_rig import GAP, PATIENCE, REGION, Kernel, gated
+from tests.unit.fuse.gate_rig import GAP, PATIENCE, REGION, Kernel, gated
 
 OTHER = 20
 """The node of the slow device's region: a window, or a descriptor of the same memory."""
@@ -90,13 +90,13 @@ def _descriptor(folder: Path) -> Iterator[tuple[SlowFile, engine.Target]]:
 
 @contextlib.contextmanager
 def rigged(kind: str, folder: Path, timeout: float = 60.0) -> Iterator[Rig]:
-    occupancy = engine.Occupancy()
+    in_flight = engine.InFlight()
     with (
         (_window if kind == "window" else _descriptor)(folder) as (faults, target),
         gated() as kernel,
     ):
-        segment = engine.Segment(0, SIZE, True, True, 8, target)
-        table = engine.Table(occupancy, SIZE, 4, [segment], timeout=timeout)
+        segment = engine.TableEntry(0, SIZE, True, True, 8, target)
+        table = engine.Table(in_flight, SIZE, 4, [segment], timeout=timeout)
         kernel.gate.add_device("0000:02:00.0", {OTHER: (table, True, True)})
         try:
             yield Rig(kernel, faults)
@@ -104,7 +104,7 @@ def rigged(kind: str, folder: Path, timeout: float = 60.0) -> Iterator[Rig]:
             for page in range(PAGES):
                 with contextlib.suppress(FileExistsError):
                     faults.fill(page)
-    assert occupancy.drain(PATIENCE)
+    assert in_flight.drain(PATIENCE)
 
 
 @pytest.fixture(params=["window", "descriptor"])
