@@ -25,6 +25,11 @@
 
 static const uint64_t MOST_BETWEEN_LOOKS = 4096; /* accesses between two calls of look() */
 static const uint64_t BATCH_WITHOUT_CLOCK = 256;
+static const uint64_t SMALLEST_PAGE = 4096; /* of any machine */
+/* The host's own memory answers sooner, with the look at the clock; a device across PCI Express
+ * later. */
+static const int64_t MEMORY_NS = 200;
+static const unsigned PROOFS_OF_MEMORY = 8;
 /* A batch this slow is followed by a single access. */
 static const int64_t LONG_ACCESSES_NS = 20000;
 
@@ -45,7 +50,7 @@ struct request {
 
 static inline bool is_timed(const struct barfs_control *control)
 {
-    return control->timeout_ns != 0 || control->pace_ns != NULL;
+    return control->timeout_ns != 0 || control->pace != NULL;
 }
 
 /* Record an access at `position` that ended with `error`, or 0. */
@@ -100,12 +105,20 @@ static int look(const struct request *request)
     return 0;
 }
 
+/* A batch that takes long shows nothing of its accesses. */
 static void keep_pace(struct barfs_control *control, int64_t now, uint64_t accesses)
 {
-    if (control->pace_ns != NULL && accesses != 0)
-        atomic_store_explicit(control->pace_ns, (now - control->looked_ns) / (int64_t)accesses,
-                              memory_order_relaxed);
+    struct barfs_pace *pace = control->pace;
+    int64_t took = now - control->looked_ns;
+
     control->looked_ns = now;
+    if (pace == NULL || accesses == 0)
+        return;
+    atomic_store_explicit(&pace->last_ns, took / (int64_t)accesses, memory_order_relaxed);
+    if (took < BARFS_SLOW_NS)
+        atomic_fetch_add_explicit(&pace->quick, accesses, memory_order_relaxed);
+    else if (accesses == 1)
+        atomic_store_explicit(&pace->quick, 0, memory_order_relaxed);
 }
 
 /* The device has answered `accesses`; 0: a call, which tells nothing of the pace of the others.
@@ -218,22 +231,58 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
     request->done += width * accesses;
 }
 
+/* The bytes from an address to the end of its page. */
+static uint64_t rest_of_page(volatile uint8_t *address)
+{
+    return SMALLEST_PAGE - (uintptr_t)address % SMALLEST_PAGE;
+}
+
 /* look() runs between batches of accesses.  Reading the clock costs as much as fifty loads of RAM,
  * and next to nothing compared with one register: with a timeout, batches grow while they are fast
  * and shrink to one access after a slow one.  Only a batch of one shows that an access took too
- * long.  A transfer that may have to pause makes single accesses: each may be the first slow one.
- */
+ * long.
+ *
+ * In a transfer that may have to pause, each access is a batch, since it may be the first slow one.
+ * Where a few in one page were so quick that the page is the host's memory, the rest of the page is
+ * one batch: a fault can delay only the first of its accesses. */
+struct batch {
+    uint64_t size, most;
+    unsigned quick; /* single accesses of this page that memory answered */
+};
+
+static struct batch first_batch(const struct request *request)
+{
+    struct batch batch = {.size = 1, .most = MOST_BETWEEN_LOOKS};
+
+    if (request->table->trace != NULL)
+        batch.most = 1;
+    if (!is_timed(request->control))
+        batch.size = barfs_min(BATCH_WITHOUT_CLOCK, batch.most);
+    return batch;
+}
+
+static void size_next(struct batch *batch, const struct request *request, int64_t took,
+                      uint64_t page_rest)
+{
+    if (request->control->until_ns == 0) {
+        batch->size = took < LONG_ACCESSES_NS ? barfs_min(batch->size * 2, batch->most) : 1;
+        return;
+    }
+    batch->quick = took < MEMORY_NS && page_rest != SMALLEST_PAGE ? batch->quick + 1 : 0;
+    batch->size = batch->quick >= PROOFS_OF_MEMORY ? batch->most : 1;
+}
+
 static int walk_memory(struct request *request, const struct barfs_table_entry *entry, uint64_t end)
 {
     uint64_t cap = barfs_min(request->limit, entry->max_width);
-    bool singly = request->table->trace != NULL || request->control->until_ns != 0;
-    uint64_t most = singly ? 1 : MOST_BETWEEN_LOOKS;
+    bool pauses = request->control->until_ns != 0;
     bool timed = is_timed(request->control);
-    uint64_t batch = timed ? 1 : barfs_min(BATCH_WITHOUT_CLOCK, most);
+    struct batch batch = first_batch(request);
 
     for (;;) {
         uint64_t position = request->offset + request->done;
-        uint64_t accesses;
+        volatile uint8_t *at;
+        uint64_t accesses, most;
         uint32_t width;
         int error;
 
@@ -243,13 +292,15 @@ static int walk_memory(struct request *request, const struct barfs_table_entry *
         if (error != 0)
             return error;
         width = barfs_widest(position, end, cap);
-        accesses = width == cap ? barfs_min(batch, (end - position) / width) : 1;
-        access_memory(request, entry->base + (position - entry->start), width, accesses);
+        at = entry->base + (position - entry->start);
+        most = barfs_min(end - position, pauses ? rest_of_page(at) : end) / width;
+        accesses = width == cap ? barfs_min(batch.size, most) : 1;
+        access_memory(request, at, width, accesses);
         if (timed) {
             int64_t took = answered(request, NULL, accesses);
 
             request->late = accesses == 1 && is_late(request, took);
-            batch = took < LONG_ACCESSES_NS ? barfs_min(batch * 2, most) : 1;
+            size_next(&batch, request, took, rest_of_page(at + width * accesses));
         }
         trace(request, position, width, BARFS_MEMORY, 0);
     }

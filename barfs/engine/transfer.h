@@ -92,6 +92,13 @@ struct barfs_table {
     struct barfs_trace *trace;               /* NULL: off */
 };
 
+/* How quick a device is, as the accesses of memory and descriptors have shown. */
+#define BARFS_SLOW_NS INT64_C(4000) /* an access that takes as long is slow */
+struct barfs_pace {
+    _Atomic int64_t last_ns; /* what the last access took; of a batch, the mean */
+    _Atomic uint64_t quick;  /* accesses since a slow one */
+};
+
 /* Ends a transfer early, and tells its progress.  The transfer checks `stop` before every slow
  * access, and at least once in 4096 fast ones.  An access that took longer than `timeout_ns` is the
  * last of its transfer; other threads give up an access that never returns (workers.h). */
@@ -101,11 +108,11 @@ struct barfs_control {
     _Atomic int64_t since_ns; /* CLOCK_MONOTONIC: when the device began to owe an answer */
     _Atomic(struct barfs_turns *) turns; /* of the current entry */
     int32_t pid;                         /* the client's, for the trace */
-    int64_t until_ns;         /* CLOCK_MONOTONIC: begin no access later than this; 0: no limit */
-    bool paused;              /* by `until_ns`: another call may do the rest */
-    uint64_t done;            /* bytes of the request that earlier calls did */
-    int64_t looked_ns;        /* with `pace_ns`: when the clock was last read */
-    _Atomic int64_t *pace_ns; /* the time of the last access of memory or an fd; NULL: not kept */
+    int64_t until_ns;        /* CLOCK_MONOTONIC: begin no access later than this; 0: no limit */
+    bool paused;             /* by `until_ns`: another call may do the rest */
+    uint64_t done;           /* bytes of the request that earlier calls did */
+    int64_t looked_ns;       /* with `pace`: when the clock was last read */
+    struct barfs_pace *pace; /* NULL: not kept */
 };
 
 /* Transfer `count` bytes at `offset`.  Returns the number of bytes done (fewer at the end of the

@@ -16,14 +16,18 @@
 #include <unistd.h>
 
 /* A request that takes longer goes on in a lane; one that will take longer at the device's pace is
- * in a lane from its first byte. */
-static const int64_t BUDGET_NS = 20000;
-/* Longer requests go to the slow lane: reading the clock after each access would cost them more. */
-static const uint64_t MOST_BYTES_HERE = 1024;
+ * in a lane from its first byte.  As long as a short request takes altogether: others notice more. */
+static const int64_t BUDGET_NS = BARFS_SLOW_NS;
+/* If the last access took less, with the way to it, it may have been one of memory: then the budget
+ * shows whether many are slow. */
+static const int64_t PERHAPS_MEMORY_NS = 500;
+static const uint64_t MOST_BYTES_HERE = 4096;
 static const uint64_t MOST_FD_BYTES_HERE = 256;
 static const uint64_t MOST_QUICK_BYTES = 256;
 static const uint64_t MOST_SINGLE_BYTES = 8;
-static const int64_t MOST_SLOW_FACTOR = 64;
+/* So many quick accesses in a row, made in a lane, show that a slow device no longer is. */
+static const uint64_t PROOFS_OF_QUICKNESS = 16;
+static const int64_t MOST_OF_THE_TIME = 64; /* the others' share, to one of a device that is slow */
 
 #ifndef FOPEN_PARALLEL_DIRECT_WRITES /* Linux 6.2; older kernels ignore it */
 #define FOPEN_PARALLEL_DIRECT_WRITES (1 << 6)
@@ -124,22 +128,23 @@ static void open_region(struct barfs_dispatch *dispatch, const struct barfs_inod
     reply(dispatch, request->unique, result, &out, sizeof out);
 }
 
-/* For a request that this thread does not wait for.  As one that calls, its thread sleeps and wakes
- * for each access. */
 static struct barfs_lane *slow_device_lane(struct barfs_lanes *lanes,
                                            const struct barfs_request *request)
 {
-    return request->count > MOST_SINGLE_BYTES ? &lanes->patient : &lanes->quick;
+    return request->count > MOST_SINGLE_BYTES ? &lanes->patient : &lanes->lone;
 }
 
 /* Whether the device would keep this thread beyond its budget. */
 static bool is_slow(const struct barfs_lanes *lanes, const struct barfs_request *request,
                     int64_t now)
 {
-    int64_t pace = atomic_load_explicit(&lanes->pace_ns, memory_order_relaxed);
+    int64_t pace = atomic_load_explicit(&lanes->pace.last_ns, memory_order_relaxed);
     int64_t accesses = (int64_t)(request->count / request->table->width);
 
-    return now < lanes->slow_until_ns || pace >= BUDGET_NS || pace * accesses >= BUDGET_NS;
+    if (now < lanes->slow_until_ns ||
+        atomic_load_explicit(&lanes->pace.quick, memory_order_relaxed) < PROOFS_OF_QUICKNESS)
+        return true;
+    return pace >= PERHAPS_MEMORY_NS && pace * accesses >= BUDGET_NS;
 }
 
 /* The lane for a transfer; NULL: do it on this thread. */
@@ -152,26 +157,27 @@ static struct barfs_lane *choose_lane(const struct barfs_inode *inode,
     cost = barfs_transfer_cost(request->table, request->offset, request->count);
     if (cost.calls)
         return request->count > MOST_QUICK_BYTES ? &lanes->patient : &lanes->quick;
-    if (request->count > MOST_BYTES_HERE || cost.fd_bytes > MOST_FD_BYTES_HERE)
-        return &lanes->slow;
-    return is_slow(lanes, request, now) ? slow_device_lane(lanes, request) : NULL;
+    if (request->count > MOST_BYTES_HERE)
+        return &lanes->lengthy;
+    if (is_slow(lanes, request, now))
+        return slow_device_lane(lanes, request);
+    return cost.fd_bytes > MOST_FD_BYTES_HERE ? &lanes->lengthy : NULL;
 }
 
-/* One quick access ends the suspicion that a slow one raised: it may have been the scheduler.  A
- * device that is quick and slow in turns would hold up this thread over and over; it is taken for
- * slow for a growing multiple of what it has cost the others. */
-static void learn(struct barfs_lanes *lanes, int64_t now)
+/* After an access here that followed `quick` others.  The first slow one may have been the scheduler's
+ * doing.  A device that is quick and slow in turns would hold up this thread over and over: further
+ * ones keep it in its lanes until it has cost the others no more than a share of the time. */
+static void learn(struct barfs_lanes *lanes, uint64_t quick, int64_t now)
 {
-    int64_t took = atomic_load_explicit(&lanes->pace_ns, memory_order_relaxed);
+    int64_t took = atomic_load_explicit(&lanes->pace.last_ns, memory_order_relaxed);
+    int64_t paid = (now - lanes->held_ns) / MOST_OF_THE_TIME;
 
-    if (took < BUDGET_NS)
+    if (atomic_load_explicit(&lanes->pace.quick, memory_order_relaxed) >= quick)
         return;
-    if (now - lanes->slow_ns >= MOST_SLOW_FACTOR * took)
-        lanes->slow_factor = 0;
-    else if (lanes->slow_factor < MOST_SLOW_FACTOR)
-        lanes->slow_factor = lanes->slow_factor ? lanes->slow_factor * 4 : 4;
-    lanes->slow_until_ns = now + lanes->slow_factor * took;
-    lanes->slow_ns = now;
+    lanes->debt_ns = lanes->debt_ns > paid ? lanes->debt_ns - paid : 0;
+    lanes->slow_until_ns = now + lanes->debt_ns * MOST_OF_THE_TIME;
+    lanes->debt_ns += took;
+    lanes->held_ns = now;
 }
 
 /* Do it on this thread.  Returns whether the budget ran out first. */
@@ -179,16 +185,17 @@ static bool transfer_here(struct barfs_lanes *lanes, struct barfs_request *reque
                           int64_t *result)
 {
     struct barfs_control *control = &request->control;
+    uint64_t quick = atomic_load_explicit(&lanes->pace.quick, memory_order_relaxed);
 
     control->timeout_ns = request->table->timeout_ns;
     control->until_ns = now + BUDGET_NS;
     control->looked_ns = now;
-    control->pace_ns = &lanes->pace_ns;
+    control->pace = &lanes->pace;
     control->paused = false;
     atomic_store_explicit(&control->since_ns, now, memory_order_relaxed);
     *result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
                              request->count, request->direction, control);
-    learn(lanes, control->looked_ns);
+    learn(lanes, quick, control->looked_ns);
     if (control->paused)
         control->done = (uint64_t)*result;
     return control->paused;

@@ -3,10 +3,11 @@
  * Keeps the reader on the CPU where its client runs: the scheduler may leave them on two, and then
  * each request wakes a CPU that sleeps.
  *
- * Rule 1: the reader follows clients that all run on one CPU.  With clients on several CPUs, it
- *         runs wherever it may.
- * Rule 2: it stays within the CPUs that it had at first.  If anything else changes them, these are
- *         the CPUs that it has from then on.
+ * Rule 1: the reader follows clients on one CPU that send nearly all requests.  With clients on
+ *         several CPUs, it runs wherever it may.
+ * Rule 2: it stays within the CPUs that it had at first.  If anything else changes them, or those of
+ *         the process's main thread (taskset -ap, a cpuset), these are its CPUs from then on.
+ * Rule 3: it looks less often while its client stays.
  */
 #ifndef BARFS_PLACEMENT_H
 #define BARFS_PLACEMENT_H
@@ -17,14 +18,20 @@
 
 #pragma GCC visibility push(hidden)
 
-enum { BARFS_MOST_FOLLOWED = 4, BARFS_REQUESTS_BETWEEN_MOVES = 256 };
+enum { BARFS_MOST_FOLLOWED = 4, BARFS_LEAST_BETWEEN_MOVES = 256 };
+
+struct barfs_followed {
+    int32_t thread;
+    unsigned requests;
+};
 
 struct barfs_placement {
     bool active; /* there is a choice of CPUs */
-    cpu_set_t allowed, chosen;
-    unsigned requests;                    /* since the last move */
-    unsigned client_count;                /* BARFS_MOST_FOLLOWED + 1: too many */
-    int32_t clients[BARFS_MOST_FOLLOWED]; /* threads */
+    cpu_set_t allowed, chosen, main_thread;
+    unsigned requests, between_moves; /* since the last move, and until the next */
+    int32_t last;                     /* the first client before that */
+    unsigned client_count;
+    struct barfs_followed clients[BARFS_MOST_FOLLOWED];
 };
 
 /* The calling thread is the reader. */
@@ -36,23 +43,25 @@ void barfs_placement_end(struct barfs_placement *placement);
 /* Follow the clients noted since the last move. */
 void barfs_placement_move(struct barfs_placement *placement);
 
-/* A request of the thread `client`; 0: the kernel does not tell. */
+/* A request of the thread `client`; 0: the kernel does not tell.  Further threads than the first few
+ * count among the requests alone. */
 static inline void barfs_placement_note(struct barfs_placement *placement, int32_t client)
 {
+    unsigned i = 0;
+
     if (!placement->active || client <= 0)
         return;
-    for (unsigned i = 0;; i++) {
-        if (i == placement->client_count || i == BARFS_MOST_FOLLOWED) {
-            if (placement->client_count <= BARFS_MOST_FOLLOWED)
-                placement->client_count++;
-            if (i < BARFS_MOST_FOLLOWED)
-                placement->clients[i] = client;
-            break;
+    while (i < placement->client_count && placement->clients[i].thread != client)
+        i++;
+    if (i < BARFS_MOST_FOLLOWED) {
+        if (i == placement->client_count) {
+            placement->clients[placement->client_count++] = (struct barfs_followed){client, 0};
+            if (client != placement->last)
+                placement->between_moves = BARFS_LEAST_BETWEEN_MOVES;
         }
-        if (placement->clients[i] == client)
-            break;
+        placement->clients[i].requests++;
     }
-    if (++placement->requests == BARFS_REQUESTS_BETWEEN_MOVES)
+    if (++placement->requests >= placement->between_moves)
         barfs_placement_move(placement);
 }
 

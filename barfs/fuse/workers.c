@@ -17,7 +17,9 @@
 static const unsigned MOST_KEPT = 6;
 enum { HUGE_PAGE = 2 << 20 };
 _Static_assert(sizeof(struct barfs_request) <= HUGE_PAGE, "a request fits in a huge page");
-static const int PATIENT_NICE = 19;
+/* Of the lone lane: a tenth of a CPU that others want. */
+enum { LONE_NICE = 10, PATIENT_NICE = 10 };
+static const uint64_t QUICK_FROM_THE_START = UINT64_MAX / 2;
 static const int64_t TICK_NS = 100000000;
 
 /* The time that a running request gets after its deadline: its access may have a limit of its own,
@@ -104,19 +106,22 @@ void barfs_workers_destroy(struct barfs_workers *workers)
 
 int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_workers *workers)
 {
-    struct barfs_lane *const each[] = {&lanes->quick, &lanes->slow, &lanes->patient};
+    struct barfs_lane *const each[] = {&lanes->quick, &lanes->lengthy, &lanes->lone,
+                                       &lanes->patient};
     const size_t count = sizeof each / sizeof *each;
     size_t made;
     int error = 0;
 
     memset(lanes, 0, sizeof *lanes);
-    lanes->patient.patient = true;
+    lanes->lone.nice = LONE_NICE;
+    lanes->patient.nice = PATIENT_NICE;
+    atomic_store(&lanes->pace.quick, QUICK_FROM_THE_START);
     for (made = 0; made < count; made++) {
         error = barfs_cond_init(&each[made]->wake);
         if (error)
             goto destroy_made;
         each[made]->workers = workers;
-        each[made]->pace_ns = &lanes->pace_ns;
+        each[made]->pace = &lanes->pace;
         STAILQ_INIT(&each[made]->requests);
     }
     pthread_mutex_lock(&workers->lock);
@@ -171,7 +176,8 @@ void barfs_lanes_stop(struct barfs_lanes *lanes)
 {
     pthread_mutex_lock(&lanes->quick.workers->lock);
     stop_lane(&lanes->quick);
-    stop_lane(&lanes->slow);
+    stop_lane(&lanes->lengthy);
+    stop_lane(&lanes->lone);
     stop_lane(&lanes->patient);
     pthread_mutex_unlock(&lanes->quick.workers->lock);
 }
@@ -224,7 +230,7 @@ void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request)
     request->lane = lane;
     request->control.timeout_ns = timeout;
     request->control.until_ns = 0;
-    request->control.pace_ns = lane->pace_ns;
+    request->control.pace = lane->pace;
     atomic_store_explicit(&request->control.since_ns, barfs_now_ns(), memory_order_relaxed);
     atomic_store_explicit(&request->control.turns, NULL, memory_order_relaxed);
     pthread_mutex_lock(&workers->lock);
@@ -307,20 +313,24 @@ static void end(struct barfs_lane *lane, const struct barfs_request *request)
         lane->answered_ns, atomic_load_explicit(&request->control.since_ns, memory_order_relaxed));
 }
 
+/* The thread's wake-ups are to preempt no other: its clients wait long anyhow.  Not SCHED_IDLE: on a
+ * busy machine, a thread that holds the interpreter's lock, or the device's, could take seconds to
+ * release it.  Any process may set both; if a sandbox forbids it, these requests cost the short ones
+ * some time. */
+static void step_back(int nice)
+{
+    const struct sched_param none = {0};
+
+    pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), getpriority(PRIO_PROCESS, 0) + nice);
+}
+
 void barfs_lane_run(struct barfs_lane *lane)
 {
     struct barfs_workers *workers = lane->workers;
 
-    if (lane->patient) {
-        const struct sched_param none = {0};
-
-        /* Its replies must preempt no other thread: its clients wait long anyhow.  Not
-         * SCHED_IDLE: on a busy machine, a thread that holds the interpreter's lock, or the
-         * device's, could take seconds to release it.  Any process may set both; if a sandbox
-         * forbids it, long transfers cost the short ones some time. */
-        pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
-        setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), PATIENT_NICE);
-    }
+    if (lane->nice)
+        step_back(lane->nice);
     pthread_mutex_lock(&workers->lock);
     for (;;) {
         struct barfs_request *request = STAILQ_FIRST(&lane->requests);

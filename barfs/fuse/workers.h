@@ -5,14 +5,15 @@
  * Rule 1: a request is answered exactly once.  The thread that moves its state to ANSWERED answers
  *         it: the lane that ran it, the reader with an interrupt for it, the watch if it is late,
  *         or the thread that stops the lane.
- * Rule 2: a device has three lanes, each with a thread of its own: for short requests whose
- *         accesses are calls, for long transfers, and for long transfers that call.  No device
- *         delays another, and a long transfer delays a short one by at most one access.  The third
- *         lane has SCHED_BATCH and a high nice value: its thread sleeps and wakes for each access,
- *         and would otherwise run before a short request every time.
- *         A device that is slow has single accesses in the first lane, too, and short requests of
- *         several in the third.  A request that the reader began goes on there from where it
- *         stopped: what is done is never repeated, and an early end is a short count.
+ * Rule 2: a device has four lanes, each with a thread of its own, so that no device delays another,
+ *         and a long transfer delays a short request by at most one access: one for short requests
+ *         whose accesses are calls, one for long transfers, one for single accesses of a device
+ *         that is slow, and a patient one for long transfers that call and for the other short
+ *         requests of a slow device.  The last two have SCHED_BATCH and a nice value: their threads
+ *         sleep and wake for each access, or keep a CPU busy that waits for the device, and would
+ *         otherwise run before a short request of another device every time.
+ *         A request that the reader began goes on there from where it stopped: what is done is
+ *         never repeated, and an early end is a short count.
  * Rule 3: the deadline is the device's, not the request's: it counts from the last access completed
  *         in the lane, or from arrival if that was later.  So a request that waits behind a
  *         progressing transfer is never late.  The watch answers for a request that hangs inside an
@@ -72,28 +73,28 @@ typedef void barfs_answer_fn(void *context, struct barfs_request *request, int64
 
 struct barfs_lane {
     struct barfs_workers *workers;
-    _Atomic int64_t *pace_ns; /* its device's */
+    struct barfs_pace *pace; /* its device's */
     pthread_cond_t wake;
     STAILQ_HEAD(, barfs_request) requests; /* that wait */
     struct barfs_request *running;
     int64_t answered_ns; /* when the lane last completed an access */
     SLIST_ENTRY(barfs_lane) next, next_wanting;
-    bool has_thread, patient;
+    bool has_thread;
+    int nice;             /* more than that of the process; 0: the thread is as any other */
     atomic_bool stopping; /* written under the lock */
 };
 
 /* The lanes of one device. */
 struct barfs_lanes {
-    struct barfs_lane quick; /* short requests that call */
-    struct barfs_lane slow;  /* long transfers */
-    /* long transfers that call, and those of a slow device: thousands of messages, each with a
-     * context switch */
-    struct barfs_lane patient;
-    _Atomic int64_t pace_ns; /* the time of the last access of a window or an fd */
+    struct barfs_lane quick;   /* short requests that call */
+    struct barfs_lane lengthy; /* long transfers */
+    struct barfs_lane lone;    /* single accesses of a slow device */
+    struct barfs_lane patient; /* long transfers that call, several accesses of a slow device */
+    struct barfs_pace pace;
     /* The reader's alone: */
-    int64_t slow_ns;       /* when an access last held it up */
-    int64_t slow_until_ns; /* until then, the device is taken for slow even if it is quick */
-    int64_t slow_factor;   /* of how long, in multiples of the access */
+    int64_t held_ns;       /* when a slow access last held it up */
+    int64_t debt_ns;       /* what such accesses cost the other devices, less what is paid off */
+    int64_t slow_until_ns; /* the device is taken for slow even if it is quick */
 };
 
 struct barfs_workers {

@@ -21,10 +21,12 @@ from bench_lib.figures import HEAD, Result, Sample, collect, table
 from bench_lib.lanes import AT_THE_END, FIGURES, LANES, Bench
 from bench_lib.processes import (
     BenchError,
+    Mount,
     barfs_mount,
     c_mount,
     device,
     devices,
+    other_cpu,
     pinned,
     slow_mount,
 )
@@ -124,10 +126,9 @@ def _mount_all(stack: contextlib.ExitStack, folder: Path, size: float) -> Bench:
     first = enter(device(folder, "device", prefix))
     second = enter(device(folder, "device-anywhere"))
     eight = enter(devices(folder, "devices", 8))
-    pairs = [enter(devices(folder, f"pair{number}", 2)) for number in range(len(lanes.SLOW_NS))]
     slow = {
-        name: enter(slow_mount(folder, f"slow{delay}", delay, pair, prefix))
-        for pair, (name, delay) in zip(pairs, lanes.SLOW_NS.items(), strict=True)
+        name: _mount_slow(stack, folder, number, kind)
+        for number, (name, kind) in enumerate(lanes.SLOW.items())
     }
     return Bench(
         prefix=prefix,
@@ -138,8 +139,28 @@ def _mount_all(stack: contextlib.ExitStack, folder: Path, size: float) -> Bench:
         barfs_anywhere=enter(barfs_mount(folder, "barfs-anywhere", [second])),
         eight=enter(barfs_mount(folder, "barfs-eight", eight)),
         slow=slow,
+        c_slow=enter(c_mount(folder, name="c-slow", threads=True, delay_ns=100_000)),
         size=size,
     )
+
+
+def _mount_slow(stack: contextlib.ExitStack, folder: Path, number: int, slow: lanes.Slow) -> Mount:
+    """A slow device is on another CPU than what is measured."""
+    pair = stack.enter_context(devices(folder, f"pair{number}", 2))
+    cpu = other_cpu()
+    if slow.kind == "window":
+        how = f"window:{slow.delay_ns}:{cpu}"
+    elif slow.delay_ns:
+        behind = c_mount(
+            folder,
+            name=f"behind{number}",
+            prefix=["taskset", "-c", str(cpu)],
+            delay_ns=slow.delay_ns,
+        )
+        how = f"descriptor:{stack.enter_context(behind).files[0]}"
+    else:
+        how = "descriptor:/proc/version"
+    return stack.enter_context(slow_mount(folder, f"slow{number}", how, pair))
 
 
 def _one_round(bench: lanes.Bench, chosen: Collection[str]) -> dict[str, Sample]:

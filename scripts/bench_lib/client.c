@@ -5,8 +5,9 @@
  *     client latency read|write|open COUNT TARGET...   4 bytes; open is open + pread + close
  *     client stream read|write COUNT TARGET...         1 MiB at a time, from a page-aligned buffer
  *     client many CLIENTS COUNT TARGET...              processes, COUNT 4-byte reads each
- *     client busy COUNT SIZE TARGET TARGET             4-byte reads of the second, alone and then
- *                                                      while SIZE bytes of the first are read
+ *     client busy COUNT SIZE CPU TARGET TARGET         4-byte reads of the second, alone and then
+ *                                                      while SIZE bytes of the first are read, on
+ *                                                      CPU or any one (-1)
  *     client floor DIRECTORY                           the same machine without FUSE
  *
  * TARGET is PATH[@OFFSET[@PID]]; PATH may be fd:N, an open descriptor, and for `many` a list
@@ -19,6 +20,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -394,7 +396,19 @@ __attribute__((noreturn)) static void keep_reading(const struct target *target, 
     }
 }
 
-static void run_busy_block(const struct target *load, size_t size, struct target *target,
+static void stay_on(int cpu)
+{
+    cpu_set_t one;
+
+    if (cpu < 0)
+        return;
+    CPU_ZERO(&one);
+    CPU_SET((size_t)cpu, &one);
+    if (sched_setaffinity(0, sizeof one, &one) < 0)
+        die("CPU %d", cpu);
+}
+
+static void run_busy_block(const struct target *load, size_t size, int cpu, struct target *target,
                            size_t count)
 {
     pid_t child = fork();
@@ -402,8 +416,10 @@ static void run_busy_block(const struct target *load, size_t size, struct target
 
     if (child < 0)
         die("fork");
-    if (!child)
+    if (!child) {
+        stay_on(cpu);
         keep_reading(load, size);
+    }
     usleep(20000);
     run_block(target, READ, 4, count);
     if (waitpid(child, &status, WNOHANG))
@@ -417,8 +433,9 @@ static void measure_busy(char **words)
     static const size_t TURNS = 4;
     struct target targets[MOST_TARGETS], idle, busy;
     size_t count = number(words[0]), size = number(words[1]);
+    int cpu = atoi(words[2]);
 
-    if (size > MIB || parse_targets(targets, words + 2) != 2)
+    if (size > MIB || parse_targets(targets, words + 3) != 2)
         die("two targets");
     targets[0].fd = open_path(targets[0].path, O_RDONLY);
     idle = busy = targets[1];
@@ -426,7 +443,7 @@ static void measure_busy(char **words)
     prepare(&busy, READ, 4, count);
     for (size_t turn = 0; turn < TURNS; turn++) {
         run_block(&idle, READ, 4, count / TURNS);
-        run_busy_block(&targets[0], size, &busy, count / TURNS);
+        run_busy_block(&targets[0], size, cpu, &busy, count / TURNS);
     }
     print_latency(&idle, "[");
     print_latency(&busy, ", ");
@@ -494,7 +511,7 @@ int main(int argc, char **argv)
     } modes[] = {{"latency", 5, measure_latency},
                  {"stream", 5, measure_stream},
                  {"many", 5, measure_many},
-                 {"busy", 6, measure_busy},
+                 {"busy", 7, measure_busy},
                  {"floor", 3, measure_floor}};
 
     buffer = shared_memory(MIB);

@@ -12,13 +12,34 @@ from dataclasses import dataclass
 
 from bench_lib.client import client, read32_ns
 from bench_lib.figures import Figure, Sample
-from bench_lib.processes import Mount, rss_anon
+from bench_lib.processes import Mount, other_cpu, rss_anon
 
 GAP = 0x100000
 """The start of bar4's gap; see device.toml."""
 
-SLOW_NS = {"some us": 0, "100 us": 100_000, "50 ms": 50_000_000}
-"""What an access of the slow device takes, beyond the way to the file behind it."""
+PAGE = 0x1000
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """A slow device: how slow.py accesses it, and the request that keeps it busy.
+
+    `delay_ns` is what each access sleeps; without it, the kernel answers from /proc at once.
+    """
+
+    kind: str
+    delay_ns: int = 0
+    size: int = 8
+    offset: int = PAGE - 4  # two accesses, each of a page of its own
+
+
+SLOW: Mapping[str, Slow] = {
+    "1 us, descriptor": Slow("descriptor", size=64, offset=0),
+    "100 us, descriptor": Slow("descriptor", 100_000),
+    "100 us, window": Slow("window", 100_000),
+    "50 ms, descriptor": Slow("descriptor", 50_000_000),
+    "50 ms, window": Slow("window", 50_000_000),
+}
 
 FIGURES: Mapping[str, Figure] = {
     "read-p50": Figure("4-byte pread, p50", "ns", 1.10),
@@ -37,11 +58,13 @@ FIGURES: Mapping[str, Figure] = {
     "busy-p50": Figure("pread p50 while a gap is read; idle", "ns"),
     "busy-any-p99": Figure("pread p99 while a gap is read, any CPU; idle", "ns"),
     **{
-        f"slow-{name}-{figure}": Figure(
-            f"pread {figure} beside a device of {name} an access; idle", "ns", must
-        )
-        for name in SLOW_NS
+        f"slow-{name}-{figure}": Figure(f"pread {figure} beside {name}; idle", "ns", must)
+        for name in SLOW
         for figure, must in (("p50", 1.5), ("p99", 3))
+    },
+    **{
+        f"slow-c-{figure}": Figure(f"pread {figure} beside 100 us, loop_mt; idle", "ns")
+        for figure in ("p50", "p99")
     },
     "api": Figure("Python API: read32 of a window", "ns", 350),
     **{
@@ -64,6 +87,7 @@ class Bench:
     c_anywhere: Mount
     barfs_anywhere: Mount
     slow: Mapping[str, Mount]
+    c_slow: Mount
     eight: Mount
     size: float
 
@@ -119,21 +143,33 @@ def _gap(bench: Bench) -> dict[str, Sample]:
 
 def _busy(bench: Bench) -> dict[str, Sample]:
     targets = bench.barfs.target(4, GAP), bench.barfs.target()
-    idle, busy = client("busy", bench.count(2000), 1 << 20, *targets, prefix=bench.prefix)
+    idle, busy = client("busy", bench.count(2000), 1 << 20, -1, *targets, prefix=bench.prefix)
     samples = {f"busy-{figure}": Sample(busy[figure], idle[figure]) for figure in ("p50", "p99")}
     targets = bench.barfs_anywhere.target(4, GAP), bench.barfs_anywhere.target()
-    idle, busy = client("busy", bench.count(2000), 1 << 20, *targets)
+    idle, busy = client("busy", bench.count(2000), 1 << 20, -1, *targets)
     return {**samples, "busy-any-p99": Sample(busy["p99"], idle["p99"])}
 
 
 def _slow(bench: Bench) -> dict[str, Sample]:
+    """What is slow, and its client, are on another CPU than the measuring client."""
     samples = {}
-    for name, mount in bench.slow.items():
-        slow, quick = mount.target(0), mount.target(1)
-        idle, busy = client("busy", bench.count(4000), 256, slow, quick, prefix=bench.prefix)
-        for figure in ("p50", "p99"):
-            samples[f"slow-{name}-{figure}"] = Sample(busy[figure], idle[figure])
-    return samples
+    for name, slow in SLOW.items():
+        mount = bench.slow[name]
+        samples |= _beside(bench, f"slow-{name}", mount, slow)
+    return samples | _beside(bench, "slow-c", bench.c_slow, SLOW["100 us, descriptor"])
+
+
+def _beside(bench: Bench, name: str, mount: Mount, slow: Slow) -> dict[str, Sample]:
+    idle, busy = client(
+        "busy",
+        bench.count(8000),
+        slow.size,
+        other_cpu(),
+        mount.target(0, slow.offset),
+        mount.target(1),
+        prefix=bench.prefix,
+    )
+    return {f"{name}-{figure}": Sample(busy[figure], idle[figure]) for figure in ("p50", "p99")}
 
 
 def _placed(bench: Bench) -> dict[str, Sample]:
@@ -178,6 +214,10 @@ LANES: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
     "gap": _gap,
     "busy": _busy,
     "slow": _slow,
+    **{
+        f"slow-c-{figure}": Figure(f"pread {figure} beside 100 us, loop_mt; idle", "ns")
+        for figure in ("p50", "p99")
+    },
     "api": lambda bench: {"api": Sample(read32_ns(bench.prefix))},
 }
 

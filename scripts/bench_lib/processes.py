@@ -29,6 +29,11 @@ def pinned() -> list[str]:
     return ["taskset", "-c", str(max(os.sched_getaffinity(0)))]
 
 
+def other_cpu() -> int:
+    """Another CPU than `pinned`, if there is one."""
+    return min(os.sched_getaffinity(0))
+
+
 def build(name: str) -> Path:
     """Build NAME.c with -O2, once; returns the program."""
     source = HERE / f"{name}.c"
@@ -115,11 +120,17 @@ class Mount:
 
 @contextlib.contextmanager
 def c_mount(
-    folder: Path, *, name: str = "c", prefix: Sequence[str] = (), threads: bool = False
+    folder: Path,
+    *,
+    name: str = "c",
+    prefix: Sequence[str] = (),
+    threads: bool = False,
+    delay_ns: int = 0,
 ) -> Iterator[Mount]:
-    """The C server with four files; with `threads` it runs fuse_session_loop_mt."""
+    """The C server with four files; with `threads` it runs fuse_session_loop_mt. A request on the
+    first takes `delay_ns`."""
     mountpoint = folder / name
-    command = [str(build("server")), *(["-m"] if threads else []), "-n", "4"]
+    command = [str(build("server")), *(["-m"] if threads else []), "-n", "4", "-d", str(delay_ns)]
     with mounted(command, mountpoint, "file0", prefix) as process:
         yield Mount(process, [mountpoint / f"file{number}" for number in range(4)])
 
@@ -157,17 +168,11 @@ def barfs_mount(
 
 
 @contextlib.contextmanager
-def slow_mount(
-    folder: Path, name: str, delay_ns: int, sockets: Sequence[str], prefix: Sequence[str]
-) -> Iterator[Mount]:
-    """A slow device and a quick one; `files` are bar0 of either."""
-    behind, mountpoint = folder / f"{name}-behind", folder / name
-    server = [str(build("server")), "-d", str(delay_ns)]
-    command = [sys.executable, "-m", "bench_lib.slow", str(behind / "file0"), *sockets]
-    with (
-        mounted(server, behind, "file0", prefix),
-        mounted(command, mountpoint, ".barfs", prefix) as process,
-    ):
+def slow_mount(folder: Path, name: str, how: str, sockets: Sequence[str]) -> Iterator[Mount]:
+    """A slow device (see slow.py) and a quick one; `files` are bar0 of either."""
+    mountpoint = folder / name
+    command = [sys.executable, "-m", "bench_lib.slow", how, *sockets]
+    with mounted(command, mountpoint, ".barfs", ()) as process:
         yield Mount(process, [each / "bar0" for each in sorted((mountpoint / "bus").iterdir())])
 
 

@@ -42,9 +42,9 @@ class Userfault:
         fcntl.ioctl(self._fd, _UFFDIO_API, struct.pack("<QQQ", _API, features, 0))
         fcntl.ioctl(self._fd, _UFFDIO_REGISTER, struct.pack("<QQQQ", address, size, _MISSING, 0))
 
-    def wait(self) -> Fault:
+    def wait(self, patience: float | None = PATIENCE) -> Fault:
         """The next access that waits."""
-        ready, _, _ = select.select([self._fd], [], [], PATIENCE)
+        ready, _, _ = select.select([self._fd], [], [], patience)
         assert ready, "no access came"
         event, _flags, address, thread = _MESSAGE.unpack(os.read(self._fd, _MESSAGE.size))
         assert event == _PAGEFAULT

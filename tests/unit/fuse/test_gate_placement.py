@@ -40,7 +40,8 @@ def reader() -> int:
 
 
 def ask(kernel: Kernel, *clients: int) -> set[int]:
-    """Requests up to two looks; returns where the reader may run after them."""
+    """Requests up to two looks; returns where the reader may run after them. A client that was not
+    there before makes for a look."""
     for number in range(2 * MOVES):
         kernel.client = clients[number % len(clients)]
         assert kernel.read(REGION, 0, 4)[0] == 0
@@ -62,6 +63,12 @@ def test_clients_on_one_cpu_and_on_two(cpus: list[int]) -> None:
         assert ask(kernel, a, b) == {first}
         assert ask(kernel, a, c) == set(cpus)
         assert ask(kernel, c) == {second}
+
+
+def test_a_client_that_hardly_asks(cpus: list[int]) -> None:
+    first, second = cpus[:2]
+    with gated() as kernel, client(first) as a, client(second) as b:
+        assert ask(kernel, *[a] * 15, b) == {first}
 
 
 def test_many_clients(cpus: list[int]) -> None:
@@ -94,3 +101,16 @@ def test_what_the_user_set_stays(cpus: list[int]) -> None:
             assert ask(kernel, a) == {second}
             os.sched_setaffinity(reader(), cpus)
             assert ask(kernel, a) == {first}
+
+
+def test_what_the_user_sets_for_all_threads_stays(cpus: list[int]) -> None:
+    """Even where the reader is already: taskset -ap."""
+    first, second = cpus[:2]
+    with gated() as kernel, client(first) as a, client(second) as b:
+        assert ask(kernel, a) == {first}
+        os.sched_setaffinity(os.getpid(), {first})
+        try:
+            assert ask(kernel, b) == {first}
+        finally:
+            os.sched_setaffinity(os.getpid(), cpus)
+        assert ask(kernel, a, b) == set(cpus)
