@@ -131,7 +131,8 @@ static void open_region(struct barfs_dispatch *dispatch, const struct barfs_inod
 static struct barfs_lane *slow_device_lane(struct barfs_lanes *lanes,
                                            const struct barfs_request *request)
 {
-    return request->count > MOST_SINGLE_BYTES ? &lanes->patient : &lanes->lone;
+    return &lanes
+                ->each[request->count > MOST_SINGLE_BYTES ? BARFS_SEVERAL_SLOW : BARFS_SINGLE_SLOW];
 }
 
 /* Whether the device would keep this thread beyond its budget. */
@@ -156,12 +157,13 @@ static struct barfs_lane *choose_lane(const struct barfs_inode *inode,
 
     cost = barfs_transfer_cost(request->table, request->offset, request->count);
     if (cost.calls)
-        return request->count > MOST_QUICK_BYTES ? &lanes->patient : &lanes->quick;
+        return &lanes->each[request->count > MOST_QUICK_BYTES ? BARFS_LONG_CALLS
+                                                              : BARFS_QUICK_CALLS];
     if (request->count > MOST_BYTES_HERE)
-        return &lanes->lengthy;
+        return &lanes->each[BARFS_LONG];
     if (is_slow(lanes, request, now))
         return slow_device_lane(lanes, request);
-    return cost.fd_bytes > MOST_FD_BYTES_HERE ? &lanes->lengthy : NULL;
+    return cost.fd_bytes > MOST_FD_BYTES_HERE ? &lanes->each[BARFS_LONG] : NULL;
 }
 
 /* After an access here that followed `quick` others.  The first slow one may have been the scheduler's

@@ -17,8 +17,9 @@
 static const unsigned MOST_KEPT = 6;
 enum { HUGE_PAGE = 2 << 20 };
 _Static_assert(sizeof(struct barfs_request) <= HUGE_PAGE, "a request fits in a huge page");
-/* Of the lone lane: a tenth of a CPU that others want. */
-enum { LONE_NICE = 10, PATIENT_NICE = 10 };
+/* At 10, a lane gets a tenth of a CPU that others want. */
+static const int NICE[BARFS_LANE_KINDS] = {
+    [BARFS_LONG_CALLS] = 19, [BARFS_SINGLE_SLOW] = 10, [BARFS_SEVERAL_SLOW] = 10};
 static const uint64_t QUICK_FROM_THE_START = UINT64_MAX / 2;
 static const int64_t TICK_NS = 100000000;
 
@@ -106,33 +107,31 @@ void barfs_workers_destroy(struct barfs_workers *workers)
 
 int barfs_lanes_init(struct barfs_lanes *lanes, struct barfs_workers *workers)
 {
-    struct barfs_lane *const each[] = {&lanes->quick, &lanes->lengthy, &lanes->lone,
-                                       &lanes->patient};
-    const size_t count = sizeof each / sizeof *each;
     size_t made;
     int error = 0;
 
     memset(lanes, 0, sizeof *lanes);
-    lanes->lone.nice = LONE_NICE;
-    lanes->patient.nice = PATIENT_NICE;
     atomic_store(&lanes->pace.quick, QUICK_FROM_THE_START);
-    for (made = 0; made < count; made++) {
-        error = barfs_cond_init(&each[made]->wake);
+    for (made = 0; made < BARFS_LANE_KINDS; made++) {
+        struct barfs_lane *lane = &lanes->each[made];
+
+        error = barfs_cond_init(&lane->wake);
         if (error)
             goto destroy_made;
-        each[made]->workers = workers;
-        each[made]->pace = &lanes->pace;
-        STAILQ_INIT(&each[made]->requests);
+        lane->workers = workers;
+        lane->pace = &lanes->pace;
+        lane->nice = NICE[made];
+        STAILQ_INIT(&lane->requests);
     }
     pthread_mutex_lock(&workers->lock);
-    for (size_t i = 0; i < count; i++)
-        SLIST_INSERT_HEAD(&workers->lanes, each[i], next);
+    for (size_t i = 0; i < BARFS_LANE_KINDS; i++)
+        SLIST_INSERT_HEAD(&workers->lanes, &lanes->each[i], next);
     pthread_mutex_unlock(&workers->lock);
     return 0;
 
 destroy_made:
     while (made-- > 0)
-        pthread_cond_destroy(&each[made]->wake);
+        pthread_cond_destroy(&lanes->each[made].wake);
     return error;
 }
 
@@ -174,12 +173,12 @@ static void stop_lane(struct barfs_lane *lane)
 
 void barfs_lanes_stop(struct barfs_lanes *lanes)
 {
-    pthread_mutex_lock(&lanes->quick.workers->lock);
-    stop_lane(&lanes->quick);
-    stop_lane(&lanes->lengthy);
-    stop_lane(&lanes->lone);
-    stop_lane(&lanes->patient);
-    pthread_mutex_unlock(&lanes->quick.workers->lock);
+    struct barfs_workers *workers = lanes->each[0].workers;
+
+    pthread_mutex_lock(&workers->lock);
+    for (size_t i = 0; i < BARFS_LANE_KINDS; i++)
+        stop_lane(&lanes->each[i]);
+    pthread_mutex_unlock(&workers->lock);
 }
 
 struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers)

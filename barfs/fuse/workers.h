@@ -5,12 +5,10 @@
  * Rule 1: a request is answered exactly once.  The thread that moves its state to ANSWERED answers
  *         it: the lane that ran it, the reader with an interrupt for it, the watch if it is late,
  *         or the thread that stops the lane.
- * Rule 2: a device has four lanes, each with a thread of its own, so that no device delays another,
- *         and a long transfer delays a short request by at most one access: one for short requests
- *         whose accesses are calls, one for long transfers, one for single accesses of a device
- *         that is slow, and a patient one for long transfers that call and for the other short
- *         requests of a slow device.  The last two have SCHED_BATCH and a nice value: their threads
- *         sleep and wake for each access, or keep a CPU busy that waits for the device, and would
+ * Rule 2: a device has a lane for each kind of request (enum barfs_lane_kind), each with a thread of
+ *         its own, so that no device delays another, and a long transfer delays a short request by
+ *         at most one access.  The threads of some have SCHED_BATCH and a nice value: they sleep
+ *         and wake for each access, or keep a CPU busy that waits for the device, and would
  *         otherwise run before a short request of another device every time.
  *         A request that the reader began goes on there from where it stopped: what is done is
  *         never repeated, and an early end is a short count.
@@ -84,12 +82,18 @@ struct barfs_lane {
     atomic_bool stopping; /* written under the lock */
 };
 
+enum barfs_lane_kind {
+    BARFS_QUICK_CALLS,  /* short requests that call */
+    BARFS_LONG,         /* long transfers */
+    BARFS_LONG_CALLS,   /* long transfers that call: thousands of messages */
+    BARFS_SINGLE_SLOW,  /* single accesses of a device that is slow */
+    BARFS_SEVERAL_SLOW, /* its other short requests */
+    BARFS_LANE_KINDS,
+};
+
 /* The lanes of one device. */
 struct barfs_lanes {
-    struct barfs_lane quick;   /* short requests that call */
-    struct barfs_lane lengthy; /* long transfers */
-    struct barfs_lane lone;    /* single accesses of a slow device */
-    struct barfs_lane patient; /* long transfers that call, several accesses of a slow device */
+    struct barfs_lane each[BARFS_LANE_KINDS];
     struct barfs_pace pace;
     /* The reader's alone: */
     int64_t held_ns;       /* when a slow access last held it up */

@@ -16,7 +16,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { NODES = 4, REGION = 8192, REQUESTS = 3000, ROUNDS = 4, LOOPS = 6, MOST_THREADS = 4 * NODES };
+enum {
+    NODES = 4,
+    REGION = 8192,
+    REQUESTS = 3000,
+    ROUNDS = 4,
+    LOOPS = 6,
+    MOST_THREADS = BARFS_LANE_KINDS * NODES
+};
 enum { TIMEOUT_NS = 10000000, TOO_SLOW = 4096 };
 
 static struct barfs_gate *gate;
