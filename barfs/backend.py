@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from barfs.engine import Exchange
 from barfs.pci import Bdf
 from barfs.uapi import DeviceInfo, RegionInfo
 
@@ -49,6 +50,9 @@ class Accessor(Protocol):
 
     def write(self, region: int, offset: int, data: bytes) -> None:
         """One access of `len(data)` bytes (1, 2, 4 or 8). Raises AccessError."""
+
+    def exchange(self, region: int) -> Exchange | None:
+        """What makes accesses of the region that go as usual, in C, in place of these calls."""
 
 
 class Backend(Protocol):

@@ -374,6 +374,7 @@ class Device:
             functools.partial(backend.accessor.read, info.index),
             functools.partial(backend.accessor.write, info.index),
             self._turns,
+            backend.accessor.exchange(info.index),
         )
 
 

@@ -9,6 +9,7 @@ Rule 2: code outside accesses a mapping through a `Table` only.
 Close things in this order: `in_flight.drain()`, `mapping.close()`, `reservation.close()`.
 """
 
+from barfs.engine.exchange import Exchange, Exchanger, Places
 from barfs.engine.inflight import Control, InFlight, Turns
 from barfs.engine.mapping import PAGE_SIZE, Mapping, Reservation
 from barfs.engine.ownership import Owner, keep_from_children
@@ -22,10 +23,13 @@ __all__ = [
     "Call",
     "Control",
     "Descriptor",
+    "Exchange",
+    "Exchanger",
     "InFlight",
     "Mapping",
     "Memory",
     "Owner",
+    "Places",
     "Readable",
     "Refused",
     "Reservation",

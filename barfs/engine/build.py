@@ -39,9 +39,34 @@ struct barfs_table_entry {
     volatile uint8_t *base;
     barfs_call_fn *call;
     void *context;
+    const struct barfs_exchange *exchange;
     struct barfs_turns *turns;
 };
 struct barfs_turns { ...; };
+enum barfs_entered { BARFS_BUSY, BARFS_ENTERED, BARFS_ENTERED_HANDED };
+struct barfs_handed {
+    bool set;
+    int64_t since_ns;
+    int error;
+    uint32_t size, sent, received;
+    uint8_t request[...], reply[...];
+    ...;
+};
+struct barfs_exchanger {
+    bool at_rest;
+    uint16_t last_id;
+    struct barfs_handed handed;
+    ...;
+};
+struct barfs_template { uint8_t request[...], reply[...]; };
+struct barfs_exchange { struct barfs_exchanger *exchanger; struct barfs_template templates[2][4]; };
+struct barfs_exchanger *barfs_exchanger_new(int fd, uint32_t head, uint32_t id_at,
+                                            uint32_t offset_at);
+void barfs_exchanger_free(struct barfs_exchanger *);
+enum barfs_entered barfs_exchanger_enter(struct barfs_exchanger *, int64_t timeout_ns);
+void barfs_exchanger_leave(struct barfs_exchanger *);
+int64_t barfs_exchanger_answered(struct barfs_exchanger *);
+void barfs_exchanger_answer(struct barfs_exchanger *);
 struct barfs_inflight { unsigned forks; ...; };
 #define BARFS_MOST_TRACE_NAME ...
 struct barfs_trace_file {
@@ -136,6 +161,7 @@ ffibuilder.set_source(
         f'#include "{name}.h"\n'
         for name in (
             "engine/common",
+            "engine/exchange",
             "engine/forks",
             "engine/inflight",
             "engine/sigbus",

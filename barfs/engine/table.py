@@ -205,8 +205,9 @@ class Table:
             case Call() as call:
                 context = ffi.new_handle(call)
                 turns = ffi.NULL if call.turns is None else call.turns._turns
+                exchange = ffi.NULL if call.exchange is None else call.exchange.made
                 self._kept += [context, turns]
-                function = {"call": lib.barfs_call, "context": context}
+                function = {"call": lib.barfs_call, "context": context, "exchange": exchange}
                 return row | function | {"kind": lib.BARFS_CALL, "turns": turns}
         return row | {"permission": 0}
 

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from barfs.engine.exchange import Exchange
 from barfs.engine.inflight import Turns
 from barfs.engine.mapping import Mapping
 from barfs.ranges import Range
@@ -36,12 +37,14 @@ class Call:
 
     `read(offset, width)` returns `width` bytes, `write(offset, data)` takes them; offsets are in
     the region. Both raise an `AccessError` when the device refuses, and bound their own time.
-    `turns` is shared by the calls that wait for each other.
+    `turns` is shared by the calls that wait for each other. With `exchange`, C makes accesses that
+    go as usual without a call.
     """
 
     read: Callable[[int, int], bytes]
     write: Callable[[int, bytes], object]
     turns: Turns | None = None
+    exchange: Exchange | None = None
 
 
 @dataclass(frozen=True, slots=True)

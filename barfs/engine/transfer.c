@@ -8,6 +8,7 @@
 #include "engine/transfer.h"
 #include "engine/accesses.h"
 #include "engine/common.h"
+#include "engine/exchange.h"
 #include "engine/sigbus.h"
 #include "engine/trace.h"
 #include "engine/validate.h"
@@ -269,8 +270,18 @@ static int access_fd(struct request *request, const struct barfs_table_entry *en
 static int access_call(struct request *request, const struct barfs_table_entry *entry,
                        uint64_t position, uint32_t width)
 {
-    return entry->call(entry->context, position, width, request->direction,
-                       request->buffer + request->done);
+    uint8_t *data = request->buffer + request->done;
+    enum barfs_exchanged how = BARFS_NOT_SENT;
+    int error;
+
+    if (entry->exchange)
+        how = barfs_exchange(entry->exchange, position, width, request->direction, data);
+    if (how == BARFS_EXCHANGED)
+        return 0;
+    error = entry->call(entry->context, position, width, request->direction, data);
+    if (how == BARFS_HANDED_OVER)
+        barfs_exchange_end(entry->exchange);
+    return error;
 }
 
 typedef int access_fn(struct request *, const struct barfs_table_entry *, uint64_t position,

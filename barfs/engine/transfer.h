@@ -27,6 +27,7 @@
 #pragma GCC visibility push(hidden)
 
 struct barfs_trace;
+struct barfs_exchange;
 
 enum barfs_direction { BARFS_READ = 0, BARFS_WRITE = 1 };
 
@@ -61,6 +62,7 @@ struct barfs_table_entry {
     volatile uint8_t *base; /* BARFS_MEMORY: the address of `start`, congruent to it modulo 8 */
     barfs_call_fn *call;    /* BARFS_CALL */
     void *context;
+    const struct barfs_exchange *exchange; /* BARFS_CALL: comes before the call; NULL: none */
     struct barfs_turns *turns; /* BARFS_CALL; NULL: its accesses do not wait for others */
 };
 

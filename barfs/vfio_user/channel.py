@@ -16,8 +16,8 @@ Rule 4: every descriptor that arrives is handed out or closed. Where none is exp
 Rule 5: a command from the peer (DMA_READ, DMA_WRITE) is refused with EINVAL, since it was offered
         no memory, and has no other effect. The next request sees it and answers it.
 
-An access costs two system calls (send, and a recv with the socket's own time limit) and two
-structs; anything unusual leaves the fast path in `access` for the general one.
+An access costs two system calls (send, and a recv with the socket's own time limit). While the
+connection is at rest, C makes them (engine/exchange.h), and hands over what is unusual to `access`.
 """
 
 import contextlib
@@ -33,7 +33,8 @@ import time
 from array import array
 from collections.abc import Iterable
 
-from barfs.engine import Owner, keep_from_children
+from barfs.engine import Exchanger, Owner, Places, keep_from_children
+from barfs.engine.exchange import BUSY, ENTERED_HANDED, Handed
 from barfs.errors import DeviceError, PeerError
 from barfs.text.system_errors import reason, why_no_descriptor_came
 from barfs.vfio_user.wire import (
@@ -42,6 +43,8 @@ from barfs.vfio_user.wire import (
     FLAG_ERROR,
     FLAG_REPLY,
     HEADER,
+    ID_AT,
+    OFFSET_AT,
     Decoder,
     Message,
     TooManyCommands,
@@ -67,6 +70,9 @@ _UNANSWERED_LIMIT = _IDS // 2
 _UNSENT_LIMIT = 1 << 16
 """The most bytes of answers queued for a peer that sends commands and receives nothing."""
 _RECEIVE = 4096
+_PATIENCE = 0.05
+"""Seconds in C that a thread waits for the requests of others: a signal may have come."""
+_IN_ITS_MIDST = "this thread is in the midst of another request"
 
 
 class ChannelClosed(DeviceError):
@@ -95,14 +101,13 @@ class Channel:
         seconds, fraction = divmod(self._timeout, 1)
         limit = struct.pack("@ll", int(seconds), max(1, int(fraction * 1_000_000)))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        # An RLock checks its owner in `finally`: a signal's exception can come at any moment.
-        self._lock = threading.RLock()
-        self._answered = time.monotonic()
+        # It knows its owner when it is left: a signal's exception can come at any moment.
+        self.exchanger = Exchanger(sock.fileno(), Places(ACCESS_MESSAGE.size, ID_AT, OFFSET_AT))
+        self.exchanger.answer()
         self._decoder = Decoder(CLIENT_LIMIT)
         self._unsent = b""
         self._pending: dict[int, int] = {}
         self._refused = False
-        self._last_id = 0
         self._dead = ""
         self._owner = Owner()
         keep_from_children(self)
@@ -114,26 +119,28 @@ class Channel:
         Raises ReplyTimeout, ChannelClosed, PeerError.
         """
         try:
-            waited, deadline = self._enter()
+            waited, deadline, handed = self._enter()
+            if handed is not None:
+                return self._finish(handed, command, body)
             identifier = self._send(command, body, deadline)
             # The socket's limit is a request's whole time: too long for one that has waited.
             if self._decoder.empty and not waited:
                 data = self._receive(flags=0)
                 header = HEADER.pack(identifier, command, reply_size, FLAG_REPLY, 0)
                 if len(data) == reply_size and data.startswith(header + body[:_PLACE]):
-                    self._answered = time.monotonic()
+                    self.exchanger.answer()
                     del self._pending[identifier]
+                    self._rest()
                     return data[ACCESS_MESSAGE.size :]
                 self._decoder.feed(data)
-            return self._await(identifier, deadline)
+            message = self._await(identifier, deadline)
+            self._rest()
+            return message
         except PeerError as error:
             self.fail(error)
             raise
         finally:
-            try:  # noqa: SIM105  (suppress() could be interrupted before it starts)
-                self._lock.release()
-            except RuntimeError:  # not entered
-                pass
+            self.exchanger.leave()
 
     def request(self, command: int, body: bytes = b"") -> tuple[Message, list[int]]:
         """Send a command and wait for its reply, which may be an error reply.
@@ -141,17 +148,18 @@ class Channel:
         Returns it with its descriptors, which the caller then owns. Raises as `access` does.
         """
         try:
-            _waited, deadline = self._enter()
+            _waited, deadline, handed = self._enter()
+            if handed is not None:
+                raise ReplyTimeout(_IN_ITS_MIDST)
             identifier = self._send(command, body, deadline)
-            return self._await_descriptors(identifier, deadline)
+            message = self._await_descriptors(identifier, deadline)
+            self._rest()
+            return message
         except PeerError as error:
             self.fail(error)
             raise
         finally:
-            try:  # noqa: SIM105  (suppress() could be interrupted before it starts)
-                self._lock.release()
-            except RuntimeError:  # not entered
-                pass
+            self.exchanger.leave()
 
     def fileno(self) -> int:
         """The socket's descriptor, which hangs up when the peer ends."""
@@ -174,45 +182,78 @@ class Channel:
             return
         self._dead = self._dead or "the connection was closed"
         self._shutdown()
-        with self._lock:
+        while self.exchanger.enter(_PATIENCE) == BUSY:
+            pass
+        try:
             self._sock.close()
+        finally:
+            self.exchanger.leave()
 
     def _shutdown(self) -> None:
         # Wakes a thread in poll or recv; the descriptor stays open until no thread can use it.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
-    def _enter(self) -> tuple[bool, float]:
-        """Take the lock; returns whether that meant waiting, and the request's deadline.
+    def _enter(self) -> tuple[bool, float, Handed | None]:
+        """Enter the exchanger; returns whether that meant waiting, the request's deadline, and the
+        request that C handed to this thread.
 
-        Whatever this raises, the caller releases the lock if it holds it.
+        Whatever this raises, the caller leaves.
         """
         arrived = time.monotonic()
-        waited = not self._lock.acquire(False)
+        entered = self.exchanger.enter()
+        waited = entered == BUSY
         if waited:
             self._wait_for_turn(arrived)
+        if entered == ENTERED_HANDED:
+            return False, arrived, self.exchanger.handed()
         if self._dead:
             raise ChannelClosed(self._dead)
-        return waited, self._deadline(arrived)
+        if self.exchanger.has_handed:  # a thread that a signal's exception ended
+            self._take_over(self.exchanger.handed())
+        return waited, self._deadline(arrived), None
 
     def _wait_for_turn(self, arrived: float) -> None:
-        deadline = self._deadline(arrived)
-        while not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            passed, deadline = deadline, self._deadline(arrived)
-            if deadline == passed:
+        while self.exchanger.enter(_PATIENCE) == BUSY:
+            if time.monotonic() > self._deadline(arrived):
                 raise ReplyTimeout("the peer has not answered the requests before this one")
 
     def _deadline(self, arrived: float) -> float:
-        return max(arrived, self._answered) + self._timeout
+        return max(arrived, self.exchanger.answered) + self._timeout
+
+    def _rest(self) -> None:
+        """Let C exchange messages, unless something is under way."""
+        rests = self._decoder.empty and not (self._pending or self._unsent or self._dead)
+        self.exchanger.at_rest = rests
+
+    def _take_over(self, handed: Handed) -> None:
+        """Go on with a request of C: its reply comes, or has come in part."""
+        self._pending[handed.identifier] = HEADER.unpack_from(handed.request)[1]
+        self._unsent = handed.unsent
+        self._decoder.feed(handed.received)
+        self.exchanger.take_over()
+
+    def _finish(self, handed: Handed, command: int, body: bytes) -> Message:
+        """Wait for the reply to this very request, which C has sent."""
+        if handed.request != encode(handed.identifier, command, body):
+            raise ReplyTimeout(_IN_ITS_MIDST)  # a signal's handler, before that request goes on
+        self._take_over(handed)
+        if self._dead:
+            raise ChannelClosed(self._dead)
+        if handed.error:
+            raise self._gone(OSError(handed.error, os.strerror(handed.error)))
+        message = self._await(handed.identifier, self._deadline(handed.since))
+        self._rest()
+        return message
 
     def _next_id(self) -> int:
         if len(self._pending) >= _UNANSWERED_LIMIT:
             self._dead = f"the peer has left {len(self._pending)} requests unanswered"
             raise ChannelClosed(self._dead)
-        identifier = (self._last_id + 1) % _IDS
+        identifier = (self.exchanger.last_id + 1) % _IDS
         while identifier in self._pending:
             identifier = (identifier + 1) % _IDS
-        self._last_id = identifier
+        self.exchanger.last_id = identifier
         return identifier
 
     def _send(self, command: int, body: bytes, deadline: float) -> int:
@@ -361,7 +402,7 @@ class Channel:
             raise WrongCommand(
                 f"a reply to {command_name(message.command)} instead of {command_name(command)}"
             )
-        self._answered = time.monotonic()
+        self.exchanger.answer()
         del self._pending[message.id]
         return True
 

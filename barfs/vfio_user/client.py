@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Self, TypeVar
 
 from barfs.backend import NoDescriptor, Signal
-from barfs.engine import Owner, keep_from_children
+from barfs.engine import Exchange, Owner, keep_from_children
 from barfs.errors import (
     AccessError,
     AccessTimeout,
@@ -172,6 +172,10 @@ class VfioUserClient:
             request = messages.RegionWrite(region, offset, data)
             with self._failing(region, offset, width):
                 self._checked(lambda: messages.reply_to_write(answer, request))
+
+    def exchange(self, region: int) -> Exchange:
+        """Accesses in C; whatever is not as expected comes to `read` and `write`."""
+        return Exchange(self._channel.exchanger, messages.access_templates(region))
 
     def signals(self) -> tuple[Signal, ...]:
         """The socket: it hangs up when the peer ends, and when the client gives up the peer."""

@@ -21,6 +21,7 @@ from barfs.uapi import (
     region_info_argsz,
 )
 from barfs.vfio_user.wire import (
+    ACCESS_MESSAGE,
     DEFAULT_MAX_FDS,
     DEFAULT_MAX_TRANSFER,
     FLAG_ERROR,
@@ -430,3 +431,21 @@ def _check_place(body: bytes, region: int, offset: int, count: int) -> None:
 def reply_to_reset(message: Message) -> None:
     """Check that the server did the reset."""
     _body_of(message, Number.DEVICE_RESET)
+
+
+def access_templates(region: int) -> dict[tuple[int, int], tuple[bytes, bytes]]:
+    """An access's request and its expected reply up to the data, with id and offset 0: by direction
+    (0: read, 1: write) and width."""
+    templates = {}
+    for width in (1, 2, 4, 8):
+        data = bytes(width)
+        read, write = RegionRead(region, 0, width), RegionWrite(region, 0, data)
+        for direction, command in enumerate((read, write)):
+            asked = Message(0, command.NUMBER, 0, 0, command.body())
+            request = encode(0, command.NUMBER, asked.body)
+            reply = encode_access_reply(asked, command, data if command is read else b"")
+            templates[direction, width] = (
+                request[: ACCESS_MESSAGE.size],
+                reply[: ACCESS_MESSAGE.size],
+            )
+    return templates

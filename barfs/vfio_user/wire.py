@@ -29,6 +29,10 @@ REGION_ACCESS = struct.Struct("=QII")
 ACCESS_MESSAGE = struct.Struct("=HHIIIQII")
 """HEADER and REGION_ACCESS in one."""
 
+ID_AT = 0
+OFFSET_AT = HEADER.size
+"""Where an access's message has its id and its offset, in the formats above."""
+
 FLAG_TYPE_MASK = 0xF
 FLAG_REPLY = 0x1
 FLAG_NO_REPLY = 0x10
