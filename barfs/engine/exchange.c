@@ -137,96 +137,137 @@ void barfs_exchanger_answer(struct barfs_exchanger *exchanger)
 
 /* ---- An access ------------------------------------------------------------------------------- */
 
-static void patch(const struct barfs_exchanger *exchanger, uint8_t *head, uint64_t offset)
-{
-    memcpy(head + exchanger->id_at, &exchanger->last_id, sizeof exchanger->last_id);
-    memcpy(head + exchanger->offset_at, &offset, sizeof offset);
-}
-
-/* Send the request.  False if nothing of it was sent. */
-static bool send_request(struct barfs_exchanger *exchanger)
+/* Receive once, unless that was done; the socket has the limit of time. */
+static void receive(struct barfs_exchanger *exchanger, int flags)
 {
     struct barfs_handed *handed = &exchanger->handed;
-    ssize_t sent =
-        send(exchanger->fd, handed->request, handed->size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t received;
 
-    handed->sent = sent > 0 ? (uint32_t)sent : 0;
-    return sent > 0;
-}
-
-/* Receive once; the socket has the limit of time. */
-static void receive(struct barfs_exchanger *exchanger)
-{
-    struct barfs_handed *handed = &exchanger->handed;
-    ssize_t received = recv(exchanger->fd, handed->reply, sizeof handed->reply, 0);
-
+    if (handed->received > 0 || handed->error)
+        return;
+    received = recv(exchanger->fd, handed->reply, sizeof handed->reply, flags);
     handed->received = received > 0 ? (uint32_t)received : 0;
     handed->error = received < 0 && errno != EAGAIN && errno != EINTR ? errno : 0;
 }
 
-static bool is_plain(const struct barfs_exchanger *exchanger, const uint8_t *expected,
-                     uint32_t size)
+static void fill_in(const struct barfs_exchanger *exchanger, const uint8_t *template,
+                    uint64_t offset, uint8_t *head)
 {
-    const struct barfs_handed *handed = &exchanger->handed;
-
-    return handed->sent == handed->size && handed->received == size &&
-           memcmp(handed->reply, expected, exchanger->head) == 0;
+    memcpy(head, template, exchanger->head);
+    memcpy(head + exchanger->id_at, &exchanger->last_id, sizeof exchanger->last_id);
+    memcpy(head + exchanger->offset_at, &offset, sizeof offset);
 }
 
-static enum barfs_exchanged exchange_messages(struct barfs_exchanger *exchanger,
-                                              const struct barfs_template *template,
-                                              uint64_t offset, uint32_t width,
-                                              enum barfs_direction direction, void *data)
+struct message {
+    const struct barfs_template *template;
+    uint64_t offset;
+    uint32_t width;
+    enum barfs_direction direction;
+    void *data;
+};
+
+/* False if nothing was sent. */
+static bool ask(struct barfs_exchanger *exchanger, const struct message *message)
 {
     struct barfs_handed *handed = &exchanger->handed;
-    uint8_t expected[BARFS_MOST_HEAD];
-    uint32_t head = exchanger->head;
+    ssize_t sent;
 
     exchanger->last_id++;
-    memcpy(handed->request, template->request, sizeof template->request);
-    patch(exchanger, handed->request, offset);
-    memcpy(expected, template->reply, sizeof expected);
-    patch(exchanger, expected, offset);
-    handed->size = head;
-    if (direction == BARFS_WRITE) {
-        memcpy(handed->request + head, data, width);
-        handed->size += width;
+    fill_in(exchanger, message->template->request, message->offset, handed->request);
+    handed->size = exchanger->head;
+    if (message->direction == BARFS_WRITE) {
+        memcpy(handed->request + exchanger->head, message->data, message->width);
+        handed->size += message->width;
     }
     handed->since_ns = barfs_now_ns();
-    if (!send_request(exchanger))
-        return BARFS_NOT_SENT;
+    sent = send(exchanger->fd, handed->request, handed->size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent <= 0)
+        return false;
+    handed->sent = (uint32_t)sent;
+    handed->received = 0;
+    handed->error = 0;
     handed->set = true;
-    if (handed->sent == handed->size)
-        receive(exchanger);
-    if (!is_plain(exchanger, expected, direction == BARFS_READ ? head + width : head)) {
-        exchanger->at_rest = false;
-        return BARFS_HANDED_OVER;
-    }
-    if (direction == BARFS_READ)
-        memcpy(data, handed->reply + head, width);
+    return true;
+}
+
+/* Whether the plain reply is there; its data is copied then. */
+static bool is_answered(struct barfs_exchanger *exchanger, const struct message *message)
+{
+    struct barfs_handed *handed = &exchanger->handed;
+    uint32_t data_size = message->direction == BARFS_READ ? message->width : 0;
+    uint8_t expected[BARFS_MOST_HEAD];
+
+    fill_in(exchanger, message->template->reply, message->offset, expected);
+    if (handed->sent != handed->size || handed->received != exchanger->head + data_size ||
+        memcmp(handed->reply, expected, exchanger->head) != 0)
+        return false;
+    memcpy(message->data, handed->reply + exchanger->head, data_size);
     handed->set = false;
     barfs_exchanger_answer(exchanger);
-    return BARFS_EXCHANGED;
+    return true;
+}
+
+/* For whoever goes on with it. */
+static enum barfs_exchanged put_aside(const struct barfs_exchange *exchange,
+                                      struct barfs_control *control)
+{
+    control->carried = exchange;
+    atomic_store_explicit(&exchange->exchanger->owner, 0, memory_order_relaxed);
+    return BARFS_UNDER_WAY;
+}
+
+static void pick_up(struct barfs_control *control)
+{
+    atomic_store_explicit(&control->carried->exchanger->owner, this_thread(), memory_order_relaxed);
+    control->carried = NULL;
 }
 
 enum barfs_exchanged barfs_exchange(const struct barfs_exchange *exchange, uint64_t offset,
-                                    uint32_t width, enum barfs_direction direction, void *data)
+                                    uint32_t width, enum barfs_direction direction, void *data,
+                                    struct barfs_control *control)
 {
     struct barfs_exchanger *exchanger = exchange->exchanger;
-    const struct barfs_template *template = &exchange->templates[direction][__builtin_ctz(width)];
-    enum barfs_exchanged how = BARFS_NOT_SENT;
+    const struct message message = {&exchange->templates[direction][__builtin_ctz(width)], offset,
+                                    width, direction, data};
 
-    if (is_mine(exchanger) || !try_to_take(exchanger))
-        return BARFS_NOT_SENT;
-    if (exchanger->at_rest)
-        how = exchange_messages(exchanger, template, offset, width, direction, data);
-    if (how != BARFS_HANDED_OVER)
+    if (control->carried) {
+        pick_up(control);
+    } else {
+        if (is_mine(exchanger) || !try_to_take(exchanger))
+            return BARFS_NOT_SENT;
+        if (!exchanger->at_rest || !ask(exchanger, &message)) {
+            barfs_exchanger_leave(exchanger);
+            return BARFS_NOT_SENT;
+        }
+        if (control->carries)
+            return put_aside(exchange, control);
+    }
+    if (exchanger->handed.sent == exchanger->handed.size)
+        receive(exchanger, control->carries ? MSG_DONTWAIT : 0);
+    if (is_answered(exchanger, &message)) {
         barfs_exchanger_leave(exchanger);
-    return how;
+        return BARFS_EXCHANGED;
+    }
+    if (control->carries)
+        return put_aside(exchange, control);
+    exchanger->at_rest = false;
+    return BARFS_HANDED_OVER;
 }
 
 /* If Python ended before it took the request over, the next thread there finds it. */
 void barfs_exchange_end(const struct barfs_exchange *exchange)
 {
     barfs_exchanger_leave(exchange->exchanger);
+}
+
+void barfs_exchange_drop(struct barfs_control *control)
+{
+    struct barfs_exchanger *exchanger;
+
+    if (!control->carried)
+        return;
+    exchanger = control->carried->exchanger;
+    pick_up(control);
+    exchanger->at_rest = false;
+    barfs_exchanger_leave(exchanger);
 }

@@ -7,6 +7,7 @@
  * Rule 2: what is not plain is Python's.  Unless the connection is at rest, nothing is sent here.
  *         A request whose plain reply does not arrive in one piece is handed to Python with what
  *         has arrived; it is the same thread that goes on there.  Nothing is sent twice.
+ *         A thread that does not wait leaves the request under way, for itself or another.
  * Rule 3: one thread at a time uses the connection, here or in Python.  A thread that waits for it
  *         comes before one that has just used it.
  */
@@ -34,6 +35,7 @@ enum barfs_exchanged {
     BARFS_NOT_SENT,
     BARFS_EXCHANGED,
     BARFS_HANDED_OVER,
+    BARFS_UNDER_WAY,
 };
 
 /* A request that was sent and is not finished. */
@@ -88,11 +90,16 @@ void barfs_exchanger_leave(struct barfs_exchanger *exchanger);
 int64_t barfs_exchanger_answered(struct barfs_exchanger *exchanger);
 void barfs_exchanger_answer(struct barfs_exchanger *exchanger);
 
-/* One access.  Unless it was made, the caller asks Python; after a request that was handed over, it
- * calls barfs_exchange_end() then. */
+/* One access, or the rest of the one that `control` carries.  If the request was not sent, or was
+ * handed over, the caller asks Python, and calls barfs_exchange_end() after the latter.  If it is
+ * under way, the control carries it. */
 enum barfs_exchanged barfs_exchange(const struct barfs_exchange *exchange, uint64_t offset,
-                                    uint32_t width, enum barfs_direction direction, void *data);
+                                    uint32_t width, enum barfs_direction direction, void *data,
+                                    struct barfs_control *control);
 void barfs_exchange_end(const struct barfs_exchange *exchange);
+
+/* Give up the request that a control carries, if any: Python takes it over. */
+void barfs_exchange_drop(struct barfs_control *control);
 
 #pragma GCC visibility pop
 

@@ -275,9 +275,14 @@ static int access_call(struct request *request, const struct barfs_table_entry *
     int error;
 
     if (entry->exchange)
-        how = barfs_exchange(entry->exchange, position, width, request->direction, data);
+        how = barfs_exchange(entry->exchange, position, width, request->direction, data,
+                             request->control);
     if (how == BARFS_EXCHANGED)
         return 0;
+    if (request->control->carries) {
+        request->control->paused = true;
+        return -EAGAIN;
+    }
     error = entry->call(entry->context, position, width, request->direction, data);
     if (how == BARFS_HANDED_OVER)
         barfs_exchange_end(entry->exchange);
@@ -306,6 +311,8 @@ static int walk_singly(struct request *request, const struct barfs_table_entry *
             return error;
         width = barfs_widest(position, end, cap);
         error = access(request, entry, position, width);
+        if (request->control->paused)
+            return error;
         if (timed && error != -ETIMEDOUT && error != -EINTR)
             request->late = is_late(request, answered(request, entry->turns, paced));
         trace(request, position, width, entry->kind, error);
@@ -320,7 +327,7 @@ static int walk_singly(struct request *request, const struct barfs_table_entry *
 struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset,
                                       uint64_t count)
 {
-    struct barfs_cost cost = {0};
+    struct barfs_cost cost = {.exchanges = true};
     const struct barfs_table_entry *entry;
     uint64_t end;
 
@@ -334,6 +341,7 @@ struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t 
             cost.fd_bytes += part_end - offset;
         else if (entry->kind == BARFS_CALL)
             cost.calls = true;
+        cost.exchanges = cost.exchanges && entry->kind == BARFS_CALL && entry->exchange;
         offset = part_end;
     }
     return cost;

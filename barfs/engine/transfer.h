@@ -115,6 +115,8 @@ struct barfs_control {
     uint64_t done;           /* bytes of the request that earlier calls did */
     int64_t looked_ns;       /* with `pace`: when the clock was last read */
     struct barfs_pace *pace; /* NULL: not kept */
+    bool carries;            /* pause instead of waiting for the reply to a message (exchange.h) */
+    const struct barfs_exchange *carried; /* its request is under way; NULL: none */
 };
 
 /* Transfer `count` bytes at `offset`.  Returns the number of bytes done (fewer at the end of the
@@ -136,6 +138,7 @@ int64_t barfs_transfer(const struct barfs_table *table, uint64_t offset, void *b
 struct barfs_cost {
     uint64_t fd_bytes; /* in BARFS_FD entries */
     bool calls;        /* it touches a BARFS_CALL entry */
+    bool exchanges;    /* it touches only such ones, each with an exchange */
 };
 struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset,
                                       uint64_t count);

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "fuse/dispatch.h"
 #include "engine/common.h"
+#include "engine/exchange.h"
 #include "engine/trace.h"
 #include "engine/validate.h"
 #include "fuse/handshake.h"
@@ -9,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -27,6 +29,8 @@ static const uint64_t MOST_QUICK_BYTES = 256;
 static const uint64_t MOST_SINGLE_BYTES = 8;
 /* So many quick accesses in a row, made in a lane, show that a slow device no longer is. */
 static const uint64_t PROOFS_OF_QUICKNESS = 16;
+/* The wait for a reply holds up nothing here; but only a lane's requests are looked after. */
+static const int64_t REPLY_PATIENCE_NS = 1000000;
 static const int64_t MOST_OF_THE_TIME = 64; /* the others' share, to one of a device that is slow */
 
 #ifndef FOPEN_PARALLEL_DIRECT_WRITES /* Linux 6.2; older kernels ignore it */
@@ -156,6 +160,8 @@ static struct barfs_lane *choose_lane(const struct barfs_inode *inode,
     struct barfs_cost cost;
 
     cost = barfs_transfer_cost(request->table, request->offset, request->count);
+    if (cost.calls && cost.exchanges && request->count <= MOST_SINGLE_BYTES)
+        return NULL;
     if (cost.calls)
         return &lanes->each[request->count > MOST_QUICK_BYTES ? BARFS_LONG_CALLS
                                                               : BARFS_QUICK_CALLS];
@@ -164,6 +170,15 @@ static struct barfs_lane *choose_lane(const struct barfs_inode *inode,
     if (is_slow(lanes, request, now))
         return slow_device_lane(lanes, request);
     return cost.fd_bytes > MOST_FD_BYTES_HERE ? &lanes->each[BARFS_LONG] : NULL;
+}
+
+/* The lane for what this thread leaves of a request. */
+static struct barfs_lane *lane_for_rest(struct barfs_lanes *lanes,
+                                        const struct barfs_request *request)
+{
+    struct barfs_cost cost = barfs_transfer_cost(request->table, request->offset, request->count);
+
+    return cost.calls ? &lanes->each[BARFS_QUICK_CALLS] : slow_device_lane(lanes, request);
 }
 
 /* After an access here that followed `quick` others.  The first slow one may have been the scheduler's
@@ -182,7 +197,8 @@ static void learn(struct barfs_lanes *lanes, uint64_t quick, int64_t now)
     lanes->held_ns = now;
 }
 
-/* Do it on this thread.  Returns whether the budget ran out first. */
+/* Do it on this thread.  Returns whether something is left: the budget ran out, or a reply has not
+ * come. */
 static bool transfer_here(struct barfs_lanes *lanes, struct barfs_request *request, int64_t now,
                           int64_t *result)
 {
@@ -194,13 +210,44 @@ static bool transfer_here(struct barfs_lanes *lanes, struct barfs_request *reque
     control->looked_ns = now;
     control->pace = &lanes->pace;
     control->paused = false;
+    control->carries = true;
     atomic_store_explicit(&control->since_ns, now, memory_order_relaxed);
     *result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
                              request->count, request->direction, control);
     learn(lanes, quick, control->looked_ns);
-    if (control->paused)
+    if (control->paused && *result > 0)
         control->done = (uint64_t)*result;
     return control->paused;
+}
+
+/* Wait for the reply to a message, for as long as there is nothing else to do.  Returns whether it
+ * has come. */
+static bool await_reply(const struct barfs_dispatch *dispatch, const struct barfs_control *control)
+{
+    const struct timespec patience = barfs_timespec(REPLY_PATIENCE_NS);
+    struct pollfd polled[] = {
+        {.fd = control->carried->exchanger->fd, .events = POLLIN},
+        {.fd = dispatch->fuse_fd, .events = POLLIN},
+    };
+
+    return ppoll(polled, sizeof polled / sizeof *polled, &patience, NULL) > 0 && polled[0].revents;
+}
+
+/* As above, with the waits for replies. */
+static bool converse_here(const struct barfs_dispatch *dispatch, struct barfs_lanes *lanes,
+                          struct barfs_request *request, int64_t now, int64_t *result)
+{
+    const struct barfs_control *control = &request->control;
+    bool left = transfer_here(lanes, request, now, result);
+
+    while (left && control->carried && await_reply(dispatch, control)) {
+        uint64_t done = control->done;
+
+        left = transfer_here(lanes, request, now, result);
+        if (left && control->done == done)
+            break; /* it is not as expected */
+    }
+    return left;
 }
 
 /* A READ or WRITE of a region.  Returns whether a lane took the request. */
@@ -229,8 +276,9 @@ static bool transfer(struct barfs_dispatch *dispatch, const struct barfs_inode *
         barfs_lane_push(lane, request);
         return true;
     }
-    if (transfer_here(inode->lanes, request, now, &result) && !atomic_load(&dispatch->abandoned)) {
-        barfs_lane_push(slow_device_lane(inode->lanes, request), request);
+    if (converse_here(dispatch, inode->lanes, request, now, &result) &&
+        !atomic_load(&dispatch->abandoned)) {
+        barfs_lane_push(lane_for_rest(inode->lanes, request), request);
         return true;
     }
     if (!atomic_load(&dispatch->abandoned))

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "fuse/workers.h"
 #include "engine/common.h"
+#include "engine/exchange.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -141,6 +142,15 @@ static bool claim(struct barfs_request *request, enum barfs_request_state from,
     return atomic_compare_exchange_strong(&request->state, &from, to);
 }
 
+/* Claim one that waits, to answer it. */
+static bool claim_waiting(struct barfs_request *request)
+{
+    if (!claim(request, BARFS_QUEUED, BARFS_ANSWERED))
+        return false;
+    barfs_exchange_drop(&request->control);
+    return true;
+}
+
 /* Answer a request that is not finished: with what the reader did of it, else with the error. */
 static void answer_early(struct barfs_workers *workers, struct barfs_request *request, int error)
 {
@@ -152,7 +162,7 @@ static void answer_early(struct barfs_workers *workers, struct barfs_request *re
 /* With the lock held: answer a waiting request, stop a running one. */
 static void end_early(struct barfs_workers *workers, struct barfs_request *request, int error)
 {
-    if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
+    if (claim_waiting(request))
         answer_early(workers, request, error);
     else
         barfs_control_stop(&request->control);
@@ -207,6 +217,7 @@ struct barfs_request *barfs_workers_get_request(struct barfs_workers *workers)
 /* With the lock held: release a request. */
 static void spare(struct barfs_workers *workers, struct barfs_request *request)
 {
+    barfs_exchange_drop(&request->control);
     if (request->kept)
         SLIST_INSERT_HEAD(&workers->spare, request, next_spare);
     else
@@ -229,6 +240,8 @@ void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request)
     request->lane = lane;
     request->control.timeout_ns = timeout;
     request->control.until_ns = 0;
+    request->control.carries = false;
+    request->control.paused = false;
     request->control.pace = lane->pace;
     atomic_store_explicit(&request->control.since_ns, barfs_now_ns(), memory_order_relaxed);
     atomic_store_explicit(&request->control.turns, NULL, memory_order_relaxed);
@@ -387,7 +400,7 @@ static void answer_late(struct barfs_workers *workers)
     TAILQ_FOREACH (request, &workers->pending, next_pending) {
         if (!is_late(request, now, 0))
             continue;
-        if (claim(request, BARFS_QUEUED, BARFS_ANSWERED) ||
+        if (claim_waiting(request) ||
             (is_late(request, now, SLACK_NS) && claim(request, BARFS_RUNNING, BARFS_ANSWERED)))
             answer_early(workers, request, -ETIMEDOUT);
     }
@@ -439,7 +452,7 @@ void barfs_lane_fail(struct barfs_lane *lane)
     lane->has_thread = false;
     while ((request = STAILQ_FIRST(&lane->requests)) != NULL) {
         STAILQ_REMOVE_HEAD(&lane->requests, next_in_lane);
-        if (claim(request, BARFS_QUEUED, BARFS_ANSWERED))
+        if (claim_waiting(request))
             answer_early(workers, request, -ENOMEM);
         retire(workers, request);
     }
