@@ -3,6 +3,7 @@
 
 import contextlib
 import fcntl
+import functools
 import socket
 import sys
 import termios
@@ -10,14 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
+from barfs import engine
+from barfs.errors import AccessError
 from barfs.pci import Bdf
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
 from barfs.vfio_user.client import VfioUserClient
 
 BDF = Bdf(0xFFFF, 0, 0, 0)
+LARGEST = 1 << 62
+T = TypeVar("T")
 Answer = Callable[["Peer", wire.Message], None]
 
 
@@ -84,8 +89,63 @@ class Peer:
             self.sock.shutdown(socket.SHUT_RDWR)
 
 
+class TableClient(VfioUserClient):
+    """A client whose accesses go through a table, so that C makes those that go as usual."""
+
+    def __init__(self, endpoint: socket.socket, *, bdf: Bdf, source: str, timeout: float) -> None:
+        super().__init__(endpoint, bdf=bdf, source=source, timeout=timeout)
+        self._raised = threading.local()  # by a call
+        self._in_flight = engine.InFlight()
+        self._tables: dict[int, engine.Table] = {}
+
+    def read(self, region: int, offset: int, width: int) -> bytes:
+        if offset % width:
+            return super().read(region, offset, width)
+        return self._through(lambda: self._table(region).read(offset, width))
+
+    def write(self, region: int, offset: int, data: bytes) -> None:
+        if offset % len(data):
+            super().write(region, offset, data)
+        else:
+            self._through(lambda: self._table(region).write(offset, data))
+
+    def _through(self, access: Callable[[], T]) -> T:
+        self._raised.error = None
+        try:
+            return access()
+        except AccessError:
+            if (
+                self._raised.error is not None
+            ):  # a table has no other way to tell what a call raised
+                raise self._raised.error from None
+            raise
+
+    def _table(self, region: int) -> engine.Table:
+        if region not in self._tables:
+            call = engine.Call(
+                functools.partial(self._call, super().read, region),
+                functools.partial(self._call, super().write, region),
+                None,
+                self.exchange(region),
+            )
+            whole = engine.TableEntry(0, LARGEST, True, True, 8, call)
+            self._tables[region] = engine.Table(self._in_flight, LARGEST, 8, [whole])
+        return self._tables[region]
+
+    def _call(self, access: Callable[..., T], *words: object) -> T:
+        try:
+            return access(*words)
+        except BaseException as error:
+            self._raised.error = error
+            raise
+
+
+client_class: type[VfioUserClient] = VfioUserClient
+"""What `connect` makes."""
+
+
 def connect(peer: Peer, timeout: float = 5.0) -> VfioUserClient:
-    return VfioUserClient(peer.client_end, bdf=BDF, source="vfio-user:test", timeout=timeout)
+    return client_class(peer.client_end, bdf=BDF, source="vfio-user:test", timeout=timeout)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from barfs.errors import (
 from barfs.vfio_user import messages as m
 from barfs.vfio_user import wire
 from barfs.vfio_user.client import VfioUserClient
+from tests.support import peer as peer_support
 from tests.support.peer import (
     BDF,
     Answer,
@@ -41,6 +42,13 @@ from tests.support.peer import (
 )
 
 SHORT = 0.05
+
+
+@pytest.fixture(params=["calls", "table"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accesses by calls, and through a table: in C until something is unusual."""
+    if request.param == "table":
+        monkeypatch.setattr(peer_support, "client_class", peer_support.TableClient)
 
 
 def test_an_access_is_one_message() -> None:

@@ -20,9 +20,17 @@ from barfs.errors import (
 )
 from barfs.uapi import RegionInfo
 from barfs.vfio_user import wire
+from tests.support import peer as peer_support
 from tests.support.peer import Answer, Peer, client_of, connect, data, done, header, raw, reply
 
 SHORT = 0.05
+
+
+@pytest.fixture(params=["calls", "table"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accesses by calls, and through a table: in C until something is unusual."""
+    if request.param == "table":
+        monkeypatch.setattr(peer_support, "client_class", peer_support.TableClient)
 
 
 def reply_with(**changes: int) -> Answer:
