@@ -239,16 +239,16 @@ enum barfs_exchanged barfs_exchange(const struct barfs_exchange *exchange, uint6
             barfs_exchanger_leave(exchanger);
             return BARFS_NOT_SENT;
         }
-        if (control->carries)
+        if (control->await && !control->await(control->await_context, exchanger->fd))
             return put_aside(exchange, control);
     }
     if (exchanger->handed.sent == exchanger->handed.size)
-        receive(exchanger, control->carries ? MSG_DONTWAIT : 0);
+        receive(exchanger, control->await ? MSG_DONTWAIT : 0);
     if (is_answered(exchanger, &message)) {
         barfs_exchanger_leave(exchanger);
         return BARFS_EXCHANGED;
     }
-    if (control->carries)
+    if (control->await)
         return put_aside(exchange, control);
     exchanger->at_rest = false;
     return BARFS_HANDED_OVER;

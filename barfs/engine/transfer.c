@@ -279,7 +279,7 @@ static int access_call(struct request *request, const struct barfs_table_entry *
                              request->control);
     if (how == BARFS_EXCHANGED)
         return 0;
-    if (request->control->carries) {
+    if (request->control->await) {
         request->control->paused = true;
         return -EAGAIN;
     }
@@ -306,7 +306,7 @@ static int walk_singly(struct request *request, const struct barfs_table_entry *
 
         if (position == end)
             return 0;
-        error = look(request);
+        error = request->control->carried ? 0 : look(request); /* the access has begun */
         if (error != 0)
             return error;
         width = barfs_widest(position, end, cap);

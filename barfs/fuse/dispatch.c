@@ -197,10 +197,23 @@ static void learn(struct barfs_lanes *lanes, uint64_t quick, int64_t now)
     lanes->held_ns = now;
 }
 
+/* Wait for the reply to a message, for as long as there is nothing else to do. */
+static bool await_reply(void *context, int fd)
+{
+    const struct barfs_dispatch *dispatch = context;
+    const struct timespec patience = barfs_timespec(REPLY_PATIENCE_NS);
+    struct pollfd polled[] = {
+        {.fd = fd, .events = POLLIN},
+        {.fd = dispatch->fuse_fd, .events = POLLIN},
+    };
+
+    return ppoll(polled, sizeof polled / sizeof *polled, &patience, NULL) > 0 && polled[0].revents;
+}
+
 /* Do it on this thread.  Returns whether something is left: the budget ran out, or a reply has not
  * come. */
-static bool transfer_here(struct barfs_lanes *lanes, struct barfs_request *request, int64_t now,
-                          int64_t *result)
+static bool transfer_here(struct barfs_dispatch *dispatch, struct barfs_lanes *lanes,
+                          struct barfs_request *request, int64_t now, int64_t *result)
 {
     struct barfs_control *control = &request->control;
     uint64_t quick = atomic_load_explicit(&lanes->pace.quick, memory_order_relaxed);
@@ -210,7 +223,8 @@ static bool transfer_here(struct barfs_lanes *lanes, struct barfs_request *reque
     control->looked_ns = now;
     control->pace = &lanes->pace;
     control->paused = false;
-    control->carries = true;
+    control->await = await_reply;
+    control->await_context = dispatch;
     atomic_store_explicit(&control->since_ns, now, memory_order_relaxed);
     *result = barfs_transfer(request->table, request->offset, request->message + BARFS_PAYLOAD,
                              request->count, request->direction, control);
@@ -218,36 +232,6 @@ static bool transfer_here(struct barfs_lanes *lanes, struct barfs_request *reque
     if (control->paused && *result > 0)
         control->done = (uint64_t)*result;
     return control->paused;
-}
-
-/* Wait for the reply to a message, for as long as there is nothing else to do.  Returns whether it
- * has come. */
-static bool await_reply(const struct barfs_dispatch *dispatch, const struct barfs_control *control)
-{
-    const struct timespec patience = barfs_timespec(REPLY_PATIENCE_NS);
-    struct pollfd polled[] = {
-        {.fd = control->carried->exchanger->fd, .events = POLLIN},
-        {.fd = dispatch->fuse_fd, .events = POLLIN},
-    };
-
-    return ppoll(polled, sizeof polled / sizeof *polled, &patience, NULL) > 0 && polled[0].revents;
-}
-
-/* As above, with the waits for replies. */
-static bool converse_here(const struct barfs_dispatch *dispatch, struct barfs_lanes *lanes,
-                          struct barfs_request *request, int64_t now, int64_t *result)
-{
-    const struct barfs_control *control = &request->control;
-    bool left = transfer_here(lanes, request, now, result);
-
-    while (left && control->carried && await_reply(dispatch, control)) {
-        uint64_t done = control->done;
-
-        left = transfer_here(lanes, request, now, result);
-        if (left && control->done == done)
-            break; /* it is not as expected */
-    }
-    return left;
 }
 
 /* A READ or WRITE of a region.  Returns whether a lane took the request. */
@@ -276,7 +260,7 @@ static bool transfer(struct barfs_dispatch *dispatch, const struct barfs_inode *
         barfs_lane_push(lane, request);
         return true;
     }
-    if (converse_here(dispatch, inode->lanes, request, now, &result) &&
+    if (transfer_here(dispatch, inode->lanes, request, now, &result) &&
         !atomic_load(&dispatch->abandoned)) {
         barfs_lane_push(lane_for_rest(inode->lanes, request), request);
         return true;

@@ -240,7 +240,7 @@ void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request)
     request->lane = lane;
     request->control.timeout_ns = timeout;
     request->control.until_ns = 0;
-    request->control.carries = false;
+    request->control.await = NULL;
     request->control.paused = false;
     request->control.pace = lane->pace;
     atomic_store_explicit(&request->control.since_ns, barfs_now_ns(), memory_order_relaxed);
@@ -377,6 +377,12 @@ void barfs_lane_run(struct barfs_lane *lane)
     pthread_mutex_unlock(&workers->lock);
 }
 
+/* Whether it waits in the middle of an access. */
+static bool is_under_way(struct barfs_request *request)
+{
+    return atomic_load(&request->state) == BARFS_QUEUED && request->control.carried;
+}
+
 void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique)
 {
     struct barfs_request *request;
@@ -385,7 +391,10 @@ void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique)
     TAILQ_FOREACH (request, &workers->pending, next_pending) {
         if (request->unique != unique)
             continue;
-        end_early(workers, request, -EINTR);
+        if (is_under_way(request))
+            barfs_control_stop(&request->control);
+        else
+            end_early(workers, request, -EINTR);
         break;
     }
     pthread_mutex_unlock(&workers->lock);
