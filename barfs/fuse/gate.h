@@ -14,7 +14,8 @@
  * Rule 2: the gate keeps no open files.  It knows regions by node id; node ids are never reused.
  * Rule 3: nothing blocks the reader but one access of a window or an fd: a request that uses up its
  *         budget of time goes on in a lane, and a device that was slow is in its lanes from the
- *         first byte until it is quick again.
+ *         first byte until it is quick again.  The reader waits for the reply to a message only
+ *         while there is no other request.
  * Rule 4: a notification may block in the kernel on a directory lock whose holder waits for a
  *         reply, so a thread of its own writes it.
  * Rule 5: a read from the page cache (no FUSE_READ_LOCKOWNER) would read more than the client asked

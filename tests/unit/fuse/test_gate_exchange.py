@@ -85,7 +85,7 @@ def test_the_reader_makes_plain_accesses() -> None:
         assert not has_lane()
 
 
-def test_nobody_waits_for_the_reply() -> None:
+def test_others_do_not_wait_for_the_reply() -> None:
     with rigged(held(data(b"abcd")), data(b"efgh")) as rig:
         unique = rig.kernel.send_read(OTHER, 4, 4)
         for _ in range(100):
