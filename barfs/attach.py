@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from barfs.backend import Backend
     from barfs.device import Device, Options
+    from barfs.registers.find import Choice
 
 _VFIO_USER = "vfio-user:"
 _SOFTWARE_DOMAIN = 0xFFFF
@@ -163,11 +164,13 @@ def open_device(name: DeviceName, options: Options) -> Device:
     return device
 
 
-def open_implicitly(name: DeviceName, tell: Callable[[str], object]) -> Device:
+def open_implicitly(
+    name: DeviceName, tell: Callable[[str], object], registers: Choice | None = None
+) -> Device:
     """Open a device for a command that needs it open; `tell` gets a notice for the user, if any."""
     from barfs.device import Options
 
-    device = open_device(name, Options())
+    device = open_device(name, Options(registers=registers))
     if name.opening_notice:
         tell(name.opening_notice)
     return device

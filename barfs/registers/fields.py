@@ -10,6 +10,7 @@
     plan_write(register, {"mode": 2})    a FieldWrite: reads, compose(value), writes; NotAlone
     plan_bits(register, 0xf0, 0x30)      the same for bits, whatever fields they belong to
     to_value(register, accesses, words), to_words(register, accesses, value)
+    from_bytes(register, 2, data)        as much of the value as some bytes have
 
 Rule 1: pure. A word is what one access transfers, as a little-endian number, the way regions read.
 Rule 2: a register wider than its access width is read and written from the lowest address up, and
@@ -88,6 +89,27 @@ def to_value(register: Register, parts: Iterable[Access], words: Iterable[int]) 
 def to_words(register: Register, parts: Iterable[Access], value: int) -> list[int]:
     """The words to write."""
     return [_swapped(register, access, (value & access.mask) >> access.low) for access in parts]
+
+
+def from_bytes(register: Register, start: int, data: bytes) -> tuple[int, int]:
+    """The part of the value that is in bytes from `start` of the register on, and its mask.
+
+    >>> value, mask = from_bytes(Register("r", 0, 4, (Field("", 0, 32),)), 2, bytes(8))
+    >>> value, hex(mask)
+    (0, '0xffff0000')
+    """
+    value = mask = 0
+    for part in accesses(register):
+        first = max(start, part.offset)
+        last = min(start + len(data), part.offset + part.width)
+        if first >= last:
+            continue
+        chunk = data[first - start : last - start]
+        behind = part.offset + part.width - last if register.big_endian else first - part.offset
+        number = int.from_bytes(chunk, "big" if register.big_endian else "little")
+        value |= number << part.low + 8 * behind
+        mask |= (1 << 8 * len(chunk)) - 1 << part.low + 8 * behind
+    return value, mask
 
 
 def _swapped(register: Register, access: Access, word: int) -> int:
@@ -185,6 +207,24 @@ def check_fits(what: Field | Register, number: int) -> None:
         raise ValueTooLarge(f"{what.name} has {bits} bits, which {number:#x} does not fit into")
 
 
+def acts(field: Field) -> bool:
+    """Whether a write does something to the field other than to set its value."""
+    return field.onwrite is not None or field.singlepulse
+
+
+def neutral(field: Field) -> int | None:
+    """The number that does nothing when it is written to such a field; None if there is none.
+
+    >>> neutral(Field("irq", 4, 2, onwrite="woclr")), neutral(Field("irq", 4, 2, onwrite="wzc"))
+    (0, 3)
+    """
+    if field.onwrite in _ZEROS or (field.singlepulse and field.onwrite is None):
+        return 0
+    if field.onwrite in _ONES and not field.singlepulse:
+        return (1 << field.width) - 1
+    return None
+
+
 def plan_write(register: Register, values: Mapping[str, int]) -> FieldWrite:
     """How to write these fields, by name, and nothing else.
 
@@ -253,11 +293,12 @@ def _neutral(
     for part, mask in others:
         if part.write_once:
             raise _refusal(register, written, part, "can be written once")
-        if part.onwrite in _ZEROS or (part.singlepulse and part.onwrite is None):
+        nothing = neutral(part)
+        if nothing == 0:
             zeros |= mask
-        elif part.onwrite in _ONES and not part.singlepulse:
+        elif nothing is not None:
             ones |= mask
-        elif part.onwrite is not None:
+        elif acts(part):
             raise _refusal(register, written, part, f"any write changes ({part.onwrite})")
         elif not part.readable:
             raise _refusal(register, written, part, "cannot be read")
@@ -271,7 +312,7 @@ def _neutral(
 def _refusal(register: Register, written: Iterable[Field], part: Field, reason: str) -> NotAlone:
     names = ", ".join(field.name for field in written if field.name) or "these bits"
     return NotAlone(
-        f"{names} cannot be written without {part.name}, which {reason}; "
+        f"{names} cannot be written without {part.name or 'the others'}, which {reason}; "
         f"write the whole register {register.name}",
         part.name,
     )
