@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from barfs.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from barfs.errors import BarfsError, UsageError
+from barfs.process.signals import Held
 from barfs.text import printable
 from barfs.text.system_errors import is_expected, line
 
@@ -140,6 +141,16 @@ def announce(message: str) -> None:
     except OSError as error:
         abandon_output()
         _log().warning("%s", line(error))
+
+
+def put(line: object) -> None:
+    """Print a line of a stream of lines at once. A signal comes before it or after it: one in the
+    midst of a write would have the line printed again at the end."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    poll.poll()  # where ^C ends a command whose reader has stopped
+    with Held():
+        print(printable(line), flush=True)
 
 
 def tell(message: object) -> None:

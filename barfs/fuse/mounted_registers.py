@@ -20,7 +20,7 @@ from barfs.registers.find import Choice, parse_choice
 from barfs.text.system_errors import reason
 
 _IDS = ("vendor", "device", "subsystem_vendor", "subsystem_device", "class")
-_GONE = (errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ENOENT)
+_GONE = (errno.ENODEV, errno.ENXIO, errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED)
 """A device that left, a mount that ended."""
 
 
