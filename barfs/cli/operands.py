@@ -158,9 +158,11 @@ def ranges_of(
 ) -> list[tuple[str, Range]]:
     """The bytes that a name or a pattern stands for, with their regions; of a block, all of it.
 
-    In one region, or in the one that the name begins with, or in any. Raises NoSuchName.
+    In one region, or in the one that the name begins with, or in any. Raises UsageError.
     """
     name, plus, size = text.partition("+")
+    if region is not None and region not in registers.sources:
+        raise UsageError(f"{text}: no description of the registers of {region} is known")
     if region is not None and not name.startswith((f"{region}.", f"{region}/")):
         name = f"{region}.{name}"
     if plus or not _is_pattern(name):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from barfs.errors import BarfsError, DeviceError
+from barfs.pci import ConfigSpace
 from barfs.registers.model import Block
 from barfs.registers.places import RegisterMap
 from barfs.registers.shipped.ahci import PORTS_IMPLEMENTED, ahci
@@ -32,6 +33,17 @@ class Ids:
     subsystem_vendor: int
     subsystem_device: int
     class_code: int
+
+    @classmethod
+    def of(cls, config: ConfigSpace) -> "Ids":
+        """What a configuration space says."""
+        return cls(
+            config.vendor,
+            config.device,
+            config.subsystem_vendor,
+            config.subsystem_device,
+            config.class_code,
+        )
 
 
 @dataclass(frozen=True, slots=True)
