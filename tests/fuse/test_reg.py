@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Mounted, barfs, mounted, served
+from tests.support import Mounted, barfs, is_mounted, mounted, served
 
 CARD = Path(__file__).parents[1] / "support" / "card.rdl"
 
@@ -194,6 +194,38 @@ def test_a_block_does_not_read_what_has_side_effects(tmp_path: Path) -> None:
         read = {line.split()[2] for line in server.accesses() if line.startswith("r bar0")}
         assert read == {hex(at) for at in range(0, 0x30, 4)} - {"0x8", "0x18", "0x24"}
         assert barfs("md", mount.device() / "bar0", "FIFO").stdout.startswith("00000018: 00000000")
+
+
+def test_each_error_of_a_description_is_a_line(tmp_path: Path) -> None:
+    bad, path = tmp_path / "bad.rdl", tmp_path / "mnt"
+    bad.write_text("addrmap x {\nreg { field {} a[31:0] } r;\n};\n")
+    path.mkdir()
+    cases: list[list[str | Path]] = [
+        ["mount", "-o", f"registers={bad}", "demo", path],
+        ["reg", "--registers", bad, "demo"],
+        ["dump", "--registers", bad, "demo", "-o", tmp_path / "a"],
+    ]
+    for words in cases:
+        result = barfs(*words)
+        assert result.returncode == 2
+        lines = result.stderr.splitlines()
+        assert len(lines) > 1
+        assert all(line.startswith(f"barfs: {bad}:2: ") for line in lines)
+        assert not is_mounted(path)
+
+
+def test_an_explicit_description_of_a_mounted_device_is_read_by_not_written(
+    tmp_path: Path,
+) -> None:
+    with served(tmp_path) as server, mounted(tmp_path, server.name) as mount:
+        description = f"bar2={CARD}"
+        found = lines("--registers", description, mount.device(), "dma.chan1.ctrl")
+        assert found[0].startswith("bar2+0x00004110 dma.chan1.ctrl 0x00000000")
+        assert lines("--registers", "off", "--map", mount.device()) == []
+        result = barfs("reg", "--registers", description, mount.device(), "dma.chan1.ctrl=1")
+        assert result.returncode == 2
+        assert "leave out --registers" in result.stderr
+        assert barfs("md", mount.device() / "bar2", "0x4110").stdout.split()[1] == "00000000"
 
 
 def test_names_on_a_device_that_is_not_mounted(tmp_path: Path) -> None:
