@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 from barfs.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from barfs.errors import BarfsError, UsageError
 from barfs.process.signals import Held
-from barfs.registers.errors import DescriptionError
 from barfs.text import printable
 from barfs.text.system_errors import is_expected, line
 
@@ -205,11 +204,9 @@ def _told(error: BaseException) -> int:
         if isinstance(error, BrokenPipeError):  # the reader has closed its end
             return EXIT_FAILED
     with contextlib.suppress(Exception):
-        if isinstance(error, DescriptionError):
+        if isinstance(error, BarfsError):
             for each in error.lines:
                 _tell_error(each)
-        elif isinstance(error, BarfsError):
-            _tell_error(str(error))
         elif is_expected(error):
             _tell_error(line(error))
         else:

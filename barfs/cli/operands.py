@@ -105,7 +105,7 @@ def spans_of(choice: argparse.Namespace, text: str) -> Iterator[Target]:
         target.check()
         yield target
         return
-    with _names_of(choice, text) as (file, registers):
+    with _names_of(choice, text) as (file, registers, text):
         spans = _named_spans(registers, text, choice.width)
         choice.width = spans[0].width
         target = Target(file, spans)
@@ -127,7 +127,7 @@ def span_of(choice: argparse.Namespace, text: str, count: int = 1) -> Iterator[t
         target.check()
         yield target, span
         return
-    with _names_of(choice, text) as (file, registers):
+    with _names_of(choice, text) as (file, registers, text):
         span = _named_span(registers, text, choice.width)
         span = dataclasses.replace(span, end=span.start + count * span.width)
         choice.width = span.width
@@ -173,8 +173,10 @@ def ranges_of(
 
 
 @contextlib.contextmanager
-def _names_of(choice: argparse.Namespace, text: str) -> Iterator[tuple[RegionFile, "RegisterMap"]]:
-    """FILE, and the registers of its region."""
+def _names_of(
+    choice: argparse.Namespace, text: str
+) -> Iterator[tuple[RegionFile, "RegisterMap", str]]:
+    """FILE, the registers of its region, and the name in that region."""
     # Imported here: an offset needs no description.
     from barfs.fuse.mounted_registers import mounted_registers
 
@@ -194,7 +196,8 @@ def _names_of(choice: argparse.Namespace, text: str) -> Iterator[tuple[RegionFil
             registers, region = stack.enter_context(mounted_registers(path.parent)), path.name
         if region not in registers.sources:
             raise UsageError(f"{text}: no description of the registers of {choice.file} is known")
-        yield file, registers.map(region)
+        found = registers.map(region)
+        yield file, found, text if found.root.child(region) else text.removeprefix(f"{region}.")
 
 
 def _named_spans(registers: "RegisterMap", text: str, width: int) -> list[Span]:

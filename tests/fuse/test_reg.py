@@ -160,6 +160,7 @@ def test_bits_blocks_and_patterns_of_names(mount: Mounted) -> None:
     for number in range(4):
         assert barfs("mw", bar0, f"dma.chan{number}.ctrl", f"0x000{number}0105").returncode == 0
     assert barfs("md", bar0, "dma.chan[3].ctrl[17:8]").stdout == "00004130[17:8]: 301\n"
+    assert barfs("md", bar0, "bar0.dma.chan1.ctrl[8]").stdout == "00004110[8:8]: 1\n"
     assert barfs("md", bar0, "dma.chan*.ctrl.count").stdout == "".join(
         f"000041{number}0[31:16]: {number}\n" for number in range(4)
     )
