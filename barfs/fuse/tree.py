@@ -29,6 +29,10 @@ KERNEL_NAME = b".kernel"
 """A directory in the root that can be opened but is not listed: the targets of the devices' links.
 As in sysfs, only the last name of the path matters (`basename $(readlink driver)`)."""
 
+MAP_NAME = b".barfs-map"
+"""A link in the root that can be followed but is not listed: to the socket that hands out windows
+(`barfs.fuse.map_server`)."""
+
 REGISTER_SIZE = 4096
 """What stat(2) says of a register's file, as of one of sysfs."""
 
@@ -68,6 +72,7 @@ class Link(Node):
 
 @dataclass(slots=True)
 class RegionFile(Node):
+    device: Device = field(kw_only=True)
     region: Region = field(kw_only=True)
 
 
@@ -138,6 +143,7 @@ class Tree:
                 region.size,
                 # Python's io takes an st_blksize of 1 for "unknown" and reads 8 KiB.
                 max(region.layout.width, 2),
+                device=device,
                 region=region,
             )
             files.append(node)
@@ -247,6 +253,10 @@ class Tree:
             return node.inode
         return self._text(self.root, INFO_NAME.decode(), text)
 
+    def set_map_socket(self, path: str) -> None:
+        """Make the hidden `.barfs-map`; before the mount answers."""
+        self._link(self.root, MAP_NAME, os.fsencode(path))
+
     def lookup(self, directory: Directory, name: bytes) -> Node | None:
         """The node that a name in a directory refers to, if any."""
         if name == b".":
@@ -257,7 +267,7 @@ class Tree:
 
     def listing(self, directory: Directory) -> Iterator[tuple[bytes, Node]]:
         """The names that `ls` shows, with their nodes."""
-        hidden = (INFO_NAME, KERNEL_NAME)
+        hidden = (INFO_NAME, KERNEL_NAME, MAP_NAME)
         return (item for item in directory.children.items() if item[0] not in hidden)
 
     def _forget(self, node: Node) -> None:
