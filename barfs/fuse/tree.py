@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from barfs.device import Device
 from barfs.region import Region
@@ -28,10 +29,6 @@ INFO_NAME = b".barfs"
 KERNEL_NAME = b".kernel"
 """A directory in the root that can be opened but is not listed: the targets of the devices' links.
 As in sysfs, only the last name of the path matters (`basename $(readlink driver)`)."""
-
-MAP_NAME = b".barfs-map"
-"""A link in the root that can be followed but is not listed: to the socket that hands out windows
-(`barfs.fuse.map_server`)."""
 
 REGISTER_SIZE = 4096
 """What stat(2) says of a register's file, as of one of sysfs."""
@@ -253,9 +250,9 @@ class Tree:
             return node.inode
         return self._text(self.root, INFO_NAME.decode(), text)
 
-    def set_map_socket(self, path: str) -> None:
-        """Make the hidden `.barfs-map`; before the mount answers."""
-        self._link(self.root, MAP_NAME, os.fsencode(path))
+    def set_socket(self, kind: str, path: Path) -> None:
+        """Let the hidden link `.barfs-KIND` lead to a socket of the mount."""
+        self._link(self.root, f".barfs-{kind}".encode(), os.fsencode(path))
 
     def lookup(self, directory: Directory, name: bytes) -> Node | None:
         """The node that a name in a directory refers to, if any."""
@@ -266,9 +263,8 @@ class Tree:
         return directory.children.get(name)
 
     def listing(self, directory: Directory) -> Iterator[tuple[bytes, Node]]:
-        """The names that `ls` shows, with their nodes."""
-        hidden = (INFO_NAME, KERNEL_NAME, MAP_NAME)
-        return (item for item in directory.children.items() if item[0] not in hidden)
+        """The names that are listed, with their nodes: none that begins with a dot."""
+        return (item for item in directory.children.items() if not item[0].startswith(b"."))
 
     def _forget(self, node: Node) -> None:
         """Drop a node and everything below it."""
