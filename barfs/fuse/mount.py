@@ -27,7 +27,8 @@ from barfs.device import Device, Options
 from barfs.fuse.filesystem import Filesystem
 from barfs.fuse.fusermount import GRACE, FuseMount, MountOptions, unmount_command
 from barfs.fuse.gate import Gate
-from barfs.fuse.map_server import MapServer, MapSocket
+from barfs.fuse.map_server import KIND, MapServer
+from barfs.fuse.mount_socket import MountSocket
 from barfs.fuse.mounted_devices import MountedDevices
 from barfs.fuse.tree import Tree
 from barfs.opening import DeviceName, open_all
@@ -134,7 +135,7 @@ class Mount:
             self._signals.mounting = True
             maps = None
             if self._options.map:
-                socket = stack.enter_context(contextlib.closing(MapSocket()))
+                socket = stack.enter_context(contextlib.closing(MountSocket(KIND)))
                 maps = MapServer(socket, filesystem.tree)
             with contextlib.closing(self._mount(devices)) as fuse:
                 gate = Gate(fuse.fd)

@@ -9,7 +9,9 @@ Rule 2: a client can cost the mount neither memory nor time: a request has a lon
         once, the next ones wait in the backlog.
 Rule 3: a message of the wrong size is dropped without a reply. There is no room for descriptors of
         clients: the kernel closes them.
-Rule 4: a mount goes on without a socket that cannot be made or has failed.
+Rule 4: a client that asked for it keeps its connection, until the mount has news for it: the end of
+        the connection. That is no client that is being served, and there may be many.
+Rule 5: a mount goes on without a socket that cannot be made or has failed.
 
 The socket is of type SOCK_SEQPACKET: the kernel keeps messages whole and apart.
 """
@@ -23,12 +25,12 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
+from barfs.engine import Owner
 from barfs.errors import BarfsError
-from barfs.process.places import new_directory
+from barfs.process.places import new_directory, runtime_directory
 from barfs.text.system_errors import reason
 
 DEADLINE = 5.0
@@ -36,6 +38,7 @@ DEADLINE = 5.0
 
 _BACKLOG = 16
 _MOST_CLIENTS = 8
+_MOST_STAYING = 256
 _PAUSE = 1.0
 _CREDENTIALS = struct.Struct("@iII")
 """`struct ucred`: pid, uid, gid, as this process's user namespace sees them."""
@@ -45,10 +48,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply with its descriptors, which are closed once it is sent, or cannot be."""
+    """A reply with its descriptors, which are closed once it is sent, or cannot be.
+
+    With `until`, the connection ends when that is set, or when the client ends it.
+    """
 
     data: bytes
     fds: Sequence[int] = ()
+    until: trio.Event | None = None
 
 
 Answer = Callable[[bytes], Awaitable[Reply | None]]
@@ -56,13 +63,16 @@ Answer = Callable[[bytes], Awaitable[Reply | None]]
 
 
 class MountSocket:
-    """A listening socket in a new directory, `/tmp/barfs-KIND-XXXXXXXX/socket`.
+    """A listening socket in a new directory, `/run/barfs-KIND-XXXXXXXX/socket` or the like.
 
     Raises BarfsError or OSError if it cannot be made.
     """
 
     def __init__(self, kind: str) -> None:
-        self._directory = new_directory(f"barfs-{kind}-")
+        self._owner = Owner()
+        self._staying = 0
+        # Other processes may have a /tmp of their own.
+        self._directory = new_directory(f"barfs-{kind}-", first=runtime_directory())
         self.path = self._directory / "socket"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._users = (os.geteuid(), 0)
@@ -79,8 +89,18 @@ class MountSocket:
             self.close()
             raise
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more client may stay."""
+        return self._staying < _MOST_STAYING
+
     def close(self) -> None:
-        """Stop listening, and remove the socket with its directory. May be called again."""
+        """Stop listening, and remove the socket with its directory. May be called again.
+
+        Does nothing in a forked child.
+        """
+        if not self._owner.is_here:
+            return
         self._listener.close()
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
@@ -102,19 +122,48 @@ class MountSocket:
         answer: Answer,
         limit: trio.Semaphore,
     ) -> None:
+        with client:
+            try:
+                until = None
+                with contextlib.suppress(OSError):
+                    until = await self._answer(client, longest, answer)
+            except Exception:  # a bug in one answer must not end the others
+                log.exception("a request to the mount failed")
+            finally:
+                limit.release()
+            if until is not None:
+                await self._stay(client, until)
+
+    async def _answer(
+        self, client: trio.socket.SocketType, longest: int, answer: Answer
+    ) -> trio.Event | None:
+        """Answer one request; returns what the client stays for, if it does."""
+        if not self._may_ask(client):
+            return None
+        request = b""
+        with trio.move_on_after(DEADLINE):
+            request = await client.recv(longest + 1)
+        reply = await answer(request) if 0 < len(request) <= longest else None
+        if reply is None:
+            return None
+        await _send(client, reply)
+        return reply.until
+
+    async def _stay(self, client: trio.socket.SocketType, until: trio.Event) -> None:
+        self._staying += 1
         try:
-            with client, contextlib.suppress(OSError):
-                if not self._may_ask(client):
-                    return
-                request = b""
-                with trio.move_on_after(DEADLINE):
-                    request = await client.recv(longest + 1)
-                if 0 < len(request) <= longest and (reply := await answer(request)) is not None:
-                    await _send(client, reply)
-        except Exception:  # a bug in one answer must not end the others
-            log.exception("a request to the mount failed")
+            async with trio.open_nursery() as nursery:
+
+                async def wait() -> None:
+                    await until.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(wait)
+                with contextlib.suppress(OSError):
+                    await client.recv(1)  # returns when it hangs up
+                nursery.cancel_scope.cancel()
         finally:
-            limit.release()
+            self._staying -= 1
 
     def _may_ask(self, client: trio.socket.SocketType) -> bool:
         data = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)

@@ -76,7 +76,7 @@ class MountedDevices:
             if device.registers.named
         }
         trace = os.fspath(traces[0]) if traces else None
-        socket = self._maps.path if self._maps else None
+        socket = str(self._maps.path) if self._maps else None
         info = MountInfo(os.getpid(), sources, trace, described, socket)
         inode = self._tree.set_info(info.to_text())
         if self._watching:
