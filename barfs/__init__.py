@@ -127,8 +127,8 @@ def open(
             ...
         barfs.errors.AccessDenied: bar0+0x4 (4 bytes): not permitted here
     """
-    from barfs.attach import DeviceName, open_device
     from barfs.device import Options
+    from barfs.opening import DeviceName, open_device
     from barfs.policy import EVERYTHING, AccessPolicy
 
     choice = None

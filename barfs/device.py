@@ -316,7 +316,7 @@ class Device:
             trace=self._trace,
         )
         backing = (fd, info.offset) if isinstance(fd, int) else None
-        region = Region(layout.merged(), table, mapped, backing)
+        region = Region(layout, table, mapped, backing)
         self.regions[layout.region] = region
         return region
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from barfs.attach import DeviceName
 from barfs.cli.edge import tell
 from barfs.cli.exit_codes import EXIT_DIFFERENT
 from barfs.cli.help import explain
@@ -16,6 +15,7 @@ from barfs.dump.capture import Piece, RegionReader, Skip, Source, source_of
 from barfs.dump.comparison import changes
 from barfs.dump.file import Dump, new_dump
 from barfs.errors import UsageError
+from barfs.opening import DeviceName
 from barfs.pci import region_index
 from barfs.ranges import parse_range
 from barfs.text import printable

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from barfs.attach import DeviceName
+from barfs.attached.mounts import MountInfo, find_device, layouts_in
 from barfs.cli.edge import tell
 from barfs.cli.register_file import Place as File
 from barfs.cli.register_file import RegisterError, Registers
 from barfs.errors import UsageError
-from barfs.fuse.mounts import MountInfo, find_device, layouts_in
+from barfs.opening import DeviceName
 from barfs.registers import fields
 from barfs.registers.access import BoundField, BoundRegister, DeviceRegisters, bind
 from barfs.registers.find import parse_choice
@@ -110,8 +110,8 @@ def registers_of(text: str) -> Iterator[NamedRegisters]:
         with _mounted(directory) as registers:
             yield NamedRegisters(registers, directory)
         return
-    from barfs.attach import open_implicitly
     from barfs.daemon.logs import log_to_stderr
+    from barfs.opening import open_implicitly
 
     assert name is not None
     log_to_stderr()

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from barfs.attached.mounts import MountError, MountInfo, barfs_mounts
 from barfs.cli.help import explain
 from barfs.errors import UsageError
-from barfs.fuse.mounts import MountError, MountInfo, barfs_mounts
 from barfs.ranges import Range, parse_range
 from barfs.text import printable
 from barfs.text.system_errors import reason

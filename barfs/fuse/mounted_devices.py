@@ -17,10 +17,11 @@ from collections.abc import Iterable
 import pyfuse3
 import trio
 
+from barfs.attached.mounts import MountInfo
 from barfs.backend import Signal
 from barfs.device import Device, in_flight_of
 from barfs.fuse.gate import DeviceGate, Gate
-from barfs.fuse.mounts import MountInfo
+from barfs.fuse.map_server import MapServer
 from barfs.fuse.tree import Tree
 from barfs.pci import Bdf
 from barfs.region import table_of
@@ -29,11 +30,13 @@ log = logging.getLogger(__name__)
 
 
 class MountedDevices:
-    """Adds devices to `tree` and `gate`, and acts on their signals."""
+    """Adds devices to `tree` and `gate`, and acts on their signals. `maps` hands out their windows,
+    where the mount does that."""
 
-    def __init__(self, tree: Tree, gate: Gate) -> None:
+    def __init__(self, tree: Tree, gate: Gate, maps: MapServer | None = None) -> None:
         self._tree = tree
         self._gate = gate
+        self._maps = maps
         self._gates: dict[Device, DeviceGate] = {}
         self._signals: dict[int, tuple[Device, Signal]] = {}
         self._epoll = select.epoll()
@@ -73,7 +76,8 @@ class MountedDevices:
             if device.registers.named
         }
         trace = os.fspath(traces[0]) if traces else None
-        info = MountInfo(os.getpid(), sources, trace, described)
+        socket = str(self._maps.path) if self._maps else None
+        info = MountInfo(os.getpid(), sources, trace, described, socket)
         inode = self._tree.set_info(info.to_text())
         if self._watching:
             # The kernel caches sizes.
@@ -103,6 +107,8 @@ class MountedDevices:
             self._epoll.unregister(other.fd)
             del self._signals[other.fd]
         in_flight_of(device).close()
+        if self._maps is not None:
+            self._maps.leave(device)
         if signal.kind == "lost":
             log.error("%s is lost", device.source)
         else:

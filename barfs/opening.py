@@ -36,8 +36,8 @@ _SYSFS = re.compile("(?s)^/sys/.*/")
 
 @dataclass(frozen=True, slots=True)
 class DeviceName:
-    """A device as the user named it. `bdf` is None until `attach` assigns one. `socket` is the path
-    as written, since the absolute path may be too long.
+    """A device as the user named it. `bdf` is None until `open_all` assigns one. `socket` is the
+    path as written, since the absolute path may be too long.
 
     `shown` is the source that a mount of the device shows: the name as written, without a token.
     mount(8) compares it with fstab to tell which lines are mounted.
@@ -112,7 +112,7 @@ def _free_addresses(names: Sequence[DeviceName]) -> Iterator[Bdf]:
                 yield bdf
 
 
-def attach(names: Sequence[DeviceName], options: Options) -> list[Device]:
+def open_all(names: Sequence[DeviceName], options: Options) -> list[Device]:
     """Open devices, all or none.
 
     Raises UsageError when two have the same address, DeviceError when one cannot be opened.
@@ -159,7 +159,7 @@ def _serve_demo() -> socket.socket:
 
 def open_device(name: DeviceName, options: Options) -> Device:
     """Open one device. Raises UsageError, DeviceError."""
-    (device,) = attach([name], options)
+    (device,) = open_all([name], options)
     return device
 
 
