@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include "preload/ask.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -52,10 +51,11 @@ static bool has_socket(int root)
 static int call_connect(int fd, int root, int64_t deadline)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t length;
     long result;
 
-    snprintf(address.sun_path, sizeof(address.sun_path), "/proc/thread-self/fd/%d/%s", root,
-             BARFS_MAP_NAME);
+    length = fd_link(address.sun_path, root);
+    memcpy(address.sun_path + length, "/" BARFS_MAP_NAME, sizeof("/" BARFS_MAP_NAME));
     if (!limit(fd, deadline))
         return ETIMEDOUT;
     do
@@ -68,6 +68,18 @@ static int call_connect(int fd, int root, int64_t deadline)
     if (errno == ENOENT && !has_socket(root))
         return ENXIO;
     return errno == ENOENT || errno == ECONNREFUSED ? EHOSTUNREACH : errno;
+}
+
+/* Anyone may mount something with such a link in it. */
+static int check_server(int fd)
+{
+    struct ucred server;
+    socklen_t size = sizeof(server);
+    uid_t user = geteuid();
+
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &server, &size) != 0)
+        return errno;
+    return user == 0 || server.uid == 0 || server.uid == user ? 0 : EACCES;
 }
 
 static int send_request(int fd, uint64_t inode, int64_t deadline)
@@ -140,6 +152,8 @@ int barfs_ask(int root, uint64_t inode, struct barfs_map_reply *reply,
     if (fd < 0)
         return errno;
     error = call_connect(fd, root, deadline);
+    if (error == 0)
+        error = check_server(fd);
     if (error == 0)
         error = send_request(fd, inode, deadline);
     if (error == 0)

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -58,6 +59,27 @@ static inline bool call_stat(int fd, struct statx *found)
 {
     return syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO,
                    found) == 0;
+}
+
+#define BARFS_FD_LINK "/proc/thread-self/fd/"
+
+enum { FD_LINK_SIZE = sizeof(BARFS_FD_LINK) + 10 /* digits of INT_MAX */ };
+
+/* The name in /proc of a descriptor, and its length. */
+static inline size_t fd_link(char link[FD_LINK_SIZE], int fd)
+{
+    size_t length = sizeof(BARFS_FD_LINK) - 1;
+    char digits[10];
+    size_t count = 0;
+
+    memcpy(link, BARFS_FD_LINK, length);
+    do
+        digits[count++] = (char)('0' + fd % 10);
+    while ((fd /= 10) > 0);
+    while (count > 0)
+        link[length++] = digits[--count];
+    link[length] = 0;
+    return length;
 }
 
 #endif

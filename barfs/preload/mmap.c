@@ -15,7 +15,6 @@
 #define _GNU_SOURCE
 #include <stdarg.h>
 #include <stdatomic.h>
-#include <stdio.h>
 
 #include "preload/calls.h"
 #include "preload/faults.h"
@@ -41,9 +40,9 @@ struct request {
     uint64_t offset;
 };
 
-static size_t whole_pages(size_t length)
+static uint64_t whole_pages(uint64_t length)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 
     return (length + page - 1) & ~(page - 1);
 }
@@ -109,7 +108,8 @@ struct part {
 
 static struct part part_of(const struct barfs_map_window *window, const struct request *request)
 {
-    uint64_t end = request->offset + request->length, window_end = window->offset + window->size;
+    uint64_t end = request->offset + request->length;
+    uint64_t window_end = whole_pages(window->offset + window->size);
     uint64_t from = window->offset > request->offset ? window->offset : request->offset;
     uint64_t to = window_end < end ? window_end : end;
 
@@ -201,10 +201,10 @@ static void *map_parts(const struct barfs_mapping *mapping, const struct request
 
 static void find_path(int fd, char path[PATH_MAX])
 {
-    char link[sizeof("/proc/thread-self/fd/-2147483648")];
+    char link[FD_LINK_SIZE];
     long length;
 
-    snprintf(link, sizeof(link), "/proc/thread-self/fd/%d", fd);
+    fd_link(link, fd);
     length = syscall(SYS_readlinkat, AT_FDCWD, link, path, PATH_MAX - 1);
     path[length > 0 ? length : 0] = 0;
 }

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a process says to the socket of a mount with `-o map`, and the answer.
- *
- * One message each way on a SOCK_SEQPACKET socket, in native byte order; then the mount closes it.
- * File descriptors come with the reply (SCM_RIGHTS).
+ * What a process says to the socket of a mount with `-o map`, and the answer, in native byte order:
+ * barfs/attached/wire.py has the same.  File descriptors come with the reply (SCM_RIGHTS).
  */
 #ifndef BARFS_PRELOAD_PROTOCOL_H
 #define BARFS_PRELOAD_PROTOCOL_H
@@ -23,13 +21,13 @@ enum {
 
 struct barfs_map_request {
     char magic[8];
-    uint32_t version, reserved;
+    uint32_t version, flags;
     uint64_t inode; /* st_ino of the region's file */
 };
 
 enum barfs_map_access { BARFS_MAP_READ = 1, BARFS_MAP_WRITE = 2 };
 
-/* Windows are whole pages, in ascending order. */
+/* Windows are in ascending order, and whole pages, apart from one that ends with its region. */
 struct barfs_map_window {
     uint64_t offset, size; /* in the region */
     uint64_t fd_offset;

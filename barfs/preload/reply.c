@@ -10,11 +10,14 @@ enum { HEADER = offsetof(struct barfs_map_reply, window), MOST_ERRNO = 4095 };
 static bool valid_window(const struct barfs_map_window *window, const struct barfs_map_reply *reply,
                          uint64_t after, uint64_t page)
 {
-    return (window->offset | window->size | window->fd_offset) % page == 0 && window->size > 0 &&
-           window->offset >= after && window->offset <= reply->size &&
-           window->size <= reply->size - window->offset && window->fd_offset <= INT64_MAX &&
-           window->size <= INT64_MAX - window->fd_offset && window->fd < reply->descriptors &&
-           window->access != 0 && window->access <= (BARFS_MAP_READ | BARFS_MAP_WRITE);
+    if (window->offset < after || window->offset > reply->size || window->size == 0 ||
+        window->size > reply->size - window->offset || window->fd_offset > INT64_MAX - page ||
+        window->size > INT64_MAX - page - window->fd_offset)
+        return false;
+    return (window->offset | window->fd_offset) % page == 0 &&
+           (window->size % page == 0 || window->offset + window->size == reply->size) &&
+           window->fd < reply->descriptors && window->access != 0 &&
+           window->access <= (BARFS_MAP_READ | BARFS_MAP_WRITE);
 }
 
 int barfs_reply_check(const struct barfs_map_reply *reply, size_t length, uint32_t descriptors,
@@ -27,7 +30,7 @@ int barfs_reply_check(const struct barfs_map_reply *reply, size_t length, uint32
         return EPROTO;
     if (reply->error != 0)
         return reply->error <= MOST_ERRNO ? (int)reply->error : EPROTO;
-    if (reply->windows > BARFS_MAP_MOST_WINDOWS || reply->size > INT64_MAX ||
+    if (reply->windows > BARFS_MAP_MOST_WINDOWS || reply->size > INT64_MAX - page ||
         length != HEADER + reply->windows * sizeof(reply->window[0]) ||
         reply->descriptors != descriptors)
         return EPROTO;

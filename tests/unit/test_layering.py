@@ -16,6 +16,7 @@ ROOMS = (
     "uapi",
     "engine",
     "process",
+    "preload",
     "host",
     "policy",
     "backend",
