@@ -38,8 +38,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "barfs run memtool md -s ~/bar/bus/0000:01:00.0/bar0 0x1000+0x40",
         "barfs run python3 tool.py",
         details="A shared mmap of a region's file, which the kernel does not allow, becomes one of "
-        "the region's windows, also in the programs that COMMAND starts. Needs a mount with -o map. "
-        "Programs that are statically linked or setuid, and those in Go, are not reached. Exits as "
+        "the region's windows, also in the programs that COMMAND starts. Needs a mount with "
+        "-o map. Does not reach programs that are statically linked or setuid, or in Go. Exits as "
         "COMMAND does, with 126 if it cannot be run, and with 127 if it is not found.",
     )
     parser.set_defaults(run=_run)

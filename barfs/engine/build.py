@@ -178,7 +178,7 @@ class BuildEngine(build_ext):
             ffibuilder.emit_c_code(str(binding))
             ext.sources.append(str(binding))
             ext.extra_compile_args = [*ext.extra_compile_args, *COMPILE_FLAGS]
-        # A Python with a shared library (pyenv's) links extensions with a RUNPATH to itself. Neither
+        # A Python with a shared library (pyenv's) links extensions with a RUNPATH to it. Neither
         # needs that library, and the wheel must run with other Pythons.
         link = shlex.split(sysconfig.get_config_var("LDSHARED") or "")
         own = {word for word in link if word.startswith(("-Wl,-rpath", "-Wl,-R"))}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The library that gives programs a shared mmap of region files, and how a program comes to load it.
+"""The library that gives programs a shared mmap of region files, and how they come to load it.
 
 Rule 1: the library, `mmap.c` and the other C here, needs libc and nothing else: it is loaded into
         programs of any kind. It is no part of the extension.
@@ -24,7 +24,9 @@ def environment(before: Mapping[bytes, bytes], library: Path = LIBRARY) -> dict[
     path = os.fsencode(library)
     # ld.so(8): LD_PRELOAD is split at colons and blanks, LD_LIBRARY_PATH at colons and semicolons.
     if b":" in path or (b" " in path and b";" in path):
-        raise BarfsError(f"LD_PRELOAD cannot hold {library}; install barfs where no path has a colon")
+        raise BarfsError(
+            f"LD_PRELOAD cannot hold {library}; install barfs where no path has a colon"
+        )
     after = dict(before)
     if b" " in path:
         folder, path = os.path.split(path)

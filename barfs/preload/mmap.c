@@ -13,6 +13,7 @@
  * Rule 3: no descriptor is left open: a mapping keeps its file.
  */
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 
@@ -225,11 +226,14 @@ static void *map_region(struct barfs_mapping *mapping, const struct request *req
     int error;
 
     find_path(request->fd, mapping->path);
-    error =
-        root < 0 ? EHOSTUNREACH : barfs_ask(root, inode, &mapping->reply, &mapping->descriptors);
+    error = root < 0 ? -root : barfs_ask(root, inode, &mapping->reply, &mapping->descriptors);
+    if (error == EMFILE || error == ENFILE || error == ENOMEM) {
+        errno = error;
+        return MAP_FAILED;
+    }
     if (error) {
-        hint_at_error(error, mapping->path);
-        errno = error == EMFILE || error == ENFILE || error == ENOMEM ? error : ENODEV;
+        hint_at_error(root < 0 ? EHOSTUNREACH : error, mapping->path);
+        errno = ENODEV;
         return MAP_FAILED;
     }
     error = check(&mapping->reply, request);
@@ -370,6 +374,19 @@ PUBLIC int mprotect(void *address, size_t length, int protection)
         return -1;
     }
     return (int)syscall(SYS_mprotect, address, length, protection);
+}
+
+/* Not every device has an fsync, without which the kernel says EINVAL to MS_SYNC; there is nothing to
+ * wait for.
+ */
+PUBLIC int msync(void *address, size_t length, int flags)
+{
+    uintptr_t start = (uintptr_t)address;
+
+    pthread_testcancel();
+    if (flags & MS_SYNC && barfs_mapping_find(start, start + length) != NULL)
+        flags ^= MS_SYNC | MS_ASYNC;
+    return (int)syscall(SYS_msync, address, length, flags);
 }
 
 /* A mapping of a region may shrink.  Like one of device memory, it does not grow (VM_DONTEXPAND):

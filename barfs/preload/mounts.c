@@ -88,10 +88,13 @@ static int enter(int folder, const char *name)
     return found;
 }
 
-/* Read a path, and open it name by name: it may be longer than PATH_MAX. */
+/* Read a path, and open it name by name: it may be longer than PATH_MAX.  Returns a descriptor or
+ * -errno.
+ */
 static int open_path(struct text *text)
 {
     int folder = call_open(AT_FDCWD, "/", O_PATH | O_DIRECTORY);
+    int error = errno;
     char name[LONGEST_NAME + 1];
     uint32_t count = 0;
     bool ended = false;
@@ -105,13 +108,15 @@ static int open_path(struct text *text)
         } else if (count > 0) {
             name[count] = 0;
             count = 0;
-            if (folder >= 0)
+            if (folder >= 0) {
                 folder = enter(folder, name);
+                error = errno;
+            }
         }
         if (ended)
             text->last = byte;
     }
-    return folder;
+    return folder < 0 ? -error : folder;
 }
 
 static bool is_root(int fd, uint32_t major, uint32_t minor)
@@ -128,7 +133,7 @@ static void read_line(struct text *text, uint32_t major, uint32_t minor,
 {
     char word[16];
     bool wanted;
-    int root = -1;
+    int root = -ENOENT;
 
     read_number(text);
     read_number(text);
@@ -147,15 +152,19 @@ static void read_line(struct text *text, uint32_t major, uint32_t minor,
     while (text->last == ' ')
         read_word(text, word, sizeof(word));
 
-    if (root >= 0 && mount->is_barfs && is_root(root, major, minor))
+    if (root < 0) {
+        if (wanted)
+            mount->root = root;
+    } else if (mount->is_barfs && is_root(root, major, minor)) {
         mount->root = root;
-    else if (root >= 0)
+    } else {
         call_close(root);
+    }
 }
 
 struct barfs_found_mount barfs_find_mount(uint32_t major, uint32_t minor)
 {
-    struct barfs_found_mount mount = {.root = -1};
+    struct barfs_found_mount mount = {.root = -ENOENT};
     struct text text = {.last = '\n'};
 
     text.fd = call_open(AT_FDCWD, "/proc/thread-self/mountinfo", O_RDONLY);

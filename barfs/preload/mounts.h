@@ -12,7 +12,7 @@
 
 struct barfs_found_mount {
     bool is_barfs;
-    int root; /* an O_PATH descriptor to close; -1 if the root cannot be opened from here */
+    int root; /* an O_PATH descriptor to close, or -errno if the root cannot be opened from here */
 };
 
 /* The mount whose device number is major:minor.  The path of the file does not matter: it may be

@@ -32,7 +32,8 @@ WRAPPED = [
 
 def run_sanitized(folder: Path, name: str, *options: str) -> None:
     program = folder / name
-    sources = [Path(__file__).with_name(f"{name}.c"), *sorted(SOURCES.glob("*/*.c"))]
+    ours = [path for room in ("engine", "fuse") for path in sorted((SOURCES / room).glob("*.c"))]
+    sources = [Path(__file__).with_name(f"{name}.c"), *ours]
     command = ["cc", *STRICT, *SANITIZERS, "-O1", "-g", *options, *map(str, sources)]
     built = subprocess.run([*command, "-o", program], capture_output=True, text=True)
     if "cannot find" in built.stderr and "san" in built.stderr:
