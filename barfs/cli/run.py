@@ -117,11 +117,19 @@ _ELF = b"\x7fELF"
 _PT_INTERP = 3
 
 
-def _is_static(program: str) -> bool:
-    """Whether it is an ELF file (elf(5)) that asks for no dynamic linker."""
+def _head(program: str) -> bytes:
     try:
         with open(program, "rb") as file:
-            head = file.read(64)
+            return file.read(64)
+    except OSError:
+        return b""  # may be run, but not read
+
+
+def _is_static(program: str) -> bool:
+    """Whether it is an ELF file (elf(5)) that asks for no dynamic linker."""
+    head = _head(program)
+    try:
+        with open(program, "rb") as file:
             if len(head) < 64 or head[:4] != _ELF or head[4] not in (1, 2) or head[5] not in (1, 2):
                 return False
             order = "<" if head[5] == 1 else ">"
@@ -131,7 +139,7 @@ def _is_static(program: str) -> bool:
             file.seek(start)
             table = file.read(size * count)
     except (OSError, OverflowError, ValueError):
-        return False  # may be run, but not read
+        return False
     kinds = [table[place : place + 4] for place in range(0, len(table), size or 1)]
     return struct.pack(order + "I", _PT_INTERP) not in kinds
 
@@ -146,7 +154,7 @@ def _become(program: str, words: list[str], variables: dict[bytes, bytes]) -> No
     try:
         os.execve(program, words, variables)
     except OSError as error:
-        if error.errno != errno.ENOEXEC:
+        if error.errno != errno.ENOEXEC or _head(program)[:4] == _ELF:
             raise
     # As execvp(3) does for a script without a first line that names its interpreter.
     os.execve("/bin/sh", ["sh", program, *words[1:]], variables)

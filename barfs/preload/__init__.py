@@ -25,7 +25,7 @@ def environment(before: Mapping[bytes, bytes], library: Path = LIBRARY) -> dict[
     # ld.so(8): LD_PRELOAD is split at colons and blanks, LD_LIBRARY_PATH at colons and semicolons.
     if b":" in path or (b" " in path and b";" in path):
         raise BarfsError(
-            f"LD_PRELOAD cannot hold {library}; install barfs where no path has a colon"
+            f"no variable can hold {library}; install barfs where its path has no : or ;"
         )
     after = dict(before)
     if b" " in path:
