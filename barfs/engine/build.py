@@ -190,7 +190,7 @@ class BuildEngine(build_ext):
         """Not with Python's suffix for the library: other programs load it."""
         if fullname in (PRELOAD_NAME, PRELOAD_NAME.rpartition(".")[2]):
             return f"{fullname.replace('.', os.sep)}.so"
-        return str(super().get_ext_filename(fullname))
+        return str(super().get_ext_filename(fullname))  # type: ignore[no-untyped-call]
 
 
 class CompleteSource(sdist):

@@ -36,8 +36,8 @@ def handlers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(PROGRAMS / "handlers.c", tmp_path_factory.mktemp("programs"))
 
 
-def ended(*command: str | Path, **environment: str) -> tuple[int, str, str]:
-    result = run_mapped(*command, **environment)
+def ended(*command: str | Path) -> tuple[int, str, str]:
+    result = run_mapped(*command)
     return -result.returncode, result.stdout, result.stderr
 
 

@@ -133,7 +133,7 @@ def test_what_cannot_be_mapped_fails_as_it_does_without_the_library(
     bar0: Path, call: str, answer: str
 ) -> None:
     code = f"{PRELUDE}print(error_of(lambda: {call}))"
-    command = [sys.executable, "-c", code, bar0]
+    command = [sys.executable, "-c", code, str(bar0)]
     without = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert without.stdout.strip() == answer
     result = run_mapped(*command)

@@ -19,11 +19,12 @@ SHARED, PRIVATE, FIXED, NOREPLACE = 0x01, 0x02, 0x10, 0x100000
 libc = ctypes.CDLL(None, use_errno=True)
 _FAILED = ctypes.c_void_p(-1).value
 libc.mmap.restype = libc.mmap64.restype = libc.mremap.restype = ctypes.c_void_p
-_mapping = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64)
-libc.mmap.argtypes = libc.mmap64.argtypes = _mapping
-libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-libc.mprotect.argtypes = libc.msync.argtypes = (*libc.munmap.argtypes, ctypes.c_int)
-libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+_INT, _ADDRESS, _SIZE = ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t
+_MAP = (_ADDRESS, _SIZE, _INT, _INT, _INT, ctypes.c_int64)
+libc.mmap.argtypes = libc.mmap64.argtypes = _MAP
+libc.munmap.argtypes = (_ADDRESS, _SIZE)
+libc.mprotect.argtypes = libc.msync.argtypes = (_ADDRESS, _SIZE, _INT)
+libc.mremap.argtypes = (_ADDRESS, _SIZE, _SIZE, _INT)
 
 
 def _checked(result: int | None) -> int:

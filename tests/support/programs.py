@@ -17,7 +17,7 @@ def compiled(source: Path, folder: Path, *flags: str, name: str = "") -> Path:
     """The program, or with -shared the library, that a file of C is."""
     require("cc", shutil.which("cc") is not None, "cc is not installed")
     program = folder / (name or source.stem)
-    command = ["cc", *FLAGS, *flags, "-o", program, source]
+    command = ["cc", *FLAGS, *flags, "-o", str(program), str(source)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return program
