@@ -77,7 +77,11 @@ class MountedDevices:
         }
         trace = os.fspath(traces[0]) if traces else None
         socket = str(self._maps.path) if self._maps else None
-        info = MountInfo(os.getpid(), sources, trace, described, socket)
+        guards = [device.options.guard for device in self._gates]
+        timeouts = [device.options.timeout for device in self._gates]
+        info = MountInfo(
+            os.getpid(), sources, trace, described, socket, any(guards), max(timeouts, default=5.0)
+        )
         inode = self._tree.set_info(info.to_text())
         if self._watching:
             # The kernel caches sizes.
