@@ -201,7 +201,12 @@ class AttachedDevice:
                 self.connection = granted.connection
             else:  # one tells enough
                 granted.connection.close()
-        windows = tuple(granted.reply.windows)
+        reply, size, name = granted.reply, region.layout.size, region.layout.region
+        if reply.error not in (0, errno.ENODEV) or (reply.windows and reply.size != size):
+            why = os.strerror(reply.error) if reply.error else f"it has {reply.size:#x} bytes there"
+            log.warning("%s: accesses of windows of %s are requests: %s", self.bdf, name, why)
+            return
+        windows = tuple(reply.windows)
         places = {(window.descriptor, window.fd_offset - window.offset) for window in windows}
         whole = all(not window.offset % PAGE_SIZE for window in windows)
         if len(places) == 1 and min(places)[1] >= 0 and whole:

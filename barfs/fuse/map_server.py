@@ -43,7 +43,8 @@ class MapServer:
 
         The device must refuse accesses by now.
         """
-        if event := self._leaving.pop(device, None):
+        event = self._leaving.pop(device, None)
+        if event is not None:
             event.set()
         return self._clients.pop(device, [])
 
