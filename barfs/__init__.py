@@ -10,6 +10,8 @@
     bar0 bar2 bar4 bar5 rom config
     0xbadc0de 0xc0de b'barf'
 
+`barfs.attach("/mnt/bus/0000:01:00.0")` gives the same for a device that a mount holds.
+
 Offsets and counts are bytes in the region; values are integers of the device's little-endian
 registers. Errors are `BarfsError` and its children.
 
