@@ -191,7 +191,7 @@ def attach(
         if registers is not None:
             _ = device.registers  # now, so that an error of a description is told
         if connection is not None:
-            close_at_departure(device, connection)
+            close_at_departure(device, connection, lambda: backend.connection is None)
     except BaseException as error:
         device.close()
         if isinstance(error, OSError | RuntimeError):

@@ -12,6 +12,7 @@ import select
 import socket
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 log = logging.getLogger(__name__)
@@ -23,17 +24,17 @@ class Closable(Protocol):
     @property
     def source(self) -> str: ...
 
-    @property
-    def gone(self) -> bool: ...
-
     def close(self) -> bool:
         """Returns False while an access is inside."""
 
 
-def close_at_departure(device: Closable, connection: socket.socket) -> None:
+def close_at_departure(
+    device: Closable, connection: socket.socket, is_closed: Callable[[], bool]
+) -> None:
     """Close `device` in a thread when `connection` ends; returns at once.
 
-    Raises RuntimeError if no thread can be started.
+    `is_closed`: whether this process has ended the connection. Raises RuntimeError if no thread can
+    be started.
     """
     own = connection.dup()
 
@@ -41,7 +42,7 @@ def close_at_departure(device: Closable, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):
             own.shutdown(socket.SHUT_RDWR)
 
-    waiting = (weakref.ref(device, end), own)
+    waiting = (weakref.ref(device, end), own, is_closed)
     try:
         threading.Thread(target=_wait, args=waiting, name="barfs-attached", daemon=True).start()
     except RuntimeError:
@@ -49,13 +50,15 @@ def close_at_departure(device: Closable, connection: socket.socket) -> None:
         raise
 
 
-def _wait(reference: "weakref.ref[Closable]", connection: socket.socket) -> None:
+def _wait(
+    reference: "weakref.ref[Closable]", connection: socket.socket, is_closed: Callable[[], bool]
+) -> None:
     with connection:
         poll = select.poll()
         poll.register(connection, select.POLLRDHUP)
         poll.poll()
     device = reference()
-    if device is None or device.gone:
+    if device is None or is_closed():
         return
     log.warning("%s leaves its mount; it is closed here as well", device.source)
     while not device.close():

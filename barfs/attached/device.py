@@ -298,9 +298,9 @@ class AttachedDevice:
         if not self._fds:
             return ()
         lost = Signal("lost", self._lost, select.POLLIN)
-        if self.connection is None:
-            return (lost,)
-        return (Signal("requested", self.connection.fileno(), select.POLLRDHUP), lost)
+        connection = self.connection
+        number = -1 if connection is None else connection.fileno()
+        return (lost,) if number < 0 else (Signal("requested", number, select.POLLRDHUP), lost)
 
     def reset(self) -> None:
         raise DeviceError(f"{self.source} belongs to a mount; only its own process could reset it")
@@ -311,15 +311,15 @@ class AttachedDevice:
         fds, self._fds = self._fds, []
         for fd in fds:
             os.close(fd)
-        if self.connection is not None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
             with contextlib.suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)  # for the thread of `departure`
-            self.connection.close()
-            self.connection = None
+                connection.shutdown(socket.SHUT_RDWR)  # for the thread of `departure`
+            connection.close()
 
     def descriptors(self) -> tuple[int, ...]:
-        connection = () if self.connection is None else (self.connection.fileno(),)
-        return (*self._fds, *connection)
+        connection = self.connection
+        return (*self._fds, *(() if connection is None else (connection.fileno(),)))
 
 
 def _through_file(segment: Segment, perm: str) -> Segment:

@@ -135,7 +135,7 @@ class MountedDevices:
             continue
         log.warning("%s is released", device.source)
         if file:
-            await _tell_of_holders(device.source, file, clients)
+            await tell_of_holders(device.source, file, clients)
 
 
 def _file_of(device: Device) -> str:
@@ -144,7 +144,7 @@ def _file_of(device: Device) -> str:
     return next((os.readlink(f"/proc/self/fd/{fd}") for fd, _offset in found), "")
 
 
-async def _tell_of_holders(name: str, file: str, clients: Sequence[Process]) -> None:
+async def tell_of_holders(name: str, file: str, clients: Sequence[Process]) -> None:
     """Log which processes keep a device from the kernel, unless they let go of it in time."""
     end = trio.current_time() + _TIME_TO_LET_GO
     while True:
@@ -154,7 +154,7 @@ async def _tell_of_holders(name: str, file: str, clients: Sequence[Process]) -> 
         await trio.sleep(_TIME_TO_LET_GO / 10)
     if found:
         log.warning(
-            "%s is still held by process%s %s: the kernel waits until they unmap it or end",
+            "%s is still held by process%s %s; the kernel waits until none maps it or has it open",
             name,
             "es" if len(found) > 1 else "",
             ", ".join(map(str, found)),

@@ -205,7 +205,7 @@ def test_options_of_the_mount_are_in_force(tmp_path: Path) -> None:
         bar0.write32(DELAY, 2000)
         with pytest.raises(barfs.AccessTimeout):
             bar0.read32(DELAY)
-        assert " bar0 r 0x4000 4 " in trace.read_text()
+        assert " bar0 r 0x00004000 4 " in trace.read_text()
 
 
 def test_a_read_only_mount(tmp_path: Path) -> None:
