@@ -291,7 +291,7 @@ class Device:
             ) from error
 
     def _add_region(self, info: RegionInfo, *, port: bool, msix: MsixPlace | None) -> Region:
-        layout = plan(
+        layout = self._backend.layout(info.index) or plan(
             info,
             device=str(self.bdf),
             options=self.options.plan_options,

@@ -73,8 +73,9 @@ def _first_device(source: str) -> str:
 @dataclass(frozen=True, slots=True)
 class MountInfo:
     """The description in a mount's hidden `.barfs`: its process, the sources of its devices by BDF,
-    its trace file, the files that describe registers, by BDF, as `-o registers=` has them, and the
-    socket that hands out windows (`-o map`).
+    its trace file, the files that describe registers, by BDF, as `-o registers=` has them, the
+    socket that hands out windows (`-o map`), and the options that a client must know: whether only
+    single accesses are permitted, and the seconds that one may take.
 
     JSON strings are Unicode. For a name that is not, `bytes` maps the string in its place to the
     name's bytes in hexadecimal."""
@@ -84,6 +85,12 @@ class MountInfo:
     trace: str | None = None
     registers: dict[str, list[str]] = field(default_factory=dict)
     map: str | None = None
+    guard: bool = False
+    timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout < float("inf"):
+            raise ValueError(f"timeout {self.timeout}")
 
     def to_text(self) -> str:
         described = itertools.chain.from_iterable(self.registers.values())
@@ -128,7 +135,8 @@ class MountInfo:
             )
             described = data.get("registers", {}).items()
             registers = {str(Bdf.parse(bdf)): [*map(decoded, texts)] for bdf, texts in described}
-            return cls(int(data["pid"]), devices, trace, registers, socket)
+            options = bool(data.get("guard", False)), float(data.get("timeout", 5.0))
+            return cls(int(data["pid"]), devices, trace, registers, socket, *options)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f"invalid description of a mount: {error}") from None
 

@@ -8,6 +8,7 @@ Rule 2: a descriptor is duplicated in the step that looks it up: a device that l
 """
 
 import errno
+import functools
 import os
 
 import trio
@@ -17,9 +18,13 @@ from barfs.device import Device, in_flight_of
 from barfs.fuse import mount_socket
 from barfs.fuse.mount_socket import MountSocket
 from barfs.fuse.tree import RegionFile, Tree
+from barfs.host.device_clients import Process
 from barfs.region import backing_of, windows_of
 
 KIND = "map"
+
+_MOST_REMEMBERED = 64
+"""Clients of a device, before those that have ended are forgotten."""
 
 
 class MapServer:
@@ -30,12 +35,18 @@ class MapServer:
         self._socket = socket
         self._tree = tree
         self._leaving: dict[Device, trio.Event] = {}
+        self._clients: dict[Device, list[Process]] = {}
         tree.set_socket(KIND, socket.path)
 
-    def leave(self, device: Device) -> None:
-        """Tell the clients of a device that it leaves. It must refuse accesses by now."""
-        if event := self._leaving.pop(device, None):
+    def leave(self, device: Device) -> list[Process]:
+        """Tell the clients of a device that it leaves; returns all that ever had it.
+
+        The device must refuse accesses by now.
+        """
+        event = self._leaving.pop(device, None)
+        if event is not None:
             event.set()
+        return self._clients.pop(device, [])
 
     async def serve(self) -> None:
         """Answer until cancelled."""
@@ -68,7 +79,17 @@ class MapServer:
             Reply(0, node.region.size, granted, len(fds), stays).encode(),
             fds,
             self._leaving.setdefault(node.device, trio.Event()) if stays else None,
+            functools.partial(self._remember, node.device),
         )
+
+    def _remember(self, device: Device, pid: int) -> None:
+        client = Process.find(pid)
+        clients = self._clients.setdefault(device, [])
+        if client is None or client in clients:
+            return
+        if len(clients) >= _MOST_REMEMBERED:
+            clients[:] = [each for each in clients if Process.find(each.pid) == each]
+        clients.append(client)
 
 
 def _refusal(number: int, node: RegionFile) -> mount_socket.Reply:

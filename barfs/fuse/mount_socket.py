@@ -50,12 +50,14 @@ log = logging.getLogger(__name__)
 class Reply:
     """A reply with its descriptors, which are closed once it is sent, or cannot be.
 
-    With `until`, the connection ends when that is set, or when the client ends it.
+    With `until`, the connection ends when that is set, or when the client ends it. `sent_to` is
+    called with the number of the client's process before it has the reply.
     """
 
     data: bytes
     fds: Sequence[int] = ()
     until: trio.Event | None = None
+    sent_to: Callable[[int], object] = lambda _pid: None
 
 
 Answer = Callable[[bytes], Awaitable[Reply | None]]
@@ -138,7 +140,9 @@ class MountSocket:
         self, client: trio.socket.SocketType, longest: int, answer: Answer
     ) -> trio.Event | None:
         """Answer one request; returns what the client stays for, if it does."""
-        if not self._may_ask(client):
+        pid, uid = _peer(client)
+        if uid not in self._users:
+            log.warning("refused process %d of user %d: the mount is another user's", pid, uid)
             return None
         request = b""
         with trio.move_on_after(DEADLINE):
@@ -146,6 +150,7 @@ class MountSocket:
         reply = await answer(request) if 0 < len(request) <= longest else None
         if reply is None:
             return None
+        reply.sent_to(pid)
         await _send(client, reply)
         return reply.until
 
@@ -165,12 +170,12 @@ class MountSocket:
         finally:
             self._staying -= 1
 
-    def _may_ask(self, client: trio.socket.SocketType) -> bool:
-        data = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, _gid = _CREDENTIALS.unpack(data)
-        if uid not in self._users:
-            log.warning("refused process %d of user %d: the mount is another user's", pid, uid)
-        return uid in self._users
+
+def _peer(client: trio.socket.SocketType) -> tuple[int, int]:
+    """The process and the user of a client; 0 for a process that this one's namespace lacks."""
+    data = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _gid = _CREDENTIALS.unpack(data)
+    return pid, uid
 
 
 async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:

@@ -143,6 +143,9 @@ class KernelDevice:
         except OSError as error:
             raise DeviceError(f"{self.bdf} cannot {what}: {reason(error)}") from error
 
+    def layout(self, index: int) -> None:
+        """None has been decided."""
+
     def region_fd(self, index: int) -> int:
         return self._fd
 

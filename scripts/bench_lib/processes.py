@@ -148,7 +148,7 @@ def barfs_mount(
 ) -> Iterator[Mount]:
     """Devices mounted by barfs; `files` are bar0 to bar4 of the last one."""
     mountpoint = folder / name
-    command = [*BARFS, "mount", "-f", *sources]
+    command = [*BARFS, "mount", "-f", "-o", "map", *sources]
     with mounted(command, mountpoint, ".barfs", prefix) as process:
         last = max((mountpoint / "bus").iterdir())
         yield Mount(process, [last / f"bar{number}" for number in range(5)])
