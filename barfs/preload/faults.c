@@ -3,6 +3,7 @@
 #include "preload/faults.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stddef.h>
 
 #include "preload/calls.h"
@@ -10,6 +11,9 @@
 #include "preload/tell.h"
 
 enum { WIDTH = 4 /* what barfs md reads at once */ };
+
+/* What was installed when the first region was mapped, for SIGSEGV and SIGBUS. */
+static struct sigaction before[2];
 
 static bool in_window(const struct barfs_mapping *mapping, uint64_t offset)
 {
@@ -44,34 +48,65 @@ static bool is_fault(int signum, const siginfo_t *info)
            !(signum == SIGBUS && info->si_code == BUS_MCEERR_AO);
 }
 
+/* Whether the program has given up: the next fault will end it. */
+static bool is_default(int signum)
+{
+    struct sigaction found;
+
+    return sigaction(signum, NULL, &found) == 0 && !(found.sa_flags & SA_SIGINFO) &&
+           found.sa_handler == SIG_DFL;
+}
+
 static void on_fault(int signum, siginfo_t *info, void *context)
 {
-    int saved = errno;
+    const struct sigaction *theirs = &before[signum == SIGBUS];
     struct sigaction action = {.sa_handler = SIG_DFL};
     uintptr_t address = (uintptr_t)info->si_addr;
+    bool fault = is_fault(signum, info), own = true;
     const struct barfs_mapping *mapping;
+    int saved;
 
-    (void)context;
-    sigaction(signum, &action, NULL);
-    if (is_fault(signum, info)) {
-        mapping = barfs_mapping_find(address, address + 1);
+    if (theirs->sa_flags & SA_SIGINFO)
+        theirs->sa_sigaction(signum, info, context);
+    else if (theirs->sa_handler != SIG_DFL)
+        theirs->sa_handler(signum);
+    else
+        own = false;
+    saved = errno;
+    if (!own || is_default(signum)) {
+        mapping = fault ? barfs_mapping_find(address, address + 1) : NULL;
         if (mapping != NULL)
             tell(signum, mapping, address);
-        /* The access will fault again, now with the default action. */
-    } else {
-        raise(signum);
+        sigaction(signum, &action, NULL);
+        if (!fault)
+            raise(signum); /* a fault comes again by itself */
     }
     errno = saved;
 }
 
+/* Put our handler in front of what is there, with the same flags and mask. */
+static void watch(int signum)
+{
+    struct sigaction *theirs = &before[signum == SIGBUS];
+    struct sigaction ours;
+
+    if (sigaction(signum, NULL, theirs) != 0 || theirs->sa_flags & (int)SA_RESETHAND ||
+        (!(theirs->sa_flags & SA_SIGINFO) && theirs->sa_handler == SIG_IGN))
+        return;
+    ours = *theirs;
+    ours.sa_sigaction = on_fault;
+    ours.sa_flags |= SA_SIGINFO;
+    if (is_default(signum))
+        ours.sa_flags |= SA_ONSTACK;
+    sigaction(signum, &ours, NULL);
+}
+
 void barfs_faults_watch(void)
 {
-    static const int signals[] = {SIGSEGV, SIGBUS};
-    struct sigaction ours = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-    struct sigaction found;
+    static atomic_flag done = ATOMIC_FLAG_INIT;
 
-    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-        if (sigaction(signals[i], NULL, &found) == 0 && !(found.sa_flags & SA_SIGINFO) &&
-            found.sa_handler == SIG_DFL)
-            sigaction(signals[i], &ours, NULL);
+    if (atomic_flag_test_and_set(&done))
+        return;
+    watch(SIGSEGV);
+    watch(SIGBUS);
 }

@@ -8,8 +8,11 @@
 #pragma GCC visibility push(hidden)
 
 /* From now on, a touch of a mapping where there is no window, or where the device does not answer,
- * is told before it ends the program.  Only for signals that the program leaves at their default:
- * a handler of its own stays, and one that it installs later replaces this.
+ * is told before it ends the program.
+ *
+ * A handler of the program is called first, and nothing is told unless it returns and has restored
+ * the default action.  One that the program installs later replaces ours, and may call it.  This is
+ * done once: a second time, ours could become one that is called by itself.
  */
 void barfs_faults_watch(void);
 

@@ -125,6 +125,18 @@ def test_a_handler_may_call_the_one_before_it(bar0: Path, handlers: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("mode", ["resigns", "raises"])
+def test_a_handler_that_gives_up_is_followed_by_the_line(
+    bar0: Path, handlers: Path, mode: str
+) -> None:
+    """As those of Rust's runtime, and of programs that report their crashes."""
+    assert ended(handlers, mode, bar0, "0x2005") == (
+        signal.SIGSEGV,
+        "resigned\n",
+        in_gap(bar0),
+    )
+
+
 def test_a_handler_may_be_put_back(bar0: Path, handlers: Path) -> None:
     assert ended(handlers, "restored", bar0, "0x2005") == (signal.SIGSEGV, "", in_gap(bar0))
 

@@ -6,6 +6,8 @@
  *
  *     before    its handler, which leaves by siglongjmp(), is installed before it maps the region
  *     after     ... after it
+ *     resigns   its handler, installed before, restores the default action, and returns
+ *     raises    ... and raises the signal again
  *     chained   its handler says so, and calls the one that was there
  *     restored  it installs a handler, and then the one that was there
  *     elsewhere it touches address 0 instead
@@ -42,6 +44,18 @@ static void chain(int signum, siginfo_t *info, void *context)
         REQUIRE(sigaction(signum, old, NULL) == 0);
 }
 
+static void resign(int signum)
+{
+    REQUIRE(write(STDOUT_FILENO, "resigned\n", 9) == 9);
+    signal(signum, SIG_DFL);
+}
+
+static void resign_and_raise(int signum)
+{
+    resign(signum);
+    raise(signum);
+}
+
 static void install(const struct sigaction *action)
 {
     REQUIRE(sigaction(SIGSEGV, action, &old_segv) == 0);
@@ -51,6 +65,8 @@ static void install(const struct sigaction *action)
 int main(int count, char **words)
 {
     struct sigaction leaving = {.sa_handler = leave};
+    struct sigaction resigning = {.sa_handler = resign};
+    struct sigaction raising = {.sa_handler = resign_and_raise};
     struct sigaction chaining = {.sa_sigaction = chain, .sa_flags = SA_SIGINFO};
     const volatile char *base, *touched;
     struct stat found;
@@ -61,6 +77,10 @@ int main(int count, char **words)
     REQUIRE(fd >= 0 && fstat(fd, &found) == 0);
     if (strcmp(words[1], "before") == 0)
         install(&leaving);
+    else if (strcmp(words[1], "resigns") == 0)
+        install(&resigning);
+    else if (strcmp(words[1], "raises") == 0)
+        install(&raising);
     base = mmap(NULL, (size_t)found.st_size, PROT_READ, MAP_SHARED, fd, 0);
     REQUIRE(base != MAP_FAILED);
     if (strcmp(words[1], "after") == 0) {
