@@ -113,7 +113,7 @@ static void take_descriptors(struct msghdr *message, struct barfs_descriptors *d
 static int receive_reply(int fd, struct barfs_map_reply *reply,
                          struct barfs_descriptors *descriptors, int64_t deadline)
 {
-    /* Of this size, it has room for one SCM_RIGHTS of the kernel's largest number of descriptors. */
+    /* Room for one SCM_RIGHTS with the kernel's largest number of descriptors. */
     union {
         struct cmsghdr aligned;
         char bytes[CMSG_SPACE(sizeof(descriptors->fd))];

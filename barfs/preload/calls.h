@@ -61,6 +61,13 @@ static inline bool call_stat(int fd, struct statx *found)
                    found) == 0;
 }
 
+static inline uint64_t whole_pages(uint64_t length)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+
+    return (length + page - 1) & ~(page - 1);
+}
+
 #define BARFS_FD_LINK "/proc/thread-self/fd/"
 
 enum { FD_LINK_SIZE = sizeof(BARFS_FD_LINK) + 10 /* digits of INT_MAX */ };

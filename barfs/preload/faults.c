@@ -73,10 +73,12 @@ static void on_fault(int signum, siginfo_t *info, void *context)
     else
         own = false;
     saved = errno;
-    if (!own || is_default(signum)) {
-        mapping = fault ? barfs_mapping_find(address, address + 1) : NULL;
+    if (fault && (!own || is_default(signum))) {
+        mapping = barfs_mapping_find(address, address + 1);
         if (mapping != NULL)
             tell(signum, mapping, address);
+    }
+    if (!own) {
         sigaction(signum, &action, NULL);
         if (!fault)
             raise(signum); /* a fault comes again by itself */

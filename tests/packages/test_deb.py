@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packages.conftest import package, require_programs, runpaths
+from tests.packages.conftest import MAPPER, package, require_programs, runpaths
 from tests.support import require, require_fuse
 
 pytestmark = pytest.mark.deb
@@ -137,6 +137,7 @@ def test_the_package_has_nothing_of_the_user_who_built_it(deb: Path, tmp_path: P
     assert {name.partition(".")[0] for name in found} == {
         "_cffi_backend",
         "barfs/engine/_engine",
+        "barfs/preload/barfs_map",
         "pyfuse3/__init__",
     }
     assert [name for name, paths in found.items() if paths] == []
@@ -153,6 +154,11 @@ def use_the_demo(chroot: Chroot) -> None:
         "dd if=/tmp/mnt/bus/ffff:00:00.0/bar0 bs=4 count=1 status=none; barfs umount /tmp/mnt"
     )
     assert read == "barf"
+    mapped = chroot.run(
+        "barfs mount -o map demo /tmp/mnt; "
+        f"barfs run python3 -c '{MAPPER}' /tmp/mnt/bus/ffff:00:00.0/bar0; barfs umount /tmp/mnt"
+    )
+    assert mapped == "b'barf'\n"
     mounted = chroot.run(
         "mount -t fuse.barfs demo /tmp/mnt -o ro,noauto; "
         "stat -c %a /tmp/mnt/bus/ffff:00:00.0/bar0; umount /tmp/mnt"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Another library in LD_PRELOAD, which counts the shared mappings that a program asks for and prints
- * their number when it ends.
+ * Another library in LD_PRELOAD, which counts the shared mappings that a program asks for, and
+ * prints their number when it ends.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
