@@ -16,12 +16,14 @@ static _Atomic uint32_t lock;
 
 static void acquire(sigset_t *before)
 {
+    int saved = errno;
     sigset_t all;
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, before);
     while (atomic_exchange(&lock, 1) != 0)
         syscall(SYS_futex, &lock, FUTEX_WAIT_PRIVATE, 1, NULL, NULL, 0);
+    errno = saved;
 }
 
 static void release(const sigset_t *before)

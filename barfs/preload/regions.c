@@ -166,21 +166,28 @@ static void *map_region(struct barfs_mapping *mapping, const struct barfs_reques
 void *barfs_region_map(const struct barfs_request *request, const struct statx *file)
 {
     struct barfs_found_mount mount = barfs_find_mount(file->stx_dev_major, file->stx_dev_minor);
-    struct barfs_mapping *mapping = mount.is_barfs ? barfs_mapping_new() : NULL;
+    struct barfs_mapping *mapping;
+    uintptr_t start, end;
     void *base = MAP_FAILED;
 
-    errno = ENODEV;
-    if (mapping != NULL) {
-        base = map_region(mapping, request, mount.root, file->stx_ino);
-        if (base == MAP_FAILED) {
-            barfs_mapping_drop(mapping);
-        } else {
-            barfs_mapping_forget((uintptr_t)base, (uintptr_t)base + request->length);
-            barfs_mapping_publish(mapping, (uintptr_t)base, (uintptr_t)base + request->length);
-            barfs_faults_watch();
-        }
+    if (!mount.is_barfs) {
+        errno = ENODEV;
+        return MAP_FAILED;
     }
+    mapping = barfs_mapping_new();
+    if (mapping != NULL)
+        base = map_region(mapping, request, mount.root, file->stx_ino);
     if (mount.root >= 0)
         call_close(mount.root);
+    if (base == MAP_FAILED) {
+        if (mapping != NULL)
+            barfs_mapping_drop(mapping);
+        return MAP_FAILED;
+    }
+    start = (uintptr_t)base;
+    end = start + request->length;
+    barfs_mapping_forget(start, end);
+    barfs_mapping_publish(mapping, start, end);
+    barfs_faults_watch();
     return base;
 }

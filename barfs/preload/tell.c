@@ -4,6 +4,7 @@
 
 #include <limits.h>
 #include <linux/magic.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -112,6 +113,22 @@ static bool may_print(void)
     return syscall(SYS_fstatfs, STDERR_FILENO, &found) == 0 && found.f_type != FUSE_SUPER_MAGIC;
 }
 
+/* Without the SIGPIPE that the program would otherwise not get. */
+static void print(void)
+{
+    static const struct timespec at_once;
+    sigset_t pipe, before, waiting;
+
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe, &before);
+    sigpending(&waiting);
+    if (syscall(SYS_write, STDERR_FILENO, line, count) < 0 && errno == EPIPE &&
+        !sigismember(&waiting, SIGPIPE))
+        syscall(SYS_rt_sigtimedwait, &pipe, NULL, &at_once, _NSIG / 8);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 void barfs_tell(const char *text, ...)
 {
     va_list arguments;
@@ -125,6 +142,6 @@ void barfs_tell(const char *text, ...)
     va_end(arguments);
     add_byte('\n');
     if (may_print())
-        syscall(SYS_write, STDERR_FILENO, line, count);
+        print();
     atomic_flag_clear(&in_use);
 }

@@ -112,7 +112,7 @@ def test_a_preloaded_library_stays_in_front_and_ours_is_added_once(tmp_path: Pat
         assert output == f"{before}{ours}\n"
 
 
-def test_a_pipe_that_nobody_reads_ends_the_command() -> None:
+def test_a_broken_pipe_ends_the_command() -> None:
     """Python ignores SIGPIPE, and a program would inherit that."""
     words = " ".join([*BARFS, "run", "yes"])
     script = f"{words} | head -n 1 >&2; echo ${{PIPESTATUS[0]}}"

@@ -150,6 +150,15 @@ def test_a_range_without_a_window_is_told_once(bar0: Path) -> None:
     )
 
 
+def test_a_hint_into_a_broken_pipe_ends_no_program(bar0: Path) -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+        "ours, theirs = os.pipe(); os.dup2(theirs, 2); os.close(ours)\n"
+        "print(error_of(map_file, bar0, 0x1000, 0x2000), signal.sigpending())"
+    )
+    assert shown(code, bar0) == "ENODEV set()"
+
+
 def test_other_mappings_are_those_of_the_kernel(bar0: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"file" * 1024)
     code = (
