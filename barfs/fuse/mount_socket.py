@@ -11,7 +11,8 @@ Rule 3: a message of the wrong size is dropped without a reply. There is no room
         clients: the kernel closes them.
 Rule 4: a client that asked for it keeps its connection, until the mount has news for it: the end of
         the connection. That is no client that is being served, and there may be many.
-Rule 5: a mount goes on without a socket that cannot be made or has failed.
+Rule 5: a mount goes on without a socket that has failed, or that cannot be made and was not asked
+        for.
 
 The socket is of type SOCK_SEQPACKET: the kernel keeps messages whole and apart.
 """
@@ -73,11 +74,15 @@ class MountSocket:
     def __init__(self, kind: str) -> None:
         self._owner = Owner()
         self._staying = 0
-        # Other processes may have a /tmp of their own.
-        self._directory = new_directory(f"barfs-{kind}-", first=runtime_directory())
-        self.path = self._directory / "socket"
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._users = (os.geteuid(), 0)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            # Other processes may have a /tmp of their own.
+            self._directory = new_directory(f"barfs-{kind}-", first=runtime_directory())
+        except BaseException:
+            self._listener.close()
+            raise
+        self.path = self._directory / "socket"
         try:
             folder = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

@@ -27,7 +27,7 @@ from barfs.host.device_clients import Process, still_holding
 from barfs.pci import Bdf
 from barfs.region import backing_of, table_of
 
-_TIME_TO_LET_GO = 1.0
+_TIME_TO_LET_GO = 2.0
 """Seconds in which processes that are told of it (`barfs.attach`) have let go of a device."""
 
 log = logging.getLogger(__name__)
