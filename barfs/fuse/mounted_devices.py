@@ -115,13 +115,14 @@ class MountedDevices:
             self._epoll.unregister(other.fd)
             del self._signals[other.fd]
         in_flight_of(device).close()
-        clients = self._maps.leave(device) if self._maps is not None else []
+        if self._maps is not None:
+            self._maps.leave(device)
         if signal.kind == "lost":
             log.error("%s is lost", device.source)
         else:
-            nursery.start_soon(self._release, device, clients)
+            nursery.start_soon(self._release, device)
 
-    async def _release(self, device: Device, clients: Sequence[Process]) -> None:
+    async def _release(self, device: Device) -> None:
         log.warning("the kernel reclaims %s; the mount releases it", device.source)
         self._gates.pop(device).remove()
         self._tree.remove(device)
@@ -130,6 +131,7 @@ class MountedDevices:
             self._tree.bus.inode, str(device.bdf).encode(), ignore_enoent=True
         )
         self._describe()
+        clients = self._maps.clients_of(device) if self._maps is not None else []
         file = _file_of(device) if clients else ""
         while not await trio.to_thread.run_sync(device.close, abandon_on_cancel=True):
             continue
