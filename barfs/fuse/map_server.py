@@ -38,14 +38,14 @@ class MapServer:
         self._clients: dict[Device, list[Process]] = {}
         tree.set_socket(KIND, socket.path)
 
-    def leave(self, device: Device) -> list[Process]:
-        """Tell the clients of a device that it leaves; returns all that ever had it.
-
-        The device must refuse accesses by now.
-        """
+    def leave(self, device: Device) -> None:
+        """Tell the clients of a device that it leaves. It must refuse accesses by now."""
         event = self._leaving.pop(device, None)
         if event is not None:
             event.set()
+
+    def clients_of(self, device: Device) -> list[Process]:
+        """The clients that ever had a device which has left; they are forgotten by that."""
         return self._clients.pop(device, [])
 
     async def serve(self) -> None:

@@ -11,7 +11,10 @@ Rule 3: a message of the wrong size is dropped without a reply. There is no room
         clients: the kernel closes them.
 Rule 4: a client that asked for it keeps its connection, until the mount has news for it: the end of
         the connection. That is no client that is being served, and there may be many.
-Rule 5: a mount goes on without a socket that cannot be made or has failed.
+Rule 5: a mount that was killed leaves its directory, which the next mount of this user removes. So
+        the socket has its name only while it listens: one that refuses connections is dead.
+Rule 6: a mount goes on without a socket that has failed, or that cannot be made and was not asked
+        for.
 
 The socket is of type SOCK_SEQPACKET: the kernel keeps messages whole and apart.
 """
@@ -25,6 +28,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -40,6 +44,7 @@ _BACKLOG = 16
 _MOST_CLIENTS = 8
 _MOST_STAYING = 256
 _PAUSE = 1.0
+_NAME, _UNNAMED = "socket", "new"
 _CREDENTIALS = struct.Struct("@iII")
 """`struct ucred`: pid, uid, gid, as this process's user namespace sees them."""
 
@@ -73,20 +78,26 @@ class MountSocket:
     def __init__(self, kind: str) -> None:
         self._owner = Owner()
         self._staying = 0
-        # Other processes may have a /tmp of their own.
-        self._directory = new_directory(f"barfs-{kind}-", first=runtime_directory())
-        self.path = self._directory / "socket"
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._users = (os.geteuid(), 0)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            # Other processes may have a /tmp of their own.
+            self._directory = new_directory(f"barfs-{kind}-", first=runtime_directory())
+        except BaseException:
+            self._listener.close()
+            raise
+        _remove_dead(self._directory.parent, f"barfs-{kind}-")
+        self.path = self._directory / _NAME
         try:
             folder = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 # A path may be too long for an address (unix(7)).
-                self._listener.bind(f"/proc/self/fd/{folder}/{self.path.name}")
+                self._listener.bind(f"/proc/self/fd/{folder}/{_UNNAMED}")
+                os.chmod(_UNNAMED, 0o600, dir_fd=folder)  # whatever the umask
+                self._listener.listen(_BACKLOG)
+                os.rename(_UNNAMED, _NAME, src_dir_fd=folder, dst_dir_fd=folder)
             finally:
                 os.close(folder)
-            self.path.chmod(0o600)  # whatever the umask
-            self._listener.listen(_BACKLOG)
         except BaseException:
             self.close()
             raise
@@ -104,9 +115,7 @@ class MountSocket:
         if not self._owner.is_here:
             return
         self._listener.close()
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
-            self._directory.rmdir()
+        _remove(self._directory)
 
     async def serve(self, longest: int, answer: Answer) -> None:
         """Answer requests of 1 to `longest` bytes until cancelled."""
@@ -199,6 +208,30 @@ async def _send(client: trio.socket.SocketType, reply: Reply) -> None:
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for name in (_NAME, _UNNAMED):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _remove_dead(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid == os.geteuid() and _is_dead(folder / _NAME):
+                _remove(folder)
+
+
+def _is_dead(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.setblocking(False)
+        try:
+            client.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False
 
 
 def mount_socket(kind: str) -> MountSocket | None:

@@ -27,7 +27,7 @@ from barfs.host.device_clients import Process, still_holding
 from barfs.pci import Bdf
 from barfs.region import backing_of, table_of
 
-_TIME_TO_LET_GO = 1.0
+_TIME_TO_LET_GO = 2.0
 """Seconds in which processes that are told of it (`barfs.attach`) have let go of a device."""
 
 log = logging.getLogger(__name__)
@@ -115,13 +115,14 @@ class MountedDevices:
             self._epoll.unregister(other.fd)
             del self._signals[other.fd]
         in_flight_of(device).close()
-        clients = self._maps.leave(device) if self._maps is not None else []
+        if self._maps is not None:
+            self._maps.leave(device)
         if signal.kind == "lost":
             log.error("%s is lost", device.source)
         else:
-            nursery.start_soon(self._release, device, clients)
+            nursery.start_soon(self._release, device)
 
-    async def _release(self, device: Device, clients: Sequence[Process]) -> None:
+    async def _release(self, device: Device) -> None:
         log.warning("the kernel reclaims %s; the mount releases it", device.source)
         self._gates.pop(device).remove()
         self._tree.remove(device)
@@ -130,6 +131,7 @@ class MountedDevices:
             self._tree.bus.inode, str(device.bdf).encode(), ignore_enoent=True
         )
         self._describe()
+        clients = self._maps.clients_of(device) if self._maps is not None else []
         file = _file_of(device) if clients else ""
         while not await trio.to_thread.run_sync(device.close, abandon_on_cancel=True):
             continue

@@ -293,6 +293,21 @@ def test_nothing_stays_of_a_mount_in_the_background(tmp_path: Path) -> None:
     assert not place.parent.exists()
 
 
+def test_what_a_killed_mount_leaves_goes_with_the_next(tmp_path: Path) -> None:
+    with mounted(tmp_path, "demo", options="map") as living:
+        other = tmp_path / "other"
+        other.mkdir()
+        with mounted(other, "demo", options="map") as mount:
+            left = socket_of(mount)
+            mount.process.kill()
+            mount.process.wait()
+            assert left.is_socket()
+            wait_until(lambda: not is_mounted(mount.path), "the helper to unmount")
+        with mounted(other, "demo", options="map"):
+            assert not left.parent.exists()
+            assert answers(living)
+
+
 def test_nothing_stays_of_a_mount_that_fails(tmp_path: Path) -> None:
     path = tmp_path / "mnt"
     path.mkdir()
