@@ -399,6 +399,12 @@ def test_threads_children_and_what_they_execute_map_too(bar0: Path) -> None:
     assert shown(code, bar0).split() == lines * 4
 
 
+def test_threads_children_and_signal_handlers_at_once(bar0: Path, tmp_path: Path) -> None:
+    program = compiled(PROGRAMS / "hammer.c", tmp_path, "-pthread")
+    result = run_mapped(program, bar0)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_libraries_that_a_program_loads_map_too(bar0: Path, tmp_path: Path) -> None:
     library = compiled(PROGRAMS / "loaded.c", tmp_path, "-shared", "-fPIC", name="loaded.so")
     code = "print(ctypes.CDLL(sys.argv[2]).first_word(os.open(bar0, 0), 0x1000))"
