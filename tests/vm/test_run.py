@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,29 @@ def test_memory_is_shared_with_the_host(
             output(peek, bar2, hex(0x3000 + 16 * width), str(width), "0x8877665544332211")
             found = host_shared_memory.read(0x3000 + 16 * width, 8)
             assert found == bytes.fromhex("1122334455667788")[:width] + bytes(8 - width)
+
+
+NUMPY = """
+import sys, numpy
+bar2 = numpy.memmap(sys.argv[1], dtype="<u4", mode="r+")
+print(len(bar2), hex(bar2[0x5000 // 4]))
+bar2[0x5004 // 4] = 0x79706D6E
+bar2.flush()
+"""
+
+
+def test_numpy_maps_the_memory_of_the_host(
+    tmp_path: Path, host_shared_memory: HostSharedMemory
+) -> None:
+    require("numpy", find_spec("numpy") is not None, "numpy is not installed")
+    with (
+        bound("ivshmem") as bdf,
+        mounted(tmp_path, bdf, options=mount_options("map")) as mount,
+    ):
+        host_shared_memory.write(0x5000, word(0xCAFE))
+        bar2 = mount.device(bdf) / "bar2"
+        assert output(sys.executable, "-c", NUMPY, bar2) == f"{MIB} 0xcafe\n"
+        assert host_shared_memory.read(0x5004, 4) == b"nmpy"
 
 
 def test_the_kernel_has_a_device_back_when_programs_have_unmapped_it(
