@@ -107,7 +107,11 @@ class MountedDirectory:
         directory = Path(os.path.realpath(os.path.expanduser(os.fsdecode(path))))
         info = MountInfo.read(directory.parent.parent) if len(directory.parts) > 2 else None
         if info is None or directory.name not in info.devices:
-            problem = "" if directory.is_dir() else ": there is no such directory"
+            problem = ""
+            try:
+                os.stat(directory)
+            except OSError as error:
+                problem = f": {reason(error)}"
             raise UsageError(
                 f"{path} must be a device's directory in a mount, like .../bus/BDF{problem}"
             )

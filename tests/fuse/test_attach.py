@@ -132,12 +132,12 @@ def test_paths(mount: Mounted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nothing", "there is no such directory"),
+        ("nothing", "like .../bus/BDF: No such file or directory"),
         ("mnt", "must be a device's directory in a mount, like .../bus/BDF"),
         ("mnt/bus", "must be a device's directory in a mount"),
         ("mnt/bus/ffff:00:00.0/bar0", "must be a device's directory in a mount"),
         ("mnt/bus/ffff:00:00.0/registers", "must be a device's directory in a mount"),
-        ("mnt/bus/0000:00:00.0", "there is no such directory"),
+        ("mnt/bus/0000:00:00.0", "BDF: No such file or directory"),
         (".", "must be a device's directory in a mount"),
     ],
 )
