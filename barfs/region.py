@@ -78,11 +78,10 @@ class Region:
             raise forked(self.layout.device)
         if self._restricted:
             raise UsageError(f"{self.name} has no address: a policy restricts it")
+        if not self.layout.windows:
+            raise UsageError(f"{self.name} has no address: it has no window; its layout says why")
         if self._reservation is None:
-            raise UsageError(
-                f"{self.name} has no address: open with mapping='contiguous'; a region without a "
-                "window has none"
-            )
+            raise UsageError(f"{self.name} has no address: open with mapping='contiguous'")
         return self._reservation.address
 
     def read(self, offset: int, count: int) -> bytes:
