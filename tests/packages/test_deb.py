@@ -2,6 +2,7 @@
 """The Debian package in a chroot with nothing else: installed, used, removed without a trace."""
 
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -148,6 +149,7 @@ def test_the_package_installs_works_and_goes(deb: Path, chroot: Chroot) -> None:
         assert (share / place).is_file(), place
     assert (chroot.path / "lib/systemd/system/barfs@.service").is_file()
     use_the_demo(chroot)
+    use_descriptions(chroot)
     chroot.run("apt-get remove -q -y barfs; ! command -v barfs; ! test -e /usr/lib/barfs")
     chroot.run("apt-get purge -q -y barfs")
     assert chroot.files() - before == set()
@@ -173,13 +175,15 @@ def test_only_debian_12_needs_copies_of_python_packages(deb: Path, tmp_path: Pat
     theirs = {
         name: version for name, version in dependencies(deb).items() if name.startswith("python3-")
     }
+    compilers = {"antlr4", "colorama", "markdown", "peakrdl_ipxact", "systemrdl"}
+    always = {"barfs/engine/_engine", "systemrdl/parser/sa_systemrdl_cpp_parser"}
     if codename() == "bookworm":
-        assert {"barfs", "pyfuse3", "trio"} < brought
-        assert extensions == {"_cffi_backend", "barfs/engine/_engine", "pyfuse3/__init__"}
+        assert {"barfs", "pyfuse3", "trio", *compilers} < brought
+        assert extensions == {"_cffi_backend", "pyfuse3/__init__", *always}
         assert theirs == {}
     else:
-        assert brought == {"barfs"}
-        assert extensions == {"barfs/engine/_engine"}
+        assert brought == {"barfs", "typing_extensions.py", *compilers}
+        assert extensions == always
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         needed = dict(text.split(">=") for text in project["dependencies"])
         needed["cffi-backend"] = needed.pop("cffi")
@@ -198,6 +202,45 @@ def use_the_demo(chroot: Chroot) -> None:
         "stat -c %a /tmp/mnt/bus/ffff:00:00.0/bar0; umount /tmp/mnt"
     )
     assert mounted == "400\n"
+
+
+COMPONENT = """\
+<ipxact:component xmlns:ipxact="http://www.accellera.org/XMLSchema/IPXACT/1685-2014">
+  <ipxact:name>card</ipxact:name>
+  <ipxact:memoryMaps><ipxact:memoryMap>
+    <ipxact:name>card</ipxact:name>
+    <ipxact:addressBlock>
+      <ipxact:name>block</ipxact:name><ipxact:baseAddress>0</ipxact:baseAddress>
+      <ipxact:range>8</ipxact:range><ipxact:width>32</ipxact:width>
+      <ipxact:register>
+        <ipxact:name>identity</ipxact:name><ipxact:addressOffset>0</ipxact:addressOffset>
+        <ipxact:size>32</ipxact:size><ipxact:access>read-only</ipxact:access>
+      </ipxact:register>
+    </ipxact:addressBlock>
+  </ipxact:memoryMap></ipxact:memoryMaps>
+</ipxact:component>
+"""
+DESCRIPTIONS = {
+    "card.rdl": "addrmap card { reg { field { sw = r; } f[32]; } identity; };\n",
+    "card.xml": COMPONENT,
+}
+
+
+def use_descriptions(chroot: Chroot) -> None:
+    """The package brings what compiles them, and says where one is wrong."""
+    require_fuse()
+    for name, text in DESCRIPTIONS.items():
+        (chroot.path / "tmp" / name).write_text(text)
+        (chroot.path / "tmp" / f"bad-{name}").write_text(text.replace("32", "x"))
+        shown = chroot.run(
+            f"export XDG_CACHE_HOME=/tmp/cache; cd /tmp; barfs mount -o registers={name} demo mnt; "
+            "find mnt/bus/*/registers/bar0 -name identity -exec cat {} +; barfs umount mnt; "
+            f"barfs mount -o registers=bad-{name} demo mnt 2>&1 || echo $?; ls mnt"
+        )
+        lines = shown.splitlines()
+        assert lines[0] == f"0x{int.from_bytes(b'barf', 'little'):08x}"
+        assert [line for line in lines[1:-1] if not re.search(rf"bad-{name}:\d+: ", line)] == []
+        assert (len(lines) > 2, lines[-1]) == (True, "2")
 
 
 def test_lintian_finds_no_error(deb: Path) -> None:
