@@ -122,6 +122,14 @@ def bound(name: str, wanted: str | None = VFIO_PCI) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def held(bdf: str, wanted: str) -> Iterator[None]:
+    """Bind a device to a driver of the kernel's, which is loaded first; then to vfio-pci again."""
+    subprocess.run(["modprobe", wanted.replace("xhci_hcd", "xhci_pci")], check=True)
+    with _borrowed(bdf, wanted):
+        yield
+
+
+@contextlib.contextmanager
 def sparse(
     name: str, areas: Sequence[tuple[int, int]] | None, bar: int = 0, number: int = 0
 ) -> Iterator[str]:
