@@ -117,6 +117,8 @@ def _mount_all(stack: contextlib.ExitStack, folder: Path, size: float) -> Bench:
     second = enter(device(folder, "device-anywhere"))
     eight = enter(devices(folder, "devices", 8))
     return Bench(
+        folder=folder,
+        spare=enter(devices(folder, "spare", 2)),
         prefix=prefix,
         c=enter(c_mount(folder, prefix=prefix)),
         barfs=enter(barfs_mount(folder, "barfs", [first], prefix)),

@@ -8,7 +8,9 @@ Rule 2: a lane's client alternates between both sides in short blocks; a ratio c
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from bench_lib import registers
 from bench_lib.client import client, read32_ns
 from bench_lib.figures import Figure, Sample
 from bench_lib.processes import Mount, rss_anon
@@ -34,13 +36,19 @@ FIGURES: Mapping[str, Figure] = {
     "busy-any-p99": Figure("pread p99 while a gap is read, any CPU; idle", "ns"),
     "api": Figure("Python API: read32 of a window", "ns", 350),
     "memory": Figure("RssAnon, 8 devices, after use", "MB", 50),
+    **registers.FIGURES,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The mounts: both sides pinned, and both on any CPU. `size` scales counts."""
+    """The mounts: both sides pinned, and both on any CPU. `size` scales counts.
 
+    `spare` are two devices that a lane mounts below `folder`.
+    """
+
+    folder: Path
+    spare: Sequence[str]
     prefix: Sequence[str]
     c: Mount
     barfs: Mount
@@ -108,6 +116,10 @@ def _busy(bench: Bench) -> dict[str, Sample]:
     return {**samples, "busy-any-p99": Sample(busy["p99"], idle["p99"])}
 
 
+def _registers(bench: Bench) -> dict[str, Sample]:
+    return registers.measure(bench.folder, bench.spare, bench.count(6000), bench.prefix)
+
+
 def _memory(bench: Bench) -> dict[str, Sample]:
     for file in bench.eight.files[0].parent.parent.glob("*/bar[0-4]"):
         client("stream", "read", 1, f"{file}@0")
@@ -126,6 +138,7 @@ LANES: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
     "gap": _gap,
     "busy": _busy,
     "api": lambda bench: {"api": Sample(read32_ns(bench.prefix))},
+    "registers": _registers,
 }
 
 AT_THE_END: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {"memory": _memory}

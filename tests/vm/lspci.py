@@ -320,7 +320,8 @@ _NUMBERS: Mapping[str, list[tuple[str, list[_Number]]]] = {
         ),
         (r"PME ReqID (\w+)", [("RTSTA.REQUESTER", _hexadecimal)]),
         (r"MaxEETLPPrefixes (\d)", [("DEVCAP2.MEE_TLP", lambda text: int(text) % 4)]),
-        (r"Target Link Speed: ([\d.]+)GT/s", [("LNKCTL2.TLS", _speed)]),
+        # It shows 0, which is no speed, as 2.5.
+        (r"Target Link Speed: (5|8|16|32|64)GT/s", [("LNKCTL2.TLS", _speed)]),
         (
             r"Supported Link Speeds: 2.5(?:-([\d.]+))?GT/s",
             [("LNKCAP2.SLS", lambda text: (1 << _speed(text)) - 1)],
