@@ -168,6 +168,11 @@ def windows_of(region: Region) -> tuple[Segment, ...]:
     return () if region._restricted else region._windows
 
 
+def is_window(region: Region, start: int, end: int) -> bool:
+    """Whether accesses of `[start, end)` are loads and stores, which need no answer."""
+    return any(part.start <= start and end <= part.end for part in region.layout.windows)
+
+
 def restrict(region: Region, restrictions: Sequence[Restriction]) -> None:
     """Put a policy in force; for the device that opens the region, before a user has it."""
     region._restricted = True
