@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from barfs.attach import DeviceName
 from barfs.cli.edge import tell
 from barfs.cli.exit_codes import EXIT_DIFFERENT
 from barfs.cli.help import explain
@@ -20,6 +19,7 @@ from barfs.dump.comparison import Change, changes
 from barfs.dump.file import Dump, DumpWriter, new_dump
 from barfs.errors import UsageError
 from barfs.layout import Layout
+from barfs.opening import DeviceName
 from barfs.pci import region_index
 from barfs.ranges import Range, clip, parse_range
 from barfs.registers.fields import show_changes

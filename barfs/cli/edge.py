@@ -73,15 +73,26 @@ class _Errors(_Stream):
         return len(data)
 
 
+_closed: set[int] = set()
+"""The descriptors that the caller closed."""
+
+
 def take_streams() -> None:
     """Replace the standard streams by ones that follow the rules above."""
     for fd, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
         if not _is_open(fd):
             os.set_inheritable(_placeholder(mode), True)
+            _closed.add(fd)
     sys.stdout = _text(_Output(1), sys.stdout, line_buffering=os.isatty(1))
     sys.stderr = _text(_Errors(2), sys.stderr, line_buffering=True)
     threading.excepthook = _tell_of_thread
     sys.unraisablehook = _tell_of_unraisable
+
+
+def release_streams() -> None:
+    """Let another program have the standard streams as the caller left them: closed, if so."""
+    for fd in _closed:
+        os.set_inheritable(fd, False)
 
 
 def _is_open(fd: int) -> bool:

@@ -114,6 +114,7 @@ _COMMANDS = {
     "dump": ("dump", "save the contents of a device's regions"),
     "diff": ("dump", "show the registers that differ between two dumps"),
     "trace": ("trace", "follow the accesses to a mount"),
+    "run": ("run", "run a program that maps regions into its memory"),
     "list": ("devices", "list the PCI devices, and what keeps each from being mounted"),
     "bind": ("devices", "bind devices to a VFIO driver, and let a user open them"),
     "unbind": ("devices", "bind devices to their previous drivers again"),

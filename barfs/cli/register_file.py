@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from barfs.attached.mounts import FSTYPE, find_device
 from barfs.cli.edge import tell
 from barfs.errors import BarfsError, UsageError
-from barfs.fuse.mounts import FSTYPE, find_device
 from barfs.host.mountinfo import mounts
 from barfs.layout import NARROW_WIDTH, Layout, Segment
 from barfs.pci import region_index
@@ -29,9 +29,9 @@ from barfs.ranges import parse_number
 from barfs.text.system_errors import reason
 
 if TYPE_CHECKING:
-    from barfs.attach import DeviceName
     from barfs.device import Device
     from barfs.engine import Table
+    from barfs.opening import DeviceName
     from barfs.region import Region
 
 WIDTHS = {"b": 1, "w": 2, "l": 4, "q": 8}
@@ -126,7 +126,7 @@ class RegionFile:
         """Resolve a FILE argument. Raises UsageError for a text that is neither."""
         if os.path.exists(text):
             return cls(text, Path(text))
-        from barfs.attach import DeviceName
+        from barfs.opening import DeviceName
 
         name, colon, region = text.rpartition(":")
         try:
@@ -180,8 +180,8 @@ class RegionFile:
 
 
 def _open_device(name: "DeviceName") -> "Device":
-    from barfs.attach import open_implicitly
     from barfs.daemon.logs import log_to_stderr
+    from barfs.opening import open_implicitly
 
     log_to_stderr()
     return open_implicitly(name, tell)

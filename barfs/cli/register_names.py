@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from barfs.attach import DeviceName
+from barfs.attached.mounts import find_device
 from barfs.cli.edge import tell
 from barfs.cli.register_file import RegisterError
 from barfs.errors import UsageError
 from barfs.fuse.mounted_registers import mounted_registers
-from barfs.fuse.mounts import find_device
+from barfs.opening import DeviceName
 from barfs.registers import fields
 from barfs.registers.access import BoundField, BoundRegister, DeviceRegisters
 from barfs.registers.errors import NoSuchName
@@ -129,8 +129,8 @@ def registers_of(text: str, choice: Choice | None = None) -> Iterator[NamedRegis
         with mounted_registers(directory, choice) as registers:
             yield NamedRegisters(registers, directory, choice is None)
         return
-    from barfs.attach import open_implicitly
     from barfs.daemon.logs import log_to_stderr
+    from barfs.opening import open_implicitly
 
     assert name is not None
     log_to_stderr()

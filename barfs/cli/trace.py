@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from barfs.attached.mounts import MountError, MountInfo, barfs_mounts
 from barfs.cli.edge import put, tell
 from barfs.cli.help import explain
 from barfs.cli.operands import is_name, ranges_of
 from barfs.errors import BarfsError, UsageError
 from barfs.fuse.mounted_registers import mounted_registers
-from barfs.fuse.mounts import MountError, MountInfo, barfs_mounts
 from barfs.ranges import Range, parse_range
 from barfs.registers.sightings import Sightings
 from barfs.text.system_errors import reason

@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from barfs.attach import DeviceName, open_implicitly
+from barfs.attached.mounts import find_device, layouts_in
 from barfs.device import Device
 from barfs.dump.file import Hole
 from barfs.errors import AccessError, BarfsError
 from barfs.fuse.mounted_registers import mounted_registers
-from barfs.fuse.mounts import find_device, layouts_in
 from barfs.layout import REASON_POLICY, Layout, Segment
+from barfs.opening import DeviceName, open_implicitly
 from barfs.ranges import Range, align_down, align_up, clip, merge, overlay
 from barfs.region import backing_of
 from barfs.registers.access import DeviceRegisters

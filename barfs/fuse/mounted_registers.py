@@ -13,8 +13,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from barfs.attached.mounts import MountError, MountInfo, layouts_in
 from barfs.errors import DeviceGone, UsageError, access_error
-from barfs.fuse.mounts import MountError, MountInfo, layouts_in
 from barfs.registers.access import DeviceRegisters, bind
 from barfs.registers.find import Choice, parse_choice
 from barfs.text.system_errors import reason

@@ -19,6 +19,8 @@ _barfs_devices_or_directories() {
     compgen -d -- "$1"
 }
 
+_barfs_programs() { compgen -c -- "$1"; compgen -f -- "$1"; }
+
 _barfs_groups() { compgen -g -- "$1"; }
 
 _barfs_users() { compgen -u -- "$1"; }

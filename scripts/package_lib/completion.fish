@@ -12,6 +12,11 @@ function _barfs_devices_or_directories
     __fish_complete_directories (commandline -ct)
 end
 
+function _barfs_programs
+    complete -C ''
+    __fish_complete_path (commandline -ct)
+end
+
 function _barfs_groups
     __fish_complete_groups
 end

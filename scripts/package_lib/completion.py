@@ -37,6 +37,7 @@ COMPLETERS = {
     "A": shtab.FILE,
     "B": shtab.FILE,
     "BDF": _own("addresses"),
+    "COMMAND": _own("programs"),
     "DESCRIPTION": shtab.FILE,
     "DESCRIPTION.toml": shtab.FILE,
     "DEVICE": _own("devices"),
@@ -60,7 +61,7 @@ def _teach(parser: argparse.ArgumentParser) -> None:
         if isinstance(action.choices, dict):
             for command in action.choices.values():
                 _teach(command)
-        if action.metavar == "DEVICE" and action.nargs == "*":
+        elif action.metavar == "DEVICE" and action.nargs == "*":
             # The mount point follows them, and the shells cannot tell which word is the last.
             action.complete = _own("devices_or_directories")  # type: ignore[attr-defined]
         elif isinstance(action.metavar, str) and action.metavar in COMPLETERS:

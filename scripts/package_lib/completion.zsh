@@ -11,6 +11,8 @@ _barfs_devices() {
 
 _barfs_devices_or_directories() { _barfs_devices; _files -/ }
 
+_barfs_programs() { _command_names -e; _files }
+
 _barfs_groups() { _groups }
 
 _barfs_users() { _users }

@@ -38,6 +38,8 @@ LINES = [
     ("barfs serve one", {"one.d", "one.toml"}),
     ("barfs bind --user roo", {"root"}),
     ("barfs bind --driver ", set()),
+    ("barfs run mkfif", {"mkfifo"}),
+    ("barfs run cat one", {"one.d", "one.toml"}),
 ]
 
 
