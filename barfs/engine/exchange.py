@@ -57,7 +57,7 @@ class Exchanger:
     def enter(self, timeout: float = 0) -> int:
         """BUSY, ENTERED, or ENTERED_HANDED in the thread that C handed a request. It is not at rest
         then."""
-        return int(lib.barfs_exchanger_enter(self._exchanger, int(timeout * 1e9)))
+        return lib.barfs_exchanger_enter(self._exchanger, int(timeout * 1e9))
 
     def leave(self) -> None:
         """Undo an `enter`; nothing happens in a thread that has not entered."""
@@ -84,7 +84,7 @@ class Exchanger:
     @property
     def answered(self) -> float:
         """When the peer last replied (time.monotonic)."""
-        return lib.barfs_exchanger_answered(self._exchanger) / 1e9  # type: ignore[no-any-return]
+        return lib.barfs_exchanger_answered(self._exchanger) / 1e9
 
     def answer(self) -> None:
         """The peer has replied now."""

@@ -440,10 +440,11 @@ def access_templates(region: int) -> dict[tuple[int, int], tuple[bytes, bytes]]:
     for width in (1, 2, 4, 8):
         data = bytes(width)
         read, write = RegionRead(region, 0, width), RegionWrite(region, 0, data)
-        for direction, command in enumerate((read, write)):
+        commands: tuple[RegionRead | RegionWrite, ...] = (read, write)
+        for direction, command in enumerate(commands):
             asked = Message(0, command.NUMBER, 0, 0, command.body())
             request = encode(0, command.NUMBER, asked.body)
-            reply = encode_access_reply(asked, command, data if command is read else b"")
+            reply = encode_access_reply(asked, command, b"" if direction else data)
             templates[direction, width] = (
                 request[: ACCESS_MESSAGE.size],
                 reply[: ACCESS_MESSAGE.size],

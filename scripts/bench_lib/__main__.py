@@ -131,11 +131,13 @@ def _mount_all(stack: contextlib.ExitStack, folder: Path, size: float) -> Bench:
         for number, (name, kind) in enumerate(lanes.SLOW.items())
     }
     return Bench(
+        folder=folder,
+        spare=enter(devices(folder, "spare", 2)),
         prefix=prefix,
         c=enter(c_mount(folder, prefix=prefix)),
-        barfs=enter(barfs_mount(folder, "barfs", [first], prefix)),
         c_anywhere=enter(c_mount(folder, name="c-anywhere")),
         c_threads=enter(c_mount(folder, name="c-threads", threads=True)),
+        barfs=enter(barfs_mount(folder, "barfs", [first], prefix, ("-o", "map"))),
         barfs_anywhere=enter(barfs_mount(folder, "barfs-anywhere", [second])),
         eight=enter(barfs_mount(folder, "barfs-eight", eight)),
         slow=slow,

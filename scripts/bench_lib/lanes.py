@@ -9,8 +9,10 @@ Rule 2: a lane's client alternates between both sides in short blocks; a ratio c
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench_lib.client import client, read32_ns
+from bench_lib import registers
+from bench_lib.client import client, load_ns, read32_ns
 from bench_lib.figures import Figure, Sample
 from bench_lib.processes import Mount, other_cpu, rss_anon
 
@@ -40,6 +42,8 @@ SLOW: Mapping[str, Slow] = {
     "50 ms, descriptor": Slow("descriptor", 50_000_000),
     "50 ms, window": Slow("window", 50_000_000),
 }
+
+LOADS = 10_000_000
 
 FIGURES: Mapping[str, Figure] = {
     "read-p50": Figure("4-byte pread, p50", "ns", 1.10),
@@ -72,14 +76,23 @@ FIGURES: Mapping[str, Figure] = {
         for client, where in (("pinned", "pinned"), ("free", "on any CPU"))
         for side, of in (("barfs", ""), ("c", "; the C server"))
     },
+    "api-attach": Figure("the same by barfs.attach; barfs.open", "ns", 1.1),
+    "api-plain": Figure("the same by barfs.open; memoryview of an mmap", "ns"),
+    "load": Figure("4-byte load of a handed out window; plain mmap", "ns", 1.02),
     "memory": Figure("RssAnon, 8 devices, after use", "MB", 50),
+    **registers.FIGURES,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The mounts: both sides pinned, and both on any CPU. `size` scales counts."""
+    """The mounts: both sides pinned, and both on any CPU. `size` scales counts.
 
+    `spare` are two devices that a lane mounts below `folder`.
+    """
+
+    folder: Path
+    spare: Sequence[str]
     prefix: Sequence[str]
     c: Mount
     barfs: Mount
@@ -152,7 +165,7 @@ def _busy(bench: Bench) -> dict[str, Sample]:
 
 def _slow(bench: Bench) -> dict[str, Sample]:
     """What is slow, and its client, are on another CPU than the measuring client."""
-    samples = {}
+    samples: dict[str, Sample] = {}
     for name, slow in SLOW.items():
         mount = bench.slow[name]
         samples |= _beside(bench, f"slow-{name}", mount, slow)
@@ -196,6 +209,25 @@ def _placed(bench: Bench) -> dict[str, Sample]:
     return samples
 
 
+def _api(bench: Bench) -> dict[str, Sample]:
+    costs = read32_ns(bench.barfs.files[0].parent, bench.prefix)
+    return {
+        "api": Sample(costs["open"]),
+        "api-attach": Sample(costs["attach"], costs["open"]),
+        "api-plain": Sample(costs["open"], costs["plain"]),
+    }
+
+
+def _load(bench: Bench) -> dict[str, Sample]:
+    count = max(bench.count(LOADS), 100_000)
+    handed_out, plain = load_ns(count, bench.barfs.files[0], bench.prefix)
+    return {"load": Sample(handed_out, plain)}
+
+
+def _registers(bench: Bench) -> dict[str, Sample]:
+    return registers.measure(bench.folder, bench.spare, bench.count(6000), bench.prefix)
+
+
 def _memory(bench: Bench) -> dict[str, Sample]:
     for file in bench.eight.files[0].parent.parent.glob("*/bar[0-4]"):
         client("stream", "read", 1, f"{file}@0")
@@ -214,11 +246,9 @@ LANES: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
     "gap": _gap,
     "busy": _busy,
     "slow": _slow,
-    **{
-        f"slow-c-{figure}": Figure(f"pread {figure} beside 100 us, loop_mt; idle", "ns")
-        for figure in ("p50", "p99")
-    },
-    "api": lambda bench: {"api": Sample(read32_ns(bench.prefix))},
+    "api": _api,
+    "load": _load,
+    "registers": _registers,
 }
 
 AT_THE_END: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
