@@ -79,8 +79,8 @@ struct barfs_exchanger *barfs_exchanger_new(int fd, uint32_t head, uint32_t id_a
                                             uint32_t offset_at);
 void barfs_exchanger_free(struct barfs_exchanger *exchanger);
 
-/* Begin to use the connection, which is not at rest from then on; wait up to `timeout_ns`.  A thread
- * may enter again. */
+/* Begin to use the connection, which is not at rest from then on; wait up to `timeout_ns`.  A
+ * thread may enter again. */
 enum barfs_entered barfs_exchanger_enter(struct barfs_exchanger *exchanger, int64_t timeout_ns);
 
 /* Undo an enter; nothing happens in a thread that has not entered. */

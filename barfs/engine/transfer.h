@@ -115,7 +115,7 @@ struct barfs_control {
     uint64_t done;           /* bytes of the request that earlier calls did */
     int64_t looked_ns;       /* with `pace`: when the clock was last read */
     struct barfs_pace *pace; /* NULL: not kept */
-    /* Wait for a message on `fd` (exchange.h); false: not here, the transfer pauses.  NULL: wait. */
+    /* Wait for a message on `fd` (exchange.h); false: the transfer pauses.  NULL: wait there. */
     bool (*await)(void *context, int fd);
     void *await_context;
     const struct barfs_exchange *carried; /* its request is under way; NULL: none */

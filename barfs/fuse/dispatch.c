@@ -18,7 +18,8 @@
 #include <unistd.h>
 
 /* A request that takes longer goes on in a lane; one that will take longer at the device's pace is
- * in a lane from its first byte.  As long as a short request takes altogether: others notice more. */
+ * in a lane from its first byte.  As long as a short request takes altogether: others would notice
+ * more. */
 static const int64_t BUDGET_NS = BARFS_SLOW_NS;
 /* If the last access took less, with the way to it, it may have been one of memory: then the budget
  * shows whether many are slow. */
@@ -181,9 +182,10 @@ static struct barfs_lane *lane_for_rest(struct barfs_lanes *lanes,
     return cost.calls ? &lanes->each[BARFS_QUICK_CALLS] : slow_device_lane(lanes, request);
 }
 
-/* After an access here that followed `quick` others.  The first slow one may have been the scheduler's
- * doing.  A device that is quick and slow in turns would hold up this thread over and over: further
- * ones keep it in its lanes until it has cost the others no more than a share of the time. */
+/* After an access here that followed `quick` others.  The first slow one may have been the
+ * scheduler's doing.  A device that is quick and slow in turns would hold up this thread over and
+ * over: further ones keep it in its lanes until it has cost the others no more than a share of the
+ * time. */
 static void learn(struct barfs_lanes *lanes, uint64_t quick, int64_t now)
 {
     int64_t took = atomic_load_explicit(&lanes->pace.last_ns, memory_order_relaxed);

@@ -5,8 +5,8 @@
  *
  * Rule 1: the reader follows clients on one CPU that send nearly all requests.  With clients on
  *         several CPUs, it runs wherever it may.
- * Rule 2: it stays within the CPUs that it had at first.  If anything else changes them, or those of
- *         the process's main thread (taskset -ap, a cpuset), these are its CPUs from then on.
+ * Rule 2: it stays within the CPUs that it had at first.  If anything else changes them, or those
+ *         of the process's main thread (taskset -ap, a cpuset), these are its CPUs from then on.
  * Rule 3: it looks less often while its client stays.
  */
 #ifndef BARFS_PLACEMENT_H
@@ -43,8 +43,8 @@ void barfs_placement_end(struct barfs_placement *placement);
 /* Follow the clients noted since the last move. */
 void barfs_placement_move(struct barfs_placement *placement);
 
-/* A request of the thread `client`; 0: the kernel does not tell.  Further threads than the first few
- * count among the requests alone. */
+/* A request of the thread `client`; 0: the kernel does not tell.  Of further threads than the first
+ * few, only the requests count. */
 static inline void barfs_placement_note(struct barfs_placement *placement, int32_t client)
 {
     unsigned i = 0;

@@ -325,10 +325,10 @@ static void end(struct barfs_lane *lane, const struct barfs_request *request)
         lane->answered_ns, atomic_load_explicit(&request->control.since_ns, memory_order_relaxed));
 }
 
-/* The thread's wake-ups are to preempt no other: its clients wait long anyhow.  Not SCHED_IDLE: on a
- * busy machine, a thread that holds the interpreter's lock, or the device's, could take seconds to
- * release it.  Any process may set both; if a sandbox forbids it, these requests cost the short ones
- * some time. */
+/* The thread's wake-ups are to preempt no other: its clients wait long anyhow.  Not SCHED_IDLE: on
+ * a busy machine, a thread that holds the interpreter's lock, or the device's, could take seconds to
+ * release it.  Any process may set both; if a sandbox forbids it, these requests cost the short
+ * ones some time. */
 static void step_back(int nice)
 {
     const struct sched_param none = {0};

@@ -5,9 +5,9 @@
  * Rule 1: a request is answered exactly once.  The thread that moves its state to ANSWERED answers
  *         it: the lane that ran it, the reader with an interrupt for it, the watch if it is late,
  *         or the thread that stops the lane.
- * Rule 2: a device has a lane for each kind of request (enum barfs_lane_kind), each with a thread of
- *         its own, so that no device delays another, and a long transfer delays a short request by
- *         at most one access.  The threads of some have SCHED_BATCH and a nice value: they sleep
+ * Rule 2: a device has a lane for each kind of request (enum barfs_lane_kind), each with a thread
+ *         of its own, so that no device delays another, and a long transfer delays a short request
+ *         by at most one access.  The threads of some have SCHED_BATCH and a nice value: they sleep
  *         and wake for each access, or keep a CPU busy that waits for the device, and would
  *         otherwise run before a short request of another device every time.
  *         A request that the reader began goes on there from where it stopped: what is done is
