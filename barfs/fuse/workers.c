@@ -326,8 +326,8 @@ static void end(struct barfs_lane *lane, const struct barfs_request *request)
 }
 
 /* The thread's wake-ups are to preempt no other: its clients wait long anyhow.  Not SCHED_IDLE: on
- * a busy machine, a thread that holds the interpreter's lock, or the device's, could take seconds to
- * release it.  Any process may set both; if a sandbox forbids it, these requests cost the short
+ * a busy machine, a thread that holds the interpreter's lock, or the device's, could take seconds
+ * to release it.  Any process may set both; if a sandbox forbids it, these requests cost the short
  * ones some time. */
 static void step_back(int nice)
 {
