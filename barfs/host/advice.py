@@ -13,6 +13,11 @@ def bind_command(bdf: Bdf | str, uid: int | None = None) -> str:
     return f"barfs bind {bdf}" if uid == 0 else f"sudo barfs bind {bdf} --user {_name(uid)}"
 
 
+def bind_group_command(bdf: Bdf | str, uid: int | None = None) -> str:
+    """The command that binds every endpoint of the function's IOMMU group, as `bind_command`."""
+    return bind_command(f"--group-members {bdf}", uid)
+
+
 def rebind_command(bdf: Bdf) -> str:
     """The commands that unbind a function and bind it to VFIO again, for this process's user."""
     sudo = "sudo " if os.geteuid() else ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from barfs.host.advice import bind_command
+from barfs.host.advice import bind_command, bind_group_command
 from barfs.host.device_nodes import MayOpen, cdev_usable, first_closed, may_open
 from barfs.host.in_use import dependents, openers
 from barfs.host.programs import find_program
@@ -141,7 +141,7 @@ class Doctor:
             yield Finding(
                 "FAIL",
                 f"group {group} is not viable: {member} is bound to {driver}: "
-                f"{bind_command(member, self._uid)}",
+                f"{bind_group_command(bdf, self._uid)}",
             )
         if not blockers:
             yield Finding("ok", f"group {group}: viable")

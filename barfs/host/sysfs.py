@@ -163,6 +163,19 @@ class Machine:
             return False
         return bool(self.device_nodes(bdf))
 
+    def endpoints(self, group: int) -> list[Bdf]:
+        """The members of a group that VFIO can take, in order: all but bridges."""
+        return [bdf for bdf in self.members(group) if not self.is_bridge(bdf)]
+
+    def members(self, group: int) -> list[Bdf]:
+        """The functions in an IOMMU group, in order."""
+        names = _names(self.sysfs / "kernel/iommu_groups" / str(group) / "devices")
+        found = []
+        for name in names:
+            with contextlib.suppress(UsageError):  # a group may hold devices that are not PCI
+                found.append(Bdf.parse(name))
+        return sorted(found)
+
     def blockers(self, group: int) -> list[tuple[str, str]]:
         """The members whose host drivers keep a group from being viable: (member, driver)."""
         members = self.sysfs / "kernel/iommu_groups" / str(group) / "devices"

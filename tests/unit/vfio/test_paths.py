@@ -15,7 +15,7 @@ from barfs.attach import DeviceName
 from barfs.backend import VfioPath
 from barfs.errors import DeviceError, UsageError
 from barfs.fuse.mounts import mountpoints_by_device
-from barfs.host.advice import bind_command, rebind_command
+from barfs.host.advice import bind_command, bind_group_command, rebind_command
 from barfs.vfio import KernelDevice
 from barfs.vfio.ioctls import (
     VFIO_CHECK_EXTENSION,
@@ -222,8 +222,9 @@ def test_what_a_refused_bind_means(
 def test_a_group_that_is_not_viable_names_its_member(fake: FakeMachine, kernel: FakeVfio) -> None:
     fake.add(OTHER, "nvme")
     kernel.errors[VFIO_DEVICE_BIND_IOMMUFD] = errno.EBUSY
-    assert failure(fake, "cdev").startswith(
+    assert failure(fake, "cdev") == (
         "group 12 is not viable: 0000:01:00.1 is bound to nvme; "
+        + bind_group_command("0000:01:00.1")
     )
 
 
