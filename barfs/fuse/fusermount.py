@@ -24,7 +24,9 @@ from pathlib import Path
 
 from barfs.engine import Owner, keep_from_children
 from barfs.fuse.mounts import ANSWER_TIME, MountError, barfs_mounts, device_number
+from barfs.host import apparmor
 from barfs.host.programs import find_program
+from barfs.host.sysfs import Machine
 from barfs.text import shell_word
 from barfs.text.system_errors import (
     in_user_namespace,
@@ -34,6 +36,8 @@ from barfs.text.system_errors import (
 )
 
 ALWAYS = ("default_permissions", "nosuid", "nodev", "noexec", "auto_unmount", "subtype=barfs")
+
+CONTEXTS = ("context", "fscontext", "defcontext", "rootcontext")
 
 GRACE = 5.0
 """Seconds that a running access gets to finish when the mount ends."""
@@ -47,17 +51,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """`uid` and `gid` None mean the caller's; `umask` None means 0077, for region files alone."""
+    """`uid` and `gid` None mean the caller's; `umask` None means 0077, for region files alone.
+
+    The contexts are SELinux's, for the kernel.
+    """
 
     allow_other: bool = False
     read_only: bool = False
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
+    context: str | None = None
+    fscontext: str | None = None
+    defcontext: str | None = None
+    rootcontext: str | None = None
 
     def fuse_options(self) -> list[str]:
         flags = {"allow_other": self.allow_other, "ro": self.read_only}
-        return [name for name, chosen in flags.items() if chosen]
+        chosen = [name for name, chosen in flags.items() if chosen]
+        contexts = ((name, getattr(self, name)) for name in CONTEXTS)
+        # The helper takes the pieces of a quoted value for options that it does not know, and
+        # passes them on as they are; the kernel removes the quotes (selinux_sb_eat_lsm_opts).
+        return chosen + [f'{name}="{value}"' for name, value in contexts if value is not None]
 
 
 def fusermount() -> str:
@@ -130,7 +145,8 @@ class FuseMount:
     def __init__(self, mountpoint: Path, *, source: str, options: Iterable[str] = ()) -> None:
         self.mountpoint = mountpoint
         escaped = re.sub(r"([\\,])", r"\\\1", source)
-        arguments = ",".join((*ALWAYS, f"fsname={escaped}", *options))
+        self._options = (*ALWAYS, f"fsname={escaped}", *options)
+        arguments = ",".join(self._options)
         self._socket, theirs = socket.socketpair()
         # A pipe needs no disk space and, non-blocking, cannot stall the helper. It stays open as
         # long as the helper runs, or SIGPIPE would end that.
@@ -202,8 +218,10 @@ class FuseMount:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(data[: fds.itemsize])
                 return fds[0]
-        # Before the wait: a helper that has mounted unmounts once the socket is closed.
+        # Before the wait: a helper that has mounted unmounts once the socket is closed, and one
+        # that has been waited for has no profile.
         self._socket.close()
+        profile = apparmor.confining(self._helper.pid, Machine().proc)
         self._helper.wait()
         text = os.read(self._messages, _LONGEST_MESSAGE).decode(errors="replace")
         os.close(self._messages)
@@ -212,7 +230,21 @@ class FuseMount:
             problem = why_no_descriptor_came()
         elif "Operation not permitted" in problem and in_user_namespace():
             problem += "; a user namespace needs a mount namespace of its own: unshare -Urm"
+        elif "mount failed: Permission denied" in problem and profile is not None:
+            problem += f"; {apparmor.why_refused(Machine(), profile, self.mountpoint)}"
+        elif "mount failed: Invalid argument" in problem:
+            problem += self._about_contexts()
         raise MountError(f"cannot mount on {self.mountpoint}: {problem}")
+
+    def _about_contexts(self) -> str:
+        """Why the kernel refused the options, if any is a context."""
+        names = [name for name in CONTEXTS if any(o.startswith(f"{name}=") for o in self._options)]
+        if not names:
+            return ""
+        named = ", ".join(f"{name}=" for name in names)
+        if apparmor.selinux_enabled(Machine()):
+            return f"; the kernel's log says what SELinux finds wrong with {named}"
+        return f"; this kernel does not use SELinux: leave out {named}"
 
 
 def unmount_command(mountpoint: Path, *, lazy: bool = False) -> list[str]:

@@ -146,8 +146,10 @@ def _rule(machine: Machine, bdf: Bdf, driver: str, owner: Owner) -> str:
         + _rescue(machine, bdf, driver, owner),
     ]
     if access := _access(owner):
-        group = f"{machine.sysfs}/kernel/iommu_groups/%n/devices/{bdf}"
-        lines.append(f'SUBSYSTEM=="vfio", TEST=="{group}"{access}')
+        groups = f"{machine.sysfs}/kernel/iommu_groups"
+        lines.append(f'SUBSYSTEM=="vfio", TEST=="{groups}/%k/devices/{bdf}"{access}')
+        noiommu = f'KERNEL=="noiommu-*", TEST=="{groups}/%n/devices/{bdf}"'
+        lines.append(f'SUBSYSTEM=="vfio", {noiommu}{access}')
         lines.append(f'SUBSYSTEM=="vfio-dev", KERNELS=="{bdf}"{access}')
     return "\n".join(lines) + "\n"
 

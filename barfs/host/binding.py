@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from barfs.errors import DeviceError, UsageError
 from barfs.host import at_boot
-from barfs.host.advice import bind_group_command
+from barfs.host.advice import unblock_command
 from barfs.host.device_nodes import user_may_open
 from barfs.host.executor import Executor
 from barfs.host.in_use import dependents, openers
@@ -336,7 +336,7 @@ class Binder:
             for member, driver in self._machine.blockers(group) if group is not None else ():
                 found.append(
                     f"group {group} is not viable yet: {member} is bound to {driver}; "
-                    f"{bind_group_command(bdf)}"
+                    + unblock_command(self._machine, bdf, [(member, driver)])
                 )
             found += self._iommufd_note(bdf, owner)
             found += self._boot_notes(bdf)

@@ -10,6 +10,7 @@ from barfs.errors import DeviceError, UsageError
 from barfs.host.programs import find_program
 from barfs.host.steps import Load, Own, Reload, Remove, Save, Step, Write
 from barfs.process.output import OutputError, save
+from barfs.text.system_errors import reason
 
 
 class Executor:
@@ -38,18 +39,27 @@ class Executor:
             case Save(path, text):
                 _save(path, text)
             case Remove(path):
-                path.unlink(missing_ok=True)
+                _remove(path)
             case Reload():
                 _reload()
 
 
 def _save(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         save(path, os.fsencode(text), 0o644)
+        path.chmod(0o644)  # whatever the umask: barfs list reads it
+    except OSError as error:
+        raise DeviceError(f"{path}: {reason(error)}") from error
     except (UsageError, OutputError) as error:
         raise DeviceError(str(error)) from error
-    path.chmod(0o644)  # whatever the umask: barfs list reads it
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DeviceError(f"{path}: {reason(error)}") from error
 
 
 def _reload() -> None:
@@ -79,5 +89,5 @@ def _modprobe(module: str) -> None:
         check=False,
     )
     if result.returncode:
-        reason = result.stderr.strip().replace("\n", "; ") or "no reason given"
-        raise DeviceError(f"modprobe cannot load {module}: {reason}")
+        problem = result.stderr.strip().replace("\n", "; ") or "no reason given"
+        raise DeviceError(f"modprobe cannot load {module}: {problem}")

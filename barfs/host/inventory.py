@@ -21,7 +21,8 @@ from barfs.text import dump_json, printable
 class Function:
     """A PCI function: ids and their names, driver, IOMMU group, device node, mount, obstacle.
 
-    `at_boot` is what binds it at boot. `obstacle` is None if `barfs mount` should work, or the function is already mounted.
+    `at_boot` is what binds it at boot. `obstacle` is None if `barfs mount` should work, or the
+    function is already mounted.
     """
 
     bdf: Bdf

@@ -61,7 +61,7 @@ def test_the_rule(fake: FakeMachine, binder: Binder, monkeypatch: pytest.MonkeyP
     persist(binder, BDF)
     machine = fake.machine
     path = machine.etc / "udev/rules.d/60-barfs-0000:01:00.0.rules"
-    head, binding, group, cdev = path.read_text().splitlines()
+    head, binding, group, noiommu, cdev = path.read_text().splitlines()
     assert head.startswith("# barfs bind --persist: 0000:01:00.0 to vfio-pci; barfs unbind ")
     assert binding == (
         'ACTION=="add", SUBSYSTEM=="pci", KERNEL=="0000:01:00.0", ATTR{vendor}=="0x1234", '
@@ -73,9 +73,10 @@ def test_the_rule(fake: FakeMachine, binder: Binder, monkeypatch: pytest.MonkeyP
         "--group 7 0000:01:00.0'\""
     )
     access = ', OWNER="1000", GROUP="7", MODE="0660"'
-    assert group == (
-        f'SUBSYSTEM=="vfio", TEST=="{machine.sysfs}/kernel/iommu_groups/%n/devices/0000:01:00.0"'
-        + access
+    groups = f"{machine.sysfs}/kernel/iommu_groups"
+    assert group == f'SUBSYSTEM=="vfio", TEST=="{groups}/%k/devices/0000:01:00.0"{access}'
+    assert noiommu == (
+        f'SUBSYSTEM=="vfio", KERNEL=="noiommu-*", TEST=="{groups}/%n/devices/0000:01:00.0"{access}'
     )
     assert cdev == f'SUBSYSTEM=="vfio-dev", KERNELS=="0000:01:00.0"{access}'
     assert path.stat().st_mode & 0o777 == 0o644
@@ -135,11 +136,11 @@ def test_all_or_none(fake: FakeMachine, kernel: FakeKernel, binder: Binder) -> N
 
     def full(step: object) -> None:
         if str(folder) in str(step):
-            raise OSError(28, "No space left on device")
+            raise DeviceError("no space left")
         run(step)  # type: ignore[arg-type]
 
     kernel.run = full  # type: ignore[method-assign]
-    with pytest.raises(DeviceError, match="No space left on device"):
+    with pytest.raises(DeviceError, match="no space left"):
         persist(binder, BDF, OTHER)
     assert (fake.machine.etc / "udev/rules.d" / rules(fake)[0]).read_text() == before
     assert rules(fake) == [f"60-barfs-{BDF}.rules"]

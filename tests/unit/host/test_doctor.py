@@ -129,7 +129,8 @@ def test_not_viable(fake: FakeMachine) -> None:
     ready(fake)
     fake.add(OTHER, "snd")
     assert failures(fake) == [
-        "group 12 is not viable: 0000:01:00.1 is bound to snd: barfs bind --group-members 0000:01:00.0"
+        "group 12 is not viable: 0000:01:00.1 is bound to snd: "
+        "barfs bind --group-members 0000:01:00.0"
     ]
 
 

@@ -46,6 +46,19 @@ def test_every_endpoint_and_no_bridge(fake: FakeMachine, binder: Binder) -> None
     ]
 
 
+def test_a_bridge_in_the_way_can_only_lose_its_driver(fake: FakeMachine, binder: Binder) -> None:
+    fake.add(PORT, "lpc_ich", class_code=0x060100)
+    fake.add(BDF, "nvme")
+    fake.add(OTHER, "snd")
+    binder.bind([BDF], "vfio-pci", Owner())
+    assert binder.notes([BDF], Owner()) == [
+        "group 12 is not viable yet: 0000:00:01.0 is bound to lpc_ich; as root: "
+        f"echo 0000:00:01.0 > {fake.machine.sysfs}/bus/pci/drivers/lpc_ich/unbind",
+        "group 12 is not viable yet: 0000:01:00.1 is bound to snd; "
+        "barfs bind --group-members 0000:01:00.0",
+    ]
+
+
 def test_the_named_one_is_first_and_named_once(fake: FakeMachine, binder: Binder) -> None:
     fake.add(BDF, "nvme")
     fake.add(OTHER, "snd")
