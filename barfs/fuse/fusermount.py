@@ -2,7 +2,8 @@
 """Mounting and unmounting through `fusermount3`.
 
 Rule 1: the helper makes every mount, root's included: only it may mount for a user, and it stays
-        to unmount if this process is killed (`auto_unmount`).
+        to unmount if this process is killed (`auto_unmount`). It only stays where root mounts with
+        an SELinux context, which it does not know (`context_mount`).
 Rule 2: the options that protect other users are always on: `default_permissions`, `nosuid`,
         `nodev`, `noexec`.
 
@@ -18,11 +19,12 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from barfs.engine import Owner, keep_from_children
+from barfs.fuse import context_mount
 from barfs.fuse.mounts import ANSWER_TIME, MountError, barfs_mounts, device_number
 from barfs.host import apparmor
 from barfs.host.programs import find_program
@@ -36,8 +38,6 @@ from barfs.text.system_errors import (
 )
 
 ALWAYS = ("default_permissions", "nosuid", "nodev", "noexec", "auto_unmount", "subtype=barfs")
-
-CONTEXTS = ("context", "fscontext", "defcontext", "rootcontext")
 
 GRACE = 5.0
 """Seconds that a running access gets to finish when the mount ends."""
@@ -68,11 +68,11 @@ class MountOptions:
 
     def fuse_options(self) -> list[str]:
         flags = {"allow_other": self.allow_other, "ro": self.read_only}
-        chosen = [name for name, chosen in flags.items() if chosen]
-        contexts = ((name, getattr(self, name)) for name in CONTEXTS)
-        # The helper takes the pieces of a quoted value for options that it does not know, and
-        # passes them on as they are; the kernel removes the quotes (selinux_sb_eat_lsm_opts).
-        return chosen + [f'{name}="{value}"' for name, value in contexts if value is not None]
+        return [name for name, chosen in flags.items() if chosen]
+
+    def contexts(self) -> dict[str, str]:
+        given = {name: getattr(self, name) for name in context_mount.CONTEXTS}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def fusermount() -> str:
@@ -142,11 +142,22 @@ class FuseMount:
     holds none of its descriptors, and `close` does nothing there.
     """
 
-    def __init__(self, mountpoint: Path, *, source: str, options: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        mountpoint: Path,
+        *,
+        source: str,
+        options: Iterable[str] = (),
+        contexts: Mapping[str, str] | None = None,
+    ) -> None:
         self.mountpoint = mountpoint
+        context_mount.check(contexts or {})
+        words = (*ALWAYS, *options)
+        fd = context_mount.mount(mountpoint, source, words, contexts) if contexts else None
         escaped = re.sub(r"([\\,])", r"\\\1", source)
-        self._options = (*ALWAYS, f"fsname={escaped}", *options)
-        arguments = ",".join(self._options)
+        # A helper without --auto-unmount (Debian 12) exits at once. A process that is killed then
+        # leaves its mount, which the next one on the same directory removes.
+        how = ["-o", ",".join((*words, f"fsname={escaped}"))] if fd is None else ["--auto-unmount"]
         self._socket, theirs = socket.socketpair()
         # A pipe needs no disk space and, non-blocking, cannot stall the helper. It stays open as
         # long as the helper runs, or SIGPIPE would end that.
@@ -155,7 +166,7 @@ class FuseMount:
         try:
             with theirs, os.fdopen(writing, "wb") as messages:
                 self._helper = subprocess.Popen(
-                    with_limits_before([fusermount(), "-o", arguments, "--", str(mountpoint)]),
+                    with_limits_before([fusermount(), *how, "--", str(mountpoint)]),
                     env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
@@ -165,8 +176,10 @@ class FuseMount:
         except OSError as error:
             self._socket.close()
             os.close(self._messages)
+            if fd is not None:
+                os.close(fd)
             raise MountError(f"cannot mount on {mountpoint}: {reason(error)}") from error
-        self.fd = self._receive_fd()
+        self.fd = self._receive_fd() if fd is None else fd
         self._owner = Owner()
         keep_from_children(self)
         self._number = device_number(mountpoint)
@@ -232,19 +245,7 @@ class FuseMount:
             problem += "; a user namespace needs a mount namespace of its own: unshare -Urm"
         elif "mount failed: Permission denied" in problem and profile is not None:
             problem += f"; {apparmor.why_refused(Machine(), profile, self.mountpoint)}"
-        elif "mount failed: Invalid argument" in problem:
-            problem += self._about_contexts()
         raise MountError(f"cannot mount on {self.mountpoint}: {problem}")
-
-    def _about_contexts(self) -> str:
-        """Why the kernel refused the options, if any is a context."""
-        names = [name for name in CONTEXTS if any(o.startswith(f"{name}=") for o in self._options)]
-        if not names:
-            return ""
-        named = ", ".join(f"{name}=" for name in names)
-        if apparmor.selinux_enabled(Machine()):
-            return f"; the kernel's log says what SELinux finds wrong with {named}"
-        return f"; this kernel does not use SELinux: leave out {named}"
 
 
 def unmount_command(mountpoint: Path, *, lazy: bool = False) -> list[str]:

@@ -70,8 +70,9 @@ def find_profile(machine: Machine, name: str | None = None) -> Profile | None:
     folder = machine.etc / "apparmor.d"
     for file in _files(folder):
         text = read_text(file)
-        head = next((head for head in _HEAD.finditer(text) if name in (None, head[1])), None)
-        if head is None or HELPER not in head[0]:
+        heads = [head for head in _HEAD.finditer(text) if HELPER in head[0]]
+        head = next((head for head in heads if name in (None, head[1], head[2])), None)
+        if head is None:
             continue
         if name is None and (_is_off(folder, file) or _LENIENT.search(head[0])):
             continue

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`bind --persist` and `--group-members` on a real kernel with a real udev.
 
-A device that is removed and found again, as at a boot, comes back bound, and its node is the user's.
+A device that is removed and found again, as at a boot, comes back bound, with its node's owner.
 """
 
 import json
