@@ -77,6 +77,12 @@ class Machine:
             raise DeviceError(f"{bdf}: no such PCI device; barfs list shows those present")
         return device
 
+    def find_slot(self, bdf: Bdf) -> str | None:
+        """The name of the physical slot that the function is in, None if the kernel knows none."""
+        slots = self.sysfs / "bus/pci/slots"
+        address = str(bdf).partition(".")[0]
+        return next((n for n in _names(slots) if read_text(slots / n / "address") == address), None)
+
     def driver(self, bdf: Bdf) -> str | None:
         """The name of the driver that the function is bound to."""
         return _link_name(self.pci_device(bdf) / "driver")

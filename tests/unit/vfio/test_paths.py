@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Which way into VFIO is taken, and the error when it is closed; the ioctls are simulated."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -12,7 +13,7 @@ from uuid import UUID
 import pytest
 
 from barfs.attach import DeviceName
-from barfs.backend import VfioPath
+from barfs.backend import HostFile, VfioPath
 from barfs.errors import DeviceError, UsageError
 from barfs.fuse.mounts import mountpoints_by_device
 from barfs.host.advice import bind_command, bind_group_command, rebind_command
@@ -112,6 +113,21 @@ def test_auto_prefers_the_character_device(fake: FakeMachine, kernel: FakeVfio) 
     (data,) = kernel.called(VFIO_DEVICE_BIND_IOMMUFD)
     assert isinstance(data, bytes)
     assert struct.unpack("=IIiI", data)[:2] == (16, 0)
+
+
+def test_vpd_and_slot_are_those_of_sysfs(fake: FakeMachine, kernel: FakeVfio) -> None:
+    def found() -> tuple[dict[str, HostFile], str | None]:
+        with contextlib.closing(KernelDevice(BDF, fake.machine)) as device:
+            return dict(device.host_files()), device.slot()
+
+    assert found() == ({}, None)
+    vpd = fake.machine.pci_device(BDF) / "vpd"
+    vpd.write_bytes(bytes(32768))
+    for name, address in (("3", "0000:01:00"), ("4", "0000:02:00")):
+        slot = fake.machine.sysfs / "bus/pci/slots" / name
+        slot.mkdir(parents=True)
+        (slot / "address").write_text(f"{address}\n")
+    assert found() == ({"vpd": HostFile(vpd, 32768)}, "3")
 
 
 @pytest.mark.parametrize("missing", ["iommu", "vfio/devices/vfio3"])
