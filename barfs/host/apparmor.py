@@ -95,7 +95,10 @@ def why_refused(machine: Machine, profile: str, mountpoint: Path) -> str:
     """What to do about a mount that the helper, under this profile, was not allowed to make."""
     found = find_profile(machine, profile)
     if found is None:
-        return f"the AppArmor profile {profile} allows no mount there; run barfs under another one"
+        return (
+            f"the AppArmor profile {profile} allows no mount there; run barfs under another one "
+            "(a container: --security-opt apparmor=PROFILE)"
+        )
     return f"the AppArmor profile {profile} allows no mount there: {found.remedy(mountpoint)}"
 
 

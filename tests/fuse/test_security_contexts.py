@@ -3,6 +3,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from barfs.fuse.mounts import barfs_mounts
 from barfs.host.apparmor import selinux_enabled
 from barfs.host.sysfs import Machine
 from tests.support import BARFS, mounted, require
-from tests.support.namespace import barfs_as_nobody, run
+from tests.support.namespace import NOBODY, barfs_as_nobody, run
 
 CONTEXT = "system_u:object_r:usr_t:s0:c1,c2"
 
@@ -46,13 +47,10 @@ def test_a_kernel_without_selinux_refuses_them(tmp_path: Path) -> None:
     assert tmp_path not in barfs_mounts()
 
 
-def test_a_user_is_told_before_a_device_is_opened(tmp_path: Path) -> None:
-    folder = tmp_path / "mnt"
-    folder.mkdir()
-    for place in (folder, *folder.parents[:3]):
-        place.chmod(0o755)
-    os.chown(folder, 65534, 65534)
-    result = barfs_as_nobody("mount", "-o", f'context="{CONTEXT}"', "0000:3f:1f.7", folder)
+def test_a_user_is_told_before_a_device_is_opened() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # tmp_path is root's alone
+        os.chown(folder, NOBODY, NOBODY)
+        result = barfs_as_nobody("mount", "-o", f'context="{CONTEXT}"', "0000:3f:1f.7", folder)
     assert result.returncode == 1
     assert result.stderr == (
         "barfs: only root can mount with context, which fusermount3 does not know; leave it out, "

@@ -8,13 +8,14 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import DEADLINE, Mounted, mounted, served, wait_until
+from tests.support import DEADLINE, Mounted, mounted, require, served, wait_until
 from tests.support.namespace import AS_NOBODY, run
 
 # The command `barfs`, whose software devices have the files of VPD, and are in slot 7.
@@ -82,17 +83,20 @@ FIELDS = ((b"PN", b"barfs-1"), (b"SN", b"4711"))
 
 
 @contextlib.contextmanager
-def card(folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted]:
+def card(
+    folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch, options: str = ""
+) -> Iterator[Mounted]:
     for name in ("SLOW", "READING"):
         monkeypatch.setenv(name, str(folder / name.lower()))
     monkeypatch.setenv("VPD", str(file))
     description = folder / "card.toml"
     description.write_text(DEVICE)
+    command = [sys.executable, "-c", DAEMON]
     with (
         served(folder, description) as device,
-        mounted(folder, f"{device.name},bdf=05:00.0", command=[sys.executable, "-c", DAEMON]) as m,
+        mounted(folder, f"{device.name},bdf=05:00.0", options=options, command=command) as mount,
     ):
-        yield m
+        yield mount
 
 
 def lspci(mount: Mounted) -> tuple[list[str], list[str]]:
@@ -178,12 +182,13 @@ def test_a_mount_ends_during_a_slow_read(tmp_path: Path, monkeypatch: pytest.Mon
             assert reader.wait(DEADLINE) == 1
 
 
-def test_only_the_owner_may_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("to be another user takes root")
-    file = tmp_path / "vpd"
-    file.write_bytes(vpd())
-    with card(tmp_path, file, monkeypatch) as mount:
-        result = run(*AS_NOBODY, "/bin/cat", mount.device() / "vpd")
-        assert result.returncode == 1
-        assert result.stderr.endswith("Permission denied\n")
+def test_only_the_owner_may_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    require("fuse", os.geteuid() == 0, "to be another user takes root")
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # tmp_path is root's alone
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "vpd").write_bytes(vpd())
+        with card(folder, folder / "vpd", monkeypatch, "allow_other,umask=0") as mount:
+            others = [run(*AS_NOBODY, "/bin/cat", mount.device() / file) for file in ("irq", "vpd")]
+            assert [result.returncode for result in others] == [0, 1]
+            assert others[1].stderr.endswith("Permission denied\n")

@@ -57,7 +57,8 @@ def test_why_a_mount_was_refused(confined: FakeMachine) -> None:
         f"{folder}/local/fusermount3, then run as root: apparmor_parser -r {folder}/fusermount3"
     )
     assert apparmor.why_refused(confined.machine, "docker-default", Path("/srv/bar")) == (
-        "the AppArmor profile docker-default allows no mount there; run barfs under another one"
+        "the AppArmor profile docker-default allows no mount there; run barfs under another one "
+        "(a container: --security-opt apparmor=PROFILE)"
     )
 
 
