@@ -28,8 +28,8 @@ def add_list(parser: argparse.ArgumentParser) -> None:
         parser,
         "barfs list",
         "barfs list --json",
-        details="Prints a line for each function: its IDs, its driver, its IOMMU group, where "
-        "barfs has mounted it, and why it cannot be mounted yet.",
+        details="Prints a line for each function: its IDs, its driver, its IOMMU group, what "
+        "binds it at boot, where barfs has mounted it, and why it cannot be mounted yet.",
     )
     parser.set_defaults(run=_list)
 

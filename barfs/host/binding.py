@@ -362,12 +362,17 @@ class Binder:
         found = []
         for bdf in bdfs:
             group = self._machine.find_iommu_group(bdf)
-            for member in self._machine.members(group) if group is not None else ():
-                if member not in bdfs and self._machine.is_vfio(member):
-                    driver = self._machine.driver(member)
-                    found.append(f"{member} of group {group} stays bound to {driver}")
+            found += [] if group is None else self._left_bound(group)
             found += self._boot_notes(bdf)
         return list(dict.fromkeys(found))
+
+    def _left_bound(self, group: int) -> list[str]:
+        blockers = self._machine.blockers(group)
+        unless = "".join(f", of no use while {name} is bound to {of}" for name, of in blockers[:1])
+        return [
+            f"{member} of group {group} stays bound to {self._machine.driver(member)}{unless}"
+            for member in filter(self._machine.is_vfio, self._machine.members(group))
+        ]
 
     def bridges(self, bdfs: Iterable[Bdf]) -> list[str]:
         """A note for each bridge that shares a group with one of the functions."""
