@@ -111,11 +111,9 @@ def test_unbind_says_what_stays_bound(fake: FakeMachine, binder: Binder) -> None
     bind_group(binder, BDF)
     binder.check_unbind([BDF])
     binder.unbind([BDF])
-    assert binder.notes_of_unbind([BDF]) == [
-        "0000:01:00.1 of group 12 stays bound to vfio-pci, of no use while 0000:01:00.0 is bound to "
-        "nvme"
-    ]
+    left = "0000:01:00.1 of group 12 stays bound to vfio-pci"
+    assert binder.notes_of_unbind([BDF]) == [f"{left}, of no use while {BDF} is bound to nvme"]
     (fake.machine.pci_device(BDF) / "driver").unlink()
-    assert binder.notes_of_unbind([BDF]) == ["0000:01:00.1 of group 12 stays bound to vfio-pci"]
+    assert binder.notes_of_unbind([BDF]) == [left]
     binder.unbind([OTHER])
     assert binder.notes_of_unbind([OTHER]) == []
