@@ -6,7 +6,6 @@ Rule 2: the options are those that the helper would make of the same words (`do_
         `util/fusermount.c`).
 """
 
-import ctypes
 import errno
 import os
 import stat
@@ -61,6 +60,8 @@ def mount(
 
 
 def _mount(source: str, target: Path, flags: int, *, data: str) -> None:
+    import ctypes  # here: most mounts have no context
+
     libc = ctypes.CDLL(None, use_errno=True)
     texts = [os.fsencode(text) for text in (source, target, "fuse.barfs")]
     if libc.mount(*texts, ctypes.c_ulong(flags), os.fsencode(data)):
