@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from barfs.fuse.mounts import MountError
+from barfs.attached.mounts import MountError
 from barfs.host.apparmor import selinux_enabled
 from barfs.host.sysfs import Machine
 from barfs.text.system_errors import reason

@@ -23,9 +23,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from barfs.attached.mounts import ANSWER_TIME, MountError, barfs_mounts, device_number
 from barfs.engine import Owner, keep_from_children
 from barfs.fuse import context_mount
-from barfs.fuse.mounts import ANSWER_TIME, MountError, barfs_mounts, device_number
 from barfs.host import apparmor
 from barfs.host.programs import find_program
 from barfs.host.sysfs import Machine
@@ -53,7 +53,8 @@ log = logging.getLogger(__name__)
 class MountOptions:
     """`uid` and `gid` None mean the caller's; `umask` None means 0077, for region files alone.
 
-    The contexts are SELinux's, for the kernel.
+    `map`: hand out the windows to processes that map them. The contexts are SELinux's, for the
+    kernel.
     """
 
     allow_other: bool = False
@@ -61,6 +62,7 @@ class MountOptions:
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
+    map: bool = False
     context: str | None = None
     fscontext: str | None = None
     defcontext: str | None = None

@@ -77,6 +77,7 @@ class HostNode(Node):
 
 @dataclass(slots=True)
 class RegionFile(Node):
+    device: Device = field(kw_only=True)
     region: Region = field(kw_only=True)
 
 
@@ -148,6 +149,7 @@ class Tree:
                 region.size,
                 # Python's io takes an st_blksize of 1 for "unknown" and reads 8 KiB.
                 max(region.layout.width, 2),
+                device=device,
                 region=region,
             )
             files.append(node)
@@ -284,6 +286,10 @@ class Tree:
             return node.inode
         return self._text(self.root, INFO_NAME.decode(), text)
 
+    def set_socket(self, kind: str, path: Path) -> None:
+        """Let the hidden link `.barfs-KIND` lead to a socket of the mount."""
+        self._link(self.root, f".barfs-{kind}".encode(), os.fsencode(path))
+
     def lookup(self, directory: Directory, name: bytes) -> Node | None:
         """The node that a name in a directory refers to, if any."""
         if name == b".":
@@ -293,9 +299,8 @@ class Tree:
         return directory.children.get(name)
 
     def listing(self, directory: Directory) -> Iterator[tuple[bytes, Node]]:
-        """The names that `ls` shows, with their nodes."""
-        hidden = (INFO_NAME, KERNEL_NAME)
-        return (item for item in directory.children.items() if item[0] not in hidden)
+        """The names that are listed, with their nodes: none that begins with a dot."""
+        return (item for item in directory.children.items() if not item[0].startswith(b"."))
 
     def _forget(self, node: Node) -> None:
         """Drop a node and everything below it."""

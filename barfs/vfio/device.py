@@ -10,10 +10,11 @@ import struct
 from collections.abc import Mapping
 from uuid import UUID
 
-from barfs.backend import HostFile, Signal, SignalKind, VfioPath
+from barfs.backend import HOST_FILES, HostFile, Signal, SignalKind, VfioPath
 from barfs.engine import Owner, keep_from_children
 from barfs.errors import DeviceError, RegionError
 from barfs.host.device_nodes import cdev_usable
+from barfs.host.iommu import require_iommu_group
 from barfs.host.sysfs import Machine
 from barfs.layout import NARROW_WIDTH
 from barfs.pci import Bdf
@@ -42,7 +43,6 @@ from barfs.vfio.irqs import eventfd_of
 _FIRST_ARGSZ = 1024
 
 _ATTRIBUTES = ("irq", "resource", "modalias", "numa_node", "label")
-_HOST_FILES = ("vpd",)
 _LINKS = {"driver": "drivers", "iommu_group": "iommu_groups"}
 
 _SIGNALS: dict[int, SignalKind] = {
@@ -68,7 +68,7 @@ def _open_auto(machine: Machine, bdf: Bdf, token: UUID | None) -> DeviceFile:
         try:
             return open_cdev(machine, bdf, token)
         except TokenUnknown:
-            if not machine.group_device_node(machine.require_iommu_group(bdf)).exists():
+            if not machine.group_device_node(require_iommu_group(machine, bdf)).exists():
                 raise
     return open_group(machine, bdf, token, noiommu=False)
 
@@ -145,6 +145,9 @@ class KernelDevice:
         except OSError as error:
             raise DeviceError(f"{self.bdf} cannot {what}: {reason(error)}") from error
 
+    def layout(self, index: int) -> None:
+        """None has been decided."""
+
     def region_fd(self, index: int) -> int:
         return self._fd
 
@@ -184,7 +187,7 @@ class KernelDevice:
         """`vpd`: VFIO hides that it is read by a dialogue in configuration space, which the kernel
         keeps to itself."""
         found = {}
-        for name in _HOST_FILES:
+        for name in HOST_FILES:
             path = self._machine.pci_device(self.bdf) / name
             with contextlib.suppress(OSError):
                 found[name] = HostFile(path, path.stat().st_size)

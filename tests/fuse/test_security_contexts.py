@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from barfs.attached.mounts import barfs_mounts
 from barfs.fuse import context_mount
 from barfs.fuse.fusermount import unmount
-from barfs.fuse.mounts import barfs_mounts
 from barfs.host.apparmor import selinux_enabled
 from barfs.host.sysfs import Machine
 from tests.support import BARFS, mounted, require
