@@ -291,7 +291,7 @@ class Device:
             ) from error
 
     def _add_region(self, info: RegionInfo, *, port: bool, msix: MsixPlace | None) -> Region:
-        layout = plan(
+        layout = self._backend.layout(info.index) or plan(
             info,
             device=str(self.bdf),
             options=self.options.plan_options,
@@ -316,7 +316,7 @@ class Device:
             trace=self._trace,
         )
         backing = (fd, info.offset) if isinstance(fd, int) else None
-        region = Region(layout.merged(), table, mapped, backing)
+        region = Region(layout, table, mapped, backing)
         self.regions[layout.region] = region
         return region
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from barfs import engine
 from barfs.engine.windows import MappedWindows
 from barfs.errors import ForkedDevice, UsageError
-from barfs.layout import Layout
+from barfs.layout import Layout, Segment
 from barfs.policy import Restriction
 
 
@@ -47,13 +47,14 @@ class Region:
         mapped: MappedWindows,
         backing: tuple[int, int] | None,
     ) -> None:
-        self.layout = layout
+        self.layout = layout.merged()
         self.name = layout.region
         self.size = layout.size
         self.readable = layout.readable
         self.writable = layout.writable
         self._table = table
         self._backing = backing
+        self._windows = layout.windows
         self._restricted = False
         self._owner = engine.Owner()
         self._mappings = list(mapped.mappings.values())
@@ -77,11 +78,10 @@ class Region:
             raise forked(self.layout.device)
         if self._restricted:
             raise UsageError(f"{self.name} has no address: a policy restricts it")
+        if not self.layout.windows:
+            raise UsageError(f"{self.name} has no address: it has no window; its layout says why")
         if self._reservation is None:
-            raise UsageError(
-                f"{self.name} has no address: open with mapping='contiguous'; a region without a "
-                "window has none"
-            )
+            raise UsageError(f"{self.name} has no address: open with mapping='contiguous'")
         return self._reservation.address
 
     def read(self, offset: int, count: int) -> bytes:
@@ -160,6 +160,12 @@ def backing_of(region: Region) -> tuple[int, int] | None:
     None for a region without windows. The device keeps ownership.
     """
     return region._backing
+
+
+def windows_of(region: Region) -> tuple[Segment, ...]:
+    """The mapped windows, one for each mapping, also where they touch; none under a policy, which
+    a mapping cannot enforce."""
+    return () if region._restricted else region._windows
 
 
 def is_window(region: Region, start: int, end: int) -> bool:

@@ -8,7 +8,7 @@ import select
 from collections.abc import Callable
 from pathlib import Path
 
-from barfs.attach import DeviceName
+from barfs.attached.mounts import MountError, MountInfo, device_number
 from barfs.cli.edge import announce, exit_code
 from barfs.cli.help import add_options, explain
 from barfs.daemon.background import run_in_background
@@ -16,8 +16,8 @@ from barfs.daemon.logs import log_to_stderr
 from barfs.daemon.sd_notify import ServiceManager
 from barfs.errors import UsageError
 from barfs.fuse.fusermount import GRACE, check_mountpoint, unmount
-from barfs.fuse.mounts import MountError, MountInfo, device_number
 from barfs.host.holders import holders
+from barfs.opening import DeviceName
 from barfs.process.places import passing_directory
 from barfs.process.signals import Held
 from barfs.text.system_errors import raise_open_files_limit

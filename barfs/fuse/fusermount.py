@@ -22,8 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from barfs.attached.mounts import ANSWER_TIME, MountError, barfs_mounts, device_number
 from barfs.engine import Owner, keep_from_children
-from barfs.fuse.mounts import ANSWER_TIME, MountError, barfs_mounts, device_number
 from barfs.host.programs import find_program
 from barfs.text import shell_word
 from barfs.text.system_errors import (
@@ -47,13 +47,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """`uid` and `gid` None mean the caller's; `umask` None means 0077, for region files alone."""
+    """`uid` and `gid` None mean the caller's; `umask` None means 0077, for region files alone.
+
+    `map`: hand out the windows to processes that map them.
+    """
 
     allow_other: bool = False
     read_only: bool = False
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
+    map: bool = False
 
     def fuse_options(self) -> list[str]:
         flags = {"allow_other": self.allow_other, "ro": self.read_only}

@@ -22,14 +22,16 @@ import pyfuse3
 import trio
 
 from barfs import engine
-from barfs.attach import DeviceName, attach
+from barfs.attached.mounts import MountError
 from barfs.device import Device, Options
 from barfs.fuse.filesystem import Filesystem
 from barfs.fuse.fusermount import GRACE, FuseMount, MountOptions, unmount_command
 from barfs.fuse.gate import Gate
+from barfs.fuse.map_server import KIND, MapServer
+from barfs.fuse.mount_socket import MountSocket
 from barfs.fuse.mounted_devices import MountedDevices
-from barfs.fuse.mounts import MountError
 from barfs.fuse.tree import Tree
+from barfs.opening import DeviceName, open_all
 from barfs.process.signals import Ended, end, heard
 
 log = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ class NamedDevices:
     options: Options
 
     def open(self) -> Sequence[Device]:
-        return attach(self.names, self.options)
+        return open_all(self.names, self.options)
 
     def source(self, devices: Sequence[Device]) -> str:
         return self.names[0].shown
@@ -131,12 +133,16 @@ class Mount:
                 stack.callback(device.close, grace=0)
             filesystem = self._filesystem()
             self._signals.mounting = True
+            maps = None
+            if self._options.map:
+                socket = stack.enter_context(contextlib.closing(MountSocket(KIND)))
+                maps = MapServer(socket, filesystem.tree)
             with contextlib.closing(self._mount(devices)) as fuse:
                 gate = Gate(fuse.fd)
-                mounted = MountedDevices(filesystem.tree, gate)
+                mounted = MountedDevices(filesystem.tree, gate, maps)
                 stack.callback(mounted.close)
                 mounted.add(devices)
-                self._run(filesystem, gate, mounted)
+                self._run(filesystem, gate, mounted, maps)
         if not self._answered and not self._signals.first:
             raise MountError(f"the mount on {self._mountpoint} ended before it answered; try again")
 
@@ -160,19 +166,21 @@ class Mount:
                 raise Ended(self._signals.first) from None
             raise
 
-    def _run(self, filesystem: Filesystem, gate: Gate, mounted: MountedDevices) -> None:
+    def _run(
+        self, filesystem: Filesystem, gate: Gate, mounted: MountedDevices, maps: MapServer | None
+    ) -> None:
         """Answer the mount's requests until it ends."""
         pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
         stopped = False
         try:
-            stopped = trio.run(self._session, gate, mounted)
+            stopped = trio.run(self._session, gate, mounted, maps)
         finally:
             pyfuse3.close(unmount=False)
             # An access that hangs still uses a gate that has not stopped.
             if stopped:
                 gate.close()
 
-    async def _session(self, gate: Gate, mounted: MountedDevices) -> bool:
+    async def _session(self, gate: Gate, mounted: MountedDevices, maps: MapServer | None) -> bool:
         """Serve until the end; returns whether every access has finished."""
         stopped = False
         token = trio.lowlevel.current_trio_token()
@@ -184,6 +192,8 @@ class Mount:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
             nursery.start_soon(mounted.watch)
+            if maps is not None:
+                nursery.start_soon(maps.serve)
             nursery.start_soon(self._announce)
             gate.start(on_end)
             nursery.start_soon(self._devices.follow, mounted)

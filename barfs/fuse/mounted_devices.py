@@ -12,28 +12,35 @@ import contextlib
 import logging
 import os
 import select
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyfuse3
 import trio
 
+from barfs.attached.mounts import MountInfo
 from barfs.backend import Signal
 from barfs.device import Device, in_flight_of
 from barfs.fuse.gate import DeviceGate, Gate
-from barfs.fuse.mounts import MountInfo
+from barfs.fuse.map_server import MapServer
 from barfs.fuse.tree import Tree
+from barfs.host.device_clients import Process, still_holding
 from barfs.pci import Bdf
-from barfs.region import table_of
+from barfs.region import backing_of, table_of
+
+_TIME_TO_LET_GO = 2.0
+"""Seconds in which processes that are told of it (`barfs.attach`) have let go of a device."""
 
 log = logging.getLogger(__name__)
 
 
 class MountedDevices:
-    """Adds devices to `tree` and `gate`, and acts on their signals."""
+    """Adds devices to `tree` and `gate`, and acts on their signals. `maps` hands out their windows,
+    where the mount does that."""
 
-    def __init__(self, tree: Tree, gate: Gate) -> None:
+    def __init__(self, tree: Tree, gate: Gate, maps: MapServer | None = None) -> None:
         self._tree = tree
         self._gate = gate
+        self._maps = maps
         self._gates: dict[Device, DeviceGate] = {}
         self._signals: dict[int, tuple[Device, Signal]] = {}
         self._epoll = select.epoll()
@@ -73,7 +80,12 @@ class MountedDevices:
             if device.registers.named
         }
         trace = os.fspath(traces[0]) if traces else None
-        info = MountInfo(os.getpid(), sources, trace, described)
+        socket = str(self._maps.path) if self._maps else None
+        guards = [device.options.guard for device in self._gates]
+        timeouts = [device.options.timeout for device in self._gates]
+        info = MountInfo(
+            os.getpid(), sources, trace, described, socket, any(guards), max(timeouts, default=5.0)
+        )
         inode = self._tree.set_info(info.to_text())
         if self._watching:
             # The kernel caches sizes.
@@ -103,6 +115,8 @@ class MountedDevices:
             self._epoll.unregister(other.fd)
             del self._signals[other.fd]
         in_flight_of(device).close()
+        if self._maps is not None:
+            self._maps.leave(device)
         if signal.kind == "lost":
             log.error("%s is lost", device.source)
         else:
@@ -117,6 +131,33 @@ class MountedDevices:
             self._tree.bus.inode, str(device.bdf).encode(), ignore_enoent=True
         )
         self._describe()
+        clients = self._maps.clients_of(device) if self._maps is not None else []
+        file = _file_of(device) if clients else ""
         while not await trio.to_thread.run_sync(device.close, abandon_on_cancel=True):
             continue
         log.warning("%s is released", device.source)
+        if file:
+            await tell_of_holders(device.source, file, clients)
+
+
+def _file_of(device: Device) -> str:
+    """What /proc calls the file that the device's windows are mapped from; "" if none are."""
+    found = filter(None, map(backing_of, device.regions.values()))
+    return next((os.readlink(f"/proc/self/fd/{fd}") for fd, _offset in found), "")
+
+
+async def tell_of_holders(name: str, file: str, clients: Sequence[Process]) -> None:
+    """Log which processes keep a device from the kernel, unless they let go of it in time."""
+    end = trio.current_time() + _TIME_TO_LET_GO
+    while True:
+        found = await trio.to_thread.run_sync(still_holding, file, clients, abandon_on_cancel=True)
+        if not found or trio.current_time() > end:
+            break
+        await trio.sleep(_TIME_TO_LET_GO / 10)
+    if found:
+        log.warning(
+            "%s is still held by process%s %s; the kernel waits until none maps it or has it open",
+            name,
+            "es" if len(found) > 1 else "",
+            ", ".join(map(str, found)),
+        )

@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from barfs.device import Device
 from barfs.region import Region
@@ -68,6 +69,7 @@ class Link(Node):
 
 @dataclass(slots=True)
 class RegionFile(Node):
+    device: Device = field(kw_only=True)
     region: Region = field(kw_only=True)
 
 
@@ -138,6 +140,7 @@ class Tree:
                 region.size,
                 # Python's io takes an st_blksize of 1 for "unknown" and reads 8 KiB.
                 max(region.layout.width, 2),
+                device=device,
                 region=region,
             )
             files.append(node)
@@ -247,6 +250,10 @@ class Tree:
             return node.inode
         return self._text(self.root, INFO_NAME.decode(), text)
 
+    def set_socket(self, kind: str, path: Path) -> None:
+        """Let the hidden link `.barfs-KIND` lead to a socket of the mount."""
+        self._link(self.root, f".barfs-{kind}".encode(), os.fsencode(path))
+
     def lookup(self, directory: Directory, name: bytes) -> Node | None:
         """The node that a name in a directory refers to, if any."""
         if name == b".":
@@ -256,9 +263,8 @@ class Tree:
         return directory.children.get(name)
 
     def listing(self, directory: Directory) -> Iterator[tuple[bytes, Node]]:
-        """The names that `ls` shows, with their nodes."""
-        hidden = (INFO_NAME, KERNEL_NAME)
-        return (item for item in directory.children.items() if item[0] not in hidden)
+        """The names that are listed, with their nodes: none that begins with a dot."""
+        return (item for item in directory.children.items() if not item[0].startswith(b"."))
 
     def _forget(self, node: Node) -> None:
         """Drop a node and everything below it."""

@@ -37,9 +37,13 @@ def log_folders() -> Iterator[Path]:
     yield from _named("XDG_RUNTIME_DIR")
 
 
-def new_directory(prefix: str) -> Path:
-    """Make a directory with a new name that only this user can enter. Raises BarfsError."""
-    tried = list(dict.fromkeys(_temporary_folders()))
+def new_directory(prefix: str, *, first: Path | None = None) -> Path:
+    """Make a directory with a new name that only this user can enter, in `first` if possible.
+
+    Raises BarfsError.
+    """
+    preferred = [] if first is None else [first]
+    tried = list(dict.fromkeys((*preferred, *_temporary_folders())))
     for folder in tried:
         try:
             return Path(tempfile.mkdtemp(prefix=prefix, dir=folder))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.mounts import MountInfo
+from barfs.attached.mounts import MountInfo
 from tests.support import Mounted, Served, barfs, is_mounted, mounted, served
 
 CARD = Path(__file__).parents[1] / "support" / "card.rdl"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packages.conftest import ROOT, package, require_programs, runpaths
+from tests.packages.conftest import MAPPER, ROOT, package, require_programs, runpaths
 from tests.support import require, require_fuse
 
 pytestmark = pytest.mark.deb
@@ -176,7 +176,11 @@ def test_only_debian_12_needs_copies_of_python_packages(deb: Path, tmp_path: Pat
         name: version for name, version in dependencies(deb).items() if name.startswith("python3-")
     }
     compilers = {"antlr4", "colorama", "markdown", "peakrdl_ipxact", "systemrdl"}
-    always = {"barfs/engine/_engine", "systemrdl/parser/sa_systemrdl_cpp_parser"}
+    always = {
+        "barfs/engine/_engine",
+        "barfs/preload/barfs_map",
+        "systemrdl/parser/sa_systemrdl_cpp_parser",
+    }
     if codename() == "bookworm":
         assert {"barfs", "pyfuse3", "trio", *compilers} < brought
         assert extensions == {"_cffi_backend", "pyfuse3/__init__", *always}
@@ -197,6 +201,11 @@ def use_the_demo(chroot: Chroot) -> None:
         "dd if=/tmp/mnt/bus/ffff:00:00.0/bar0 bs=4 count=1 status=none; barfs umount /tmp/mnt"
     )
     assert read == "barf"
+    mapped = chroot.run(
+        "barfs mount -o map demo /tmp/mnt; "
+        f"barfs run python3 -c '{MAPPER}' /tmp/mnt/bus/ffff:00:00.0/bar0; barfs umount /tmp/mnt"
+    )
+    assert mapped == "b'barf'\n"
     mounted = chroot.run(
         "mount -t fuse.barfs demo /tmp/mnt -o ro,noauto; "
         "stat -c %a /tmp/mnt/bus/ffff:00:00.0/bar0; umount /tmp/mnt"

@@ -5,7 +5,7 @@ Names are those of setpci, linux/pci_regs.h and pciutils' header.h, without PCI_
 register. PCI Local Bus Specification 3.0, chapter 6; PCI Express Base Specification 5.0, section 7.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from barfs.pci import CONFIG_SIZE, ConfigSpace
 from barfs.registers.model import Block, Node
@@ -122,6 +122,21 @@ _BARS_START = 0x10
 _BAR_COUNTS = {0: 6, 1: 2}
 _EXTENDED_START = 0x100
 _EXPRESS = 0x10
+HEADER_SIZE = 64
+
+
+def read_lists(read: Callable[[int], int], size: int) -> bytes:
+    """A configuration space of which the words that a map depends on are read, and no other."""
+    data, known = bytearray(size), set[int]()
+    wanted = set(range(0, min(size, HEADER_SIZE) & ~3, 4))
+    while wanted:
+        for offset in wanted:
+            data[offset : offset + 4] = read(offset).to_bytes(4, "little")
+        known |= wanted
+        standard = (offset for _id, offset in ConfigSpace(bytes(data)).capabilities())
+        extended = (offset for offset, _header in _extended_headers(bytes(data)))
+        wanted = {at for at in (*standard, *extended) if at + 4 <= size} - known
+    return bytes(data)
 
 
 def config_space(data: bytes) -> Block:
@@ -165,15 +180,20 @@ def _express_flags(space: ConfigSpace) -> int:
 
 
 def _extended(data: bytes, express: int) -> Iterator[tuple[str, int, str]]:
-    """The extended capabilities; a loop or a bad link ends the list."""
-    offset, seen = _EXTENDED_START, set[int]()
-    while offset >= _EXTENDED_START and offset not in seen and offset + 4 <= len(data):
-        seen.add(offset)
-        header = int.from_bytes(data[offset : offset + 4], "little")
+    for offset, header in _extended_headers(data):
         identifier = header & 0xFFFF
-        if header in (0, 0xFFFF_FFFF):
+        if header == 0xFFFF_FFFF:
             return
         if identifier:  # 0 is a null capability, which only links on
             name = EXTENDED.get(identifier, f"{identifier:04X}")
             yield f"ECAP_{name}", offset, extended_text(identifier, express)
+
+
+def _extended_headers(data: bytes) -> Iterator[tuple[int, int]]:
+    """The place of each extended capability, and its header; a loop or a bad link ends them."""
+    offset, seen = _EXTENDED_START, set[int]()
+    while offset >= _EXTENDED_START and offset not in seen and offset + 4 <= len(data):
+        seen.add(offset)
+        header = int.from_bytes(data[offset : offset + 4], "little")
+        yield offset, header
         offset = header >> 20 & ~0x3

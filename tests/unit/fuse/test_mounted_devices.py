@@ -3,8 +3,11 @@
 
 import os
 import select
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pyfuse3
@@ -15,8 +18,9 @@ from barfs import engine
 from barfs.backend import Signal, SignalKind
 from barfs.device import Device, Options
 from barfs.fuse.gate import Gate
-from barfs.fuse.mounted_devices import MountedDevices
+from barfs.fuse.mounted_devices import MountedDevices, tell_of_holders
 from barfs.fuse.tree import INFO_NAME, Text, Tree
+from barfs.host.device_clients import Process
 from barfs.pci import Bdf
 from barfs.registers.access import DeviceRegisters
 
@@ -159,3 +163,38 @@ def test_an_error_is_logged_each_time_and_changes_nothing(
     }
     assert not scene.first._in_flight.closed
     assert len(scene.listed()) == 2
+
+
+HOLDING = """
+import mmap, os, sys
+memory = mmap.mmap(int(sys.argv[1]), 4096)
+os.close(int(sys.argv[1]))
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_log_names_processes_that_still_map_a_device(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ends: bool
+) -> None:
+    """But not one that lets go in time."""
+    with (tmp_path / "memory").open("wb+") as file:
+        file.truncate(4096)
+        command = [sys.executable, "-c", HOLDING, str(file.fileno())]
+        with subprocess.Popen(
+            command, pass_fds=[file.fileno()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            client = Process.find(process.pid)
+            assert client is not None
+            if ends:
+                process.kill()
+            trio.run(tell_of_holders, "0000:01:00.0", file.name, [client])
+            process.kill()
+    expected = (
+        f"0000:01:00.0 is still held by process {client}; the kernel waits until none maps it or "
+        "has it open"
+    )
+    assert caplog.messages == ([] if ends else [expected])
