@@ -24,7 +24,7 @@ _PAUSE = 0.05
 _FIRST_LINE = "# barfs trace v"
 _LINE = re.compile(
     r"[0-9.]+ (?P<pid>\S+) (?P<device>\S+) (?P<region>\S+) (?P<direction>[rw]) "
-    r"(?P<offset>0x[0-9a-f]{1,16}) (?P<width>[1248]) (?P<value>\S+) "
+    r"(?P<offset>0x[0-9a-f]{1,16}) (?P<width>[0-9]{1,3}) (?P<value>\S+) "
 )
 
 

@@ -161,7 +161,10 @@ def _chosen(named: NamedRegisters, patterns: Iterable[str]) -> list[_Watched]:
             each.fields = None
         elif each.fields is not None and field not in each.fields:
             each.fields.append(field)
-    for why, names in left_out.items():
+    for why, found_names in left_out.items():
+        names = [name for name in found_names if name not in chosen]
+        if not names:
+            continue
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         text = f"{', '.join(names[:_MOST_NAMED])}{more}: {why}"
         if not chosen:

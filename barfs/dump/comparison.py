@@ -6,9 +6,10 @@ Rule 1: bytes that were not read, or are the same in both, cost next to nothing:
         blocks that differ, and none where the rest of a region was not read.
 """
 
+import functools
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from barfs.dump.file import BLOCK, Dump, Hole, filled
@@ -43,15 +44,25 @@ def changes(before: Dump, after: Dump) -> Iterator[Change]:
         size = min(layout.size, after.layouts[region].size)
         holes = (*before.holes[region], *after.holes[region])
         shown = _without(holes, size, layout.width)
-        names = after.registers(region) or before.registers(region)
+        names = _names(before, after, region)
         for start, old, new in _pairs(before, after, region, shown[-1].end if shown else 0):
             for part in clip(shown, Range(start, start + len(old))):
                 own = slice(part.start - start, part.end - start)
                 yield from _changes(region, part, old[own], new[own], layout.width, names)
 
 
+def _names(before: Dump, after: Dump, region: str) -> Callable[[], RegisterMap | None]:
+    """What gives the names, read once they are needed."""
+    return functools.cache(lambda: after.registers(region) or before.registers(region))
+
+
 def _changes(
-    region: str, part: Range, old: bytes, new: bytes, width: int, names: RegisterMap | None
+    region: str,
+    part: Range,
+    old: bytes,
+    new: bytes,
+    width: int,
+    find_names: Callable[[], RegisterMap | None],
 ) -> Iterator[Change]:
     """The registers in a part of a region, of which all bytes are known, that differ."""
     told: dict[str, int] = {}
@@ -59,6 +70,7 @@ def _changes(
         offset = part.start + at
         told = {name: end for name, end in told.items() if end > offset}
         explained = set[int]()
+        names = find_names()
         for place in names.at(offset, len(here)) if names else ():
             own = slice(place.offset - part.start, place.end - part.start)
             if not place.register.readable or own.start < 0 or own.stop > len(old):

@@ -63,11 +63,19 @@ static int call_connect(int fd, int root, int64_t deadline)
     while (again(fd, deadline, result));
     if (result == 0)
         return 0;
-    if (errno == EAGAIN || errno == EINTR)
+    switch (errno) {
+    case EAGAIN:
+    case EINTR:
         return ETIMEDOUT;
-    if (errno == ENOENT && !has_socket(root))
-        return ENXIO;
-    return errno == ENOENT || errno == ECONNREFUSED ? EHOSTUNREACH : errno;
+    case EACCES: /* the socket's directory is its owner's */
+        return EPERM;
+    case ENOENT:
+        return has_socket(root) ? EHOSTUNREACH : ENXIO;
+    case ECONNREFUSED:
+        return EHOSTUNREACH;
+    default:
+        return errno;
+    }
 }
 
 /* Anyone may mount something with such a link in it. */
@@ -79,7 +87,7 @@ static int check_server(int fd)
 
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &server, &size) != 0)
         return errno;
-    return user == 0 || server.uid == 0 || server.uid == user ? 0 : EACCES;
+    return user == 0 || server.uid == 0 || server.uid == user ? 0 : EPERM;
 }
 
 static int send_request(int fd, uint64_t inode, int64_t deadline)
@@ -94,7 +102,7 @@ static int send_request(int fd, uint64_t inode, int64_t deadline)
     if (result == (long)sizeof(request))
         return 0;
     /* It closes the connection of a process that it does not answer. */
-    return errno == EAGAIN || errno == EINTR ? ETIMEDOUT : EACCES;
+    return errno == EAGAIN || errno == EINTR ? ETIMEDOUT : EPERM;
 }
 
 static void take_descriptors(struct msghdr *message, struct barfs_descriptors *descriptors)
@@ -129,10 +137,10 @@ static int receive_reply(int fd, struct barfs_map_reply *reply,
         result = syscall(SYS_recvmsg, fd, &message, MSG_CMSG_CLOEXEC);
     while (again(fd, deadline, result));
     if (result < 0)
-        return errno == EAGAIN || errno == EINTR ? ETIMEDOUT : EACCES;
+        return errno == EAGAIN || errno == EINTR ? ETIMEDOUT : EPERM;
     take_descriptors(&message, descriptors);
     if (result == 0)
-        return EACCES;
+        return EPERM;
     if (message.msg_flags & MSG_CTRUNC)
         return EMFILE;
     if (message.msg_flags & MSG_TRUNC)

@@ -15,7 +15,7 @@ struct barfs_descriptors {
 };
 
 /* Returns 0 and fills in a checked reply, or returns an errno: that of the reply, EPROTO for one
- * that is malformed, ETIMEDOUT, EACCES if the mount does not answer this user, ENXIO if the mount
+ * that is malformed, ETIMEDOUT, EPERM if the mount does not answer this user, ENXIO if the mount
  * has no socket, EHOSTUNREACH if it has one that cannot be reached from here.
  */
 int barfs_ask(int root, uint64_t inode, struct barfs_map_reply *reply,

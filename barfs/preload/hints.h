@@ -9,20 +9,10 @@
 
 #pragma GCC visibility push(hidden)
 
-enum barfs_hint {
-    BARFS_HINT_NO_OPTION,
-    BARFS_HINT_NOT_REACHED,
-    BARFS_HINT_NOT_ANSWERED,
-    BARFS_HINT_REFUSED,
-    BARFS_HINT_MALFORMED,
-    BARFS_HINT_NO_WINDOW,
-};
-
-/* Each is printed once in a process, however often it tries. */
-void barfs_hint(enum barfs_hint hint, const char *path, uint64_t offset);
-
-/* The hint that an error of barfs_ask() deserves, if any. */
-void barfs_hint_at_error(int error, const char *path);
+/* Print what an error of barfs_ask(), or ENODEV for a range without a window, means for the file at
+ * `path`; nothing for other errors.  Each is printed once in a process, however often it tries.
+ */
+void barfs_hint(int error, const char *path, uint64_t offset);
 
 #pragma GCC visibility pop
 #endif

@@ -107,6 +107,7 @@ static void *map_parts(const struct barfs_mapping *mapping, const struct barfs_r
         return base;
     error = errno;
     call_munmap(base, request->length);
+    barfs_mapping_forget((uintptr_t)base, (uintptr_t)base + request->length);
     errno = error;
     return MAP_FAILED;
 }
@@ -129,6 +130,12 @@ static int allowed(int fd)
     return (flags & O_ACCMODE) == O_RDWR ? PROT_READ | PROT_WRITE : PROT_READ;
 }
 
+/* Whether the program lacks something that mapping takes. */
+static bool is_shortage(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOMEM;
+}
+
 /* Fill in a mapping, and make it.  Returns MAP_FAILED and sets errno if that is impossible. */
 static void *map_region(struct barfs_mapping *mapping, const struct barfs_request *request,
                         int root, uint64_t inode)
@@ -137,24 +144,19 @@ static void *map_region(struct barfs_mapping *mapping, const struct barfs_reques
     int error;
 
     find_path(request->fd, mapping->path);
-    error = root < 0 ? -root : barfs_ask(root, inode, &mapping->reply, &mapping->descriptors);
-    if (error == EMFILE || error == ENFILE || error == ENOMEM) {
-        errno = error;
-        return MAP_FAILED;
-    }
-    if (error) {
-        barfs_hint_at_error(root < 0 ? EHOSTUNREACH : error, mapping->path);
-        errno = ENODEV;
-        return MAP_FAILED;
-    }
-    error = check(&mapping->reply, request);
-    if (error == ENODEV)
-        barfs_hint(BARFS_HINT_NO_WINDOW, mapping->path, request->offset);
+    if (root < 0)
+        error = is_shortage(-root) ? -root : EHOSTUNREACH;
+    else
+        error = barfs_ask(root, inode, &mapping->reply, &mapping->descriptors);
+    if (error == 0)
+        error = check(&mapping->reply, request);
     if (error == 0)
         base = map_parts(mapping, request);
-    else
-        errno = error;
     barfs_descriptors_close(&mapping->descriptors);
+    if (error) {
+        barfs_hint(error, mapping->path, request->offset);
+        errno = error == EACCES || is_shortage(error) ? error : ENODEV;
+    }
     if (base == MAP_FAILED)
         return base;
     mapping->address = (uintptr_t)base;

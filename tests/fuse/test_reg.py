@@ -186,6 +186,47 @@ def test_bits_blocks_and_patterns_of_names(mount: Mounted) -> None:
     assert barfs("md", bar0, "dma.chan2").stdout.split()[1:3] == ["00000001", "00000002"]
 
 
+ODD = """
+addrmap odd {
+    default regwidth = 32; default sw = rw; default hw = na;
+    external mem { mementries = 8; memwidth = 16; } buffer @ 0x4000;
+    reg { field {} value[31:0]; } lane[3] @ 0x4100 += 8;
+    reg { regwidth = 16; field {} value[15:0]; } half @ 0x4200;
+    reg { regwidth = 64; accesswidth = 32; field {} value[63:0]; } wide @ 0x4204;
+};
+"""
+
+
+def test_memories_arrays_and_registers_of_other_widths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "odd.rdl").write_text(ODD)
+    with (
+        served(tmp_path) as server,
+        mounted(tmp_path, server.name, options=f"registers={tmp_path / 'odd.rdl'}") as mount,
+    ):
+        bar0 = mount.device() / "bar0"
+        assert barfs("mw", bar0, "buffer", "0x1111", "0x2222").returncode == 0
+        words = barfs("md", bar0, "buffer").stdout.split()
+        assert words[:3] == ["00004000:", "1111", "2222"]
+        assert [len(word) for word in words[1:9]] == [4] * 8
+        for number in range(3):
+            assert barfs("mw", bar0, f"lane[{number}]", f"{number}").returncode == 0
+        assert [row.split()[:2] for row in barfs("md", bar0, "lane*").stdout.splitlines()] == [
+            [f"000041{8 * number:02x}:", f"0000000{number}"] for number in range(3)
+        ]
+        # An index where the name is an array, bits where it is a register.
+        assert barfs("md", bar0, "lane[2]").stdout.split()[:2] == ["00004110:", "00000002"]
+        assert barfs("md", bar0, "lane2[1]").stdout == "00004110[1:1]: 1\n"
+        assert barfs("md", bar0, "lane[2][1]").stdout == "00004110[1:1]: 1\n"
+        rows = barfs("md", bar0, "*").stdout.splitlines()
+        assert [row.split()[0] for row in rows][-2:] == ["00004200:", "00004204:"]
+        result = barfs("rmw", bar0, "buffer", "1", "1")
+        assert (result.returncode, result.stdout) == (2, "")
+        assert "must be a register or a field" in result.stderr
+
+
 def test_a_block_does_not_read_what_has_side_effects(tmp_path: Path) -> None:
     with served(tmp_path) as server, mounted(tmp_path, server.name) as mount:
         server.accesses()

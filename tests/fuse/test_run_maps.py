@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import BARFS, Mounted, mounted
-from tests.support.namespace import in_namespace
+from tests.support import BARFS, Mounted, mounted, require
+from tests.support.namespace import AS_NOBODY, in_namespace, opened_to_others
 from tests.support.programs import ROOT, compiled, run_mapped
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -150,6 +150,23 @@ def test_a_range_without_a_window_is_told_once(bar0: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["bar4", "config"])
+def test_a_region_without_windows_is_told(bar0: Path, name: str) -> None:
+    region = bar0.with_name(name)
+    assert told("print(error_of(map_file, bar0, 0x1000))", region) == (
+        f"ENODEV | {name} has no window there, and cannot be mapped; read it with: "
+        f"barfs md {region} 0x0"
+    )
+
+
+def test_files_that_are_no_regions_are_not_told_of(bar0: Path) -> None:
+    """A register's file has direct I/O, too."""
+    register = bar0.with_name("registers") / "bar0/ID"
+    assert (
+        shown("print(error_of(map_file, os.open(bar0, 0), 0x1000, 0, READ))", register) == "ENODEV"
+    )
+
+
 def test_a_hint_into_a_broken_pipe_ends_no_program(bar0: Path) -> None:
     code = (
         "import signal; signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
@@ -275,6 +292,22 @@ def test_without_the_option_the_hint_names_it(tmp_path: Path) -> None:
 
 
 LOAD = "print(load(map_file(bar0, 0x1000, 0x1000)))"
+
+
+def test_other_users_get_no_mapping(tmp_path: Path) -> None:
+    """But a hint, where they may open the file."""
+    require("root", os.geteuid() == 0, "other users take root")
+    with mounted(tmp_path, "demo", options="map,allow_other,umask=0") as mount:
+        bar0 = Path("/mnt") / mount.device().relative_to(mount.path) / "bar0"
+        shown_to_all = f"mount --bind {mount.path} /mnt"
+        script = f'{opened_to_others(tmp_path / "view")}\n{shown_to_all}\nexec "$@"'
+        code = PRELUDE + "print(error_of(map_file, os.open(bar0, 0), 0x1000, 0x1000, READ))"
+        words = [*AS_NOBODY, "env", f"PYTHONPATH={ROOT}", *BARFS, "run", sys.executable]
+        result = in_namespace(script, *words, "-c", code, bar0)
+        assert result.stdout == "ENODEV\n", result.stderr
+        assert result.stderr == (
+            f"barfs run: {bar0} cannot be mapped: its mount lets only its owner and root do that\n"
+        )
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ def test_reads_with_side_effects_are_asked_for(tmp_path: Path) -> None:
             watch.end(signal.SIGTERM)
         read = {line.split()[2] for line in server.accesses() if line.startswith("r bar0")}
         assert read == {hex(at) for at in range(0, 0x30, 4)} - {"0x8", "0x18", "0x24"}
-        with watching(mount.device(), "bar0.READS", "--count", "2") as watch:
+        with watching(mount.device(), "bar0.READS", "bar0.R*", "--count", "2") as watch:
+            assert watch.told == ["watching 1 register; ^C ends it"]
             first, second = watch.line(), watch.line()
             assert first[:2] == ["bar0+0x00000024", "READS"]
             assert int(second[-1], 16) == int(first[-1], 16) + 1

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Threads that map and unmap a region, children that do so too, and a signal handler that does so in
- * between.
+ * Threads that map and unmap a region, children that do so too, and a signal handler that does so
+ * in between.
  *
  *     hammer FILE
  */

@@ -126,7 +126,7 @@ def test_a_closed_connection_is_a_refusal(ask: Path, tmp_path: Path) -> None:
         lambda connection: connection.recv(99),
     ]
     with mount(tmp_path, answers) as folder:
-        assert asked(ask, folder, 2) == [(errno.EACCES, 0)] * 2
+        assert asked(ask, folder, 2) == [(errno.EPERM, 0)] * 2
 
 
 def bad_replies() -> Iterator[tuple[bytes, int]]:
@@ -165,7 +165,7 @@ def test_no_bad_reply_is_followed(ask: Path, tmp_path: Path) -> None:
     with mount(tmp_path, [sending(*reply) for reply in replies]) as folder:
         answers = asked(ask, folder, len(replies))
     # An empty message is like a closed connection.
-    assert answers == [(errno.EACCES, 0), *[(errno.EPROTO, 0)] * (len(replies) - 1)]
+    assert answers == [(errno.EPERM, 0), *[(errno.EPROTO, 0)] * (len(replies) - 1)]
 
 
 def test_thousands_of_hostile_replies(ask: Path, tmp_path: Path) -> None:
