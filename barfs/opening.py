@@ -200,11 +200,13 @@ def attach(
     return device
 
 
-def open_implicitly(name: DeviceName, tell: Callable[[str], object]) -> Device:
+def open_implicitly(
+    name: DeviceName, tell: Callable[[str], object], registers: Choice | None = None
+) -> Device:
     """Open a device for a command that needs it open; `tell` gets a notice for the user, if any."""
     from barfs.device import Options
 
-    device = open_device(name, Options())
+    device = open_device(name, Options(registers=registers))
     if name.opening_notice:
         tell(name.opening_notice)
     return device

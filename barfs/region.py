@@ -78,11 +78,10 @@ class Region:
             raise forked(self.layout.device)
         if self._restricted:
             raise UsageError(f"{self.name} has no address: a policy restricts it")
+        if not self.layout.windows:
+            raise UsageError(f"{self.name} has no address: it has no window; its layout says why")
         if self._reservation is None:
-            raise UsageError(
-                f"{self.name} has no address: open with mapping='contiguous'; a region without a "
-                "window has none"
-            )
+            raise UsageError(f"{self.name} has no address: open with mapping='contiguous'")
         return self._reservation.address
 
     def read(self, offset: int, count: int) -> bytes:
@@ -167,6 +166,11 @@ def windows_of(region: Region) -> tuple[Segment, ...]:
     """The mapped windows, one for each mapping, also where they touch; none under a policy, which
     a mapping cannot enforce."""
     return () if region._restricted else region._windows
+
+
+def is_window(region: Region, start: int, end: int) -> bool:
+    """Whether accesses of `[start, end)` are loads and stores, which need no answer."""
+    return any(part.start <= start and end <= part.end for part in region.layout.windows)
 
 
 def restrict(region: Region, restrictions: Sequence[Restriction]) -> None:

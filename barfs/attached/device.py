@@ -17,6 +17,7 @@ import logging
 import os
 import select
 import socket
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,14 @@ from barfs.attached.mounts import MountError, MountInfo, layouts_in
 from barfs.attached.wire import Window
 from barfs.backend import NoDescriptor, Signal
 from barfs.engine import PAGE_SIZE, Owner, keep_from_children
-from barfs.errors import AccessDenied, BusFault, DeviceError, DeviceGone, UsageError, access_error
+from barfs.errors import (
+    AccessDenied,
+    BusFault,
+    DeviceError,
+    DeviceGone,
+    UsageError,
+    access_error,
+)
 from barfs.layout import (
     REASON_MAPPING_OFF,
     REASON_NO_DESCRIPTOR,
@@ -53,6 +61,8 @@ from barfs.uapi import (
 _FLAGS = {"read": REGION_FLAG_READ, "write": REGION_FLAG_WRITE, "mmap": REGION_FLAG_MMAP}
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ECONNABORTED})
 _LONGEST_TEXT = 1 << 16
+_PATIENCE = 10.0
+"""Seconds in which a mount shows a device's directory."""
 
 log = logging.getLogger(__name__)
 
@@ -74,18 +84,44 @@ class MountedDirectory:
     @classmethod
     def find(cls, path: str | os.PathLike[str]) -> Self:
         """Raises UsageError if it is no such directory, DeviceError if it cannot be read."""
+        found: list[Self | Exception] = []
+
+        def look() -> None:
+            try:
+                found.append(cls._look(path))
+            except Exception as error:
+                found.append(error)
+
+        # Any look into a mount whose process is stopped may never return, so a thread takes it.
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        looking.join(_PATIENCE)
+        if not found:
+            raise DeviceError(f"the mount with {path} does not answer; is its process stopped?")
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
+
+    @classmethod
+    def _look(cls, path: str | os.PathLike[str]) -> Self:
         directory = Path(os.path.realpath(os.path.expanduser(os.fsdecode(path))))
-        try:
-            status = os.statvfs(directory)
-        except OSError as error:
-            raise UsageError(f"{path}: {reason(error)}") from error
         info = MountInfo.read(directory.parent.parent) if len(directory.parts) > 2 else None
         if info is None or directory.name not in info.devices:
-            raise UsageError(f"{path} must be a device's directory in a mount, like .../bus/BDF")
+            problem = ""
+            try:
+                os.stat(directory)
+            except OSError as error:
+                problem = f": {reason(error)}"
+            raise UsageError(
+                f"{path} must be a device's directory in a mount, like .../bus/BDF{problem}"
+            )
         try:
             layouts = layouts_in(directory)
+            status = os.statvfs(directory)
         except (MountError, LayoutError) as error:
             raise DeviceError(str(error)) from error
+        except OSError as error:
+            raise DeviceError(f"{path}: {reason(error)}") from error
         described = (directory / "registers").is_dir()
         return cls(
             directory,

@@ -110,6 +110,7 @@ _COMMANDS = {
     "rmw": ("registers", "read a register, change some bits and write it"),
     "poll": ("registers", "read a register until some of its bits have a value"),
     "reg": ("reg", "show and write registers and fields by name"),
+    "watch": ("watch", "print the registers that change, as they do"),
     "dump": ("dump", "save the contents of a device's regions"),
     "diff": ("dump", "show the registers that differ between two dumps"),
     "trace": ("trace", "follow the accesses to a mount"),

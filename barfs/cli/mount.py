@@ -18,7 +18,7 @@ from barfs.errors import UsageError
 from barfs.fuse.fusermount import GRACE, check_mountpoint, unmount
 from barfs.host.holders import holders
 from barfs.opening import DeviceName
-from barfs.process.places import new_directory
+from barfs.process.places import passing_directory
 from barfs.process.signals import Held
 from barfs.text.system_errors import raise_open_files_limit
 
@@ -150,13 +150,8 @@ def _demo(choice: argparse.Namespace) -> int:
     if choice.mountpoint is not None:
         return _mount(choice)
     choice.foreground = True
-    with Held() as hold:
-        directory = choice.mountpoint = new_directory("barfs-demo-")
+    with Held() as hold, passing_directory("barfs-demo-") as directory:
+        choice.mountpoint = directory
         message = f"{directory}/bus/ffff:00:00.0 - press ^C to end"
-        try:
-            with hold.released():
-                return _mount(choice, lambda: announce(message))
-        finally:
-            # Not recursively: if the mount is still there, the contents are a device.
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        with hold.released():
+            return _mount(choice, lambda: announce(message))

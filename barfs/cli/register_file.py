@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -112,16 +112,17 @@ class _Region:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RegionFile:
     """A FILE argument, resolved: a path, or a device that is not mounted and one of its regions."""
 
     text: str
     path: Path | None
     device: "DeviceName | None" = None
     region: str = ""
+    opened: "Device | None" = None
 
     @classmethod
-    def find(cls, text: str) -> "Place":
+    def find(cls, text: str) -> "RegionFile":
         """Resolve a FILE argument. Raises UsageError for a text that is neither."""
         if os.path.exists(text):
             return cls(text, Path(text))
@@ -145,6 +146,15 @@ class Place:
         return cls(text, directory / region)
 
     @contextlib.contextmanager
+    def held(self) -> Iterator["RegionFile"]:
+        """The same, with its device open, for all uses within the block. Raises DeviceError."""
+        if self.device is None or self.opened is not None:
+            yield self
+            return
+        with _open_device(self.device) as device:
+            yield replace(self, opened=device)
+
+    @contextlib.contextmanager
     def open(self, flags: int) -> Iterator[Registers]:
         """Open it with `os.O_RDONLY`, `os.O_WRONLY` or `os.O_RDWR`.
 
@@ -153,8 +163,9 @@ class Place:
         if self.device is not None:
             from barfs.region import table_of
 
-            with _open_device(self.device) as device:
-                region = device[self.region]
+            with self.held() as held:
+                assert held.opened is not None
+                region = held.opened[self.region]
                 yield _Region(region, table_of(region))
             return
         assert self.path is not None
@@ -232,6 +243,11 @@ class Bits:
     def mask(self) -> int:
         return (1 << self.high + 1) - (1 << self.low)
 
+    def check(self, text: str, width: int) -> None:
+        """Raises UsageError for bits, typed as `text`, that a register of this width has not."""
+        if not self.low <= self.high < 8 * width:
+            raise UsageError(f"{text}: a register of {width} bytes has bits [{8 * width - 1}:0]")
+
     def of(self, value: int) -> int:
         return (value & self.mask) >> self.low
 
@@ -243,22 +259,16 @@ class Bits:
         return f"[{self.high}:{self.low}]"
 
 
-_BITS = re.compile(r"(.*)\[([0-9]+)(?::([0-9]+))?\]")
+_BITS = re.compile(r"(.*)\[([0-9]{1,9})(?::([0-9]{1,9}))?\]")
 
 
-def split_bits(text: str, width: int) -> tuple[str, Bits | None]:
-    """Split `0x10[15:8]` into `0x10` and its bits; `0x10[3]` is one bit.
-
-    Raises UsageError for bits that a register of `width` bytes does not have.
-    """
+def split_bits(text: str) -> tuple[str, Bits | None]:
+    """Split `0x10[15:8]` into `0x10` and its bits; `0x10[3]` is one bit."""
     match = _BITS.fullmatch(text)
     if match is None:
         return text, None
     high = int(match[2])
-    bits = Bits(high, high if match[3] is None else int(match[3]))
-    if not bits.low <= bits.high < 8 * width:
-        raise UsageError(f"{text}: a register of {width} bytes has bits [{8 * width - 1}:0]")
-    return match[1], bits
+    return match[1], Bits(high, high if match[3] is None else int(match[3]))
 
 
 def parse_value(text: str, width: int) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from barfs.host.sysfs import read_bytes
 
 _PROC = Path("/proc")
+_DELETED = " (deleted)"
 _PARENT, _STARTED = 1, 19
 """Fields of /proc/PID/stat, counted from the one after the name (proc_pid_stat(5))."""
 
@@ -47,7 +48,8 @@ class Process:
 def still_holding(file: str, clients: Iterable[Process], proc: Path = _PROC) -> list[Process]:
     """The clients, and processes below them, that have `file` open or mapped.
 
-    `file` is the target of a descriptor's link in /proc.
+    `file` is the target of a descriptor's link in /proc. The node of a character device goes when
+    the kernel wants the device back, so it may be marked as deleted or not.
     """
     numbers = filter(str.isdecimal, os.listdir(proc))
     found = {pid: process for pid in map(int, numbers) if (process := Process.find(pid, proc))}
@@ -64,10 +66,11 @@ def _is_alive(client: Process, found: dict[int, Process]) -> bool:
 
 
 def _has(process: Path, file: str) -> bool:
-    name = os.fsencode(file)
+    name = os.fsencode(file.removesuffix(_DELETED))
+    ends = (b" " + name, b" " + name + os.fsencode(_DELETED))
     try:
         maps = (process / "maps").read_bytes()
-        if any(line.endswith(b" " + name) for line in maps.split(b"\n")):
+        if any(line.endswith(ends) for line in maps.split(b"\n")):
             return True
         links = os.listdir(process / "fd")
     except FileNotFoundError:  # it has ended
@@ -76,6 +79,6 @@ def _has(process: Path, file: str) -> bool:
         return True
     for link in links:
         with contextlib.suppress(OSError):
-            if os.readlink(process / "fd" / link) == file:
+            if os.readlink(process / "fd" / link).removesuffix(_DELETED) == os.fsdecode(name):
                 return True
     return False

@@ -7,6 +7,7 @@ Rule 2: in a directory that other users can write, barfs makes new, random names
         existing one.
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -52,6 +53,18 @@ def new_directory(prefix: str, *, first: Path | None = None) -> Path:
         f"cannot make a directory in {', '.join(map(str, tried))}; set TMPDIR to one that you can "
         "write"
     )
+
+
+@contextlib.contextmanager
+def passing_directory(prefix: str) -> Iterator[Path]:
+    """`new_directory`, removed at the end if it is empty. Raises BarfsError."""
+    directory = new_directory(prefix)
+    try:
+        yield directory
+    finally:
+        # Not recursively: it may be the mount point of a file system that is still there.
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def _temporary_folders() -> Iterator[Path]:

@@ -8,7 +8,9 @@ Rule 2: a lane's client alternates between both sides in short blocks; a ratio c
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from bench_lib import registers
 from bench_lib.client import client, load_ns, read32_ns
 from bench_lib.figures import Figure, Sample
 from bench_lib.processes import Mount, rss_anon
@@ -39,13 +41,19 @@ FIGURES: Mapping[str, Figure] = {
     "api-plain": Figure("the same by barfs.open; memoryview of an mmap", "ns"),
     "load": Figure("4-byte load of a handed out window; plain mmap", "ns", 1.02),
     "memory": Figure("RssAnon, 8 devices, after use", "MB", 50),
+    **registers.FIGURES,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The mounts: both sides pinned, and both on any CPU. `size` scales counts."""
+    """The mounts: both sides pinned, and both on any CPU. `size` scales counts.
 
+    `spare` are two devices that a lane mounts below `folder`.
+    """
+
+    folder: Path
+    spare: Sequence[str]
     prefix: Sequence[str]
     c: Mount
     barfs: Mount
@@ -128,6 +136,10 @@ def _load(bench: Bench) -> dict[str, Sample]:
     return {"load": Sample(handed_out, plain)}
 
 
+def _registers(bench: Bench) -> dict[str, Sample]:
+    return registers.measure(bench.folder, bench.spare, bench.count(6000), bench.prefix)
+
+
 def _memory(bench: Bench) -> dict[str, Sample]:
     for file in bench.eight.files[0].parent.parent.glob("*/bar[0-4]"):
         client("stream", "read", 1, f"{file}@0")
@@ -147,6 +159,7 @@ LANES: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
     "busy": _busy,
     "api": _api,
     "load": _load,
+    "registers": _registers,
 }
 
 AT_THE_END: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {"memory": _memory}

@@ -32,6 +32,7 @@ _barfs_options() {
     [[ $1 == *,* ]] && before=${1%,*},
     compgen -P "$before" -W "@options@" -- "${1##*,}"
 }
+_barfs_names() { sh -c @names@ sh "$1" "${COMP_WORDS[@]:2:COMP_CWORD-2}"; }
 # --- after shtab
 
 # Bash splits words at colons and "=", which addresses and options contain. So split the line again,
@@ -48,7 +49,7 @@ _barfs() {
     local before=${last%"${last##*[:=]}"}
     COMPREPLY=("${COMPREPLY[@]#"$before"}")
     for reply in "${COMPREPLY[@]}"; do
-        [[ $reply == *[=:] ]] && compopt -o nospace 2>/dev/null
+        [[ $reply == *[=:./] ]] && compopt -o nospace 2>/dev/null
         [[ -d $reply ]] || return 0
     done
     compopt -o filenames 2>/dev/null || :

@@ -33,4 +33,8 @@ function _barfs_options
     set -l before (string match -r '^.*,' -- (commandline -ct))
     printf "$before%s\n" @options@
 end
+
+function _barfs_names
+    sh -c @names@ sh (commandline -ct) (commandline -opc)
+end
 # --- after shtab

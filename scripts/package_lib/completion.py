@@ -5,6 +5,7 @@ Rule 1: the METAVAR of an argument selects its completion; one that is not liste
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 import shtab
@@ -37,14 +38,19 @@ COMPLETERS = {
     "B": shtab.FILE,
     "BDF": _own("addresses"),
     "COMMAND": _own("programs"),
+    "DESCRIPTION": shtab.FILE,
     "DESCRIPTION.toml": shtab.FILE,
     "DEVICE": _own("devices"),
     "FILE": shtab.FILE,
     "GROUP": _own("groups"),
     "MOUNTPOINT": shtab.DIRECTORY,
+    "NAME[=VALUE]": _own("names"),
+    "OFFSET": _own("names"),
     "OPTIONS": _own("options"),
     "PATH": shtab.FILE,
+    "PATTERN": _own("names"),
     "PLACE": shtab.FILE,
+    "RANGE": _own("names"),
     "REGION": _own("regions"),
     "USER": _own("users"),
 }
@@ -62,14 +68,24 @@ def _teach(parser: argparse.ArgumentParser) -> None:
             action.complete = COMPLETERS[action.metavar]  # type: ignore[attr-defined]
 
 
+def _word(text: str, shell: str) -> str:
+    """The text as one word of a script."""
+    if shell != "fish":
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def write(folder: Path) -> list[Path]:
     """Write the completions to their places below `folder`."""
     parser = make_parser()
     _teach(parser)
+    names = (SHELLS / "completion.names.sh").read_text()
     words = " ".join(word for option in OPTIONS for word in _words(option))
     written = []
     for shell, place in PLACES.items():
         ours = (SHELLS / f"completion.{shell}").read_text().replace("@options@", words)
+        ours = ours.replace("@names@", _word(names, shell))
         preamble, _, end = ours.partition("# --- after shtab\n")
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)

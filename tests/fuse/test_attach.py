@@ -132,12 +132,12 @@ def test_paths(mount: Mounted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nothing", "No such file or directory"),
+        ("nothing", "like .../bus/BDF: No such file or directory"),
         ("mnt", "must be a device's directory in a mount, like .../bus/BDF"),
         ("mnt/bus", "must be a device's directory in a mount"),
         ("mnt/bus/ffff:00:00.0/bar0", "must be a device's directory in a mount"),
         ("mnt/bus/ffff:00:00.0/registers", "must be a device's directory in a mount"),
-        ("mnt/bus/0000:00:00.0", "No such file or directory"),
+        ("mnt/bus/0000:00:00.0", "BDF: No such file or directory"),
         (".", "must be a device's directory in a mount"),
     ],
 )
@@ -145,6 +145,19 @@ def test_paths_of_no_device(mount: Mounted, tmp_path: Path, path: str, message: 
     with pytest.raises(barfs.UsageError, match=message) as caught:
         barfs.attach(tmp_path / path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mount_that_does_not_answer(mount: Mounted) -> None:
+    directory = mount.device()
+    os.stat(directory)
+    mount.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(barfs.DeviceError, match="does not answer"):
+            barfs.attach(directory)
+    finally:
+        mount.process.send_signal(signal.SIGCONT)
+    with barfs.attach(directory) as attached:
+        assert attached["bar0"].read32(0) == 0x66726162
 
 
 def test_the_layout_and_the_texts_are_those_of_the_mount(mount: Mounted) -> None:

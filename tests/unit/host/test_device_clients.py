@@ -45,6 +45,18 @@ def test_a_client_with_a_mapping_or_a_descriptor(processes: Processes) -> None:
     assert processes.holding(10, 11, 12) == ["10 (odd) name)", "11 (odd) name)"]
 
 
+@pytest.mark.parametrize("marked", ["", " (deleted)"])
+def test_the_node_of_a_character_device_goes(processes: Processes, marked: str) -> None:
+    node = "/dev/vfio/devices/vfio0"
+    processes.add(10, maps=MAPPED.replace(FILE, f"{node} (deleted)"))
+    processes.add(11, fd=f"{node} (deleted)")
+    processes.add(12, fd=node)
+    processes.add(13, fd="/dev/vfio/devices/vfio1 (deleted)")
+    clients = [Process(pid, 1, 5, "") for pid in range(10, 14)]
+    found = still_holding(f"{node}{marked}", clients, processes.proc)
+    assert [process.pid for process in found] == [10, 11, 12]
+
+
 def test_only_clients_and_their_descendants(processes: Processes) -> None:
     processes.add(10)
     processes.add(20, parent=10)
