@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from os import PathLike
     from typing import Literal
 
@@ -109,6 +109,7 @@ def open(
     trace: str | PathLike[str] | None = None,
     trace_limit: int = 256 << 20,
     registers: Mapping[str, str | PathLike[str]] | Literal["off"] | None = None,
+    widths: Collection[int] | None = None,
 ) -> Device:
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
 
@@ -138,6 +139,17 @@ def open(
         choice = choice_of(registers)
     rules = EVERYTHING if policy is None else AccessPolicy.load(policy)
     options = Options(
-        mapping, width, msix, read_only, timeout, vfio, guard, rules, trace, trace_limit, choice
+        mapping,
+        width,
+        msix,
+        read_only,
+        timeout,
+        vfio,
+        guard,
+        rules,
+        trace,
+        trace_limit,
+        choice,
+        widths,
     )
     return open_device(DeviceName.parse(device), options)

@@ -20,6 +20,7 @@ from barfs.fuse.fusermount import MountOptions
 from barfs.policy import AccessPolicy
 from barfs.ranges import parse_number
 from barfs.registers.find import Choice, parse_choice
+from barfs.widths import Widths, widths_of
 
 # util-linux: libmount/src/optmap.c.
 _FROM_MOUNT = frozenset(
@@ -55,6 +56,10 @@ def _trace_limit(text: str) -> int:
     if not LEAST_TRACE <= value < 1 << 63:
         raise ValueError
     return value
+
+
+def _widths(text: str) -> Widths:
+    return widths_of(map(int, text.split(":")))
 
 
 def _registers(texts: Sequence[str]) -> Choice:
@@ -127,11 +132,20 @@ OPTIONS = (
         "the VFIO interface to open devices with (default auto: cdev, or else group)",
         expected="auto, cdev, group or noiommu",
     ),
+    Option(
+        "widths",
+        "WIDTH[:WIDTH...]",
+        "the only widths of accesses, like 4 or 4:8, in all regions but config: the device never "
+        "sees another, and what cannot be made of these is refused",
+        read=_widths,
+        expected="some of 1, 2, 4 and 8, like 4 or 4:8",
+    ),
     Option("guard", "", "refuse requests that are not exactly one access to the device"),
     Option(
         "policy",
         "FILE",
-        "TOML file of ranges that must not be written, or not be accessed at all",
+        "TOML file of ranges that must not be written, or not be accessed at all, or only with "
+        "some widths",
         read=AccessPolicy.load,
         expected="a file of rules",
     ),
