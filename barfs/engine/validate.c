@@ -28,8 +28,7 @@ bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint6
 
     if (table->flags & BARFS_PORT && count > MOST_OF_A_PORT)
         return false;
-    return barfs_is_natural(offset, count) && entry->widths & count &&
-           count <= entry->end - offset;
+    return barfs_is_natural(offset, count) && entry->widths & count && count <= entry->end - offset;
 }
 
 /* Whether accesses of the entries' widths make up the request: they do if the narrowest do. */
