@@ -182,6 +182,13 @@ OPTIONS = (
         expected="a positive number of seconds",
     ),
     Option(
+        "reconnect",
+        "",
+        "a vfio-user device whose server has ended comes back, opened anew, when a server listens "
+        "on its socket again",
+        _MOUNT,
+    ),
+    Option(
         "allow_other",
         "",
         "let other users access the mount (needs user_allow_other in /etc/fuse.conf)",

@@ -47,13 +47,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """`uid` and `gid` None mean the caller's; `umask` None means 0077, for region files alone."""
+    """`uid` and `gid` None mean the caller's; `umask` None means 0077, for region files alone.
+    `reconnect`: a vfio-user device whose server has ended comes back with the next server."""
 
     allow_other: bool = False
     read_only: bool = False
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
+    reconnect: bool = False
 
     def fuse_options(self) -> list[str]:
         flags = {"allow_other": self.allow_other, "ro": self.read_only}

@@ -24,9 +24,12 @@ import trio
 from barfs import engine
 from barfs.attach import DeviceName, attach
 from barfs.device import Device, Options
+from barfs.fuse.changes import Changes
+from barfs.fuse.control import KIND, LONGEST
 from barfs.fuse.filesystem import Filesystem
 from barfs.fuse.fusermount import GRACE, FuseMount, MountOptions, unmount_command
 from barfs.fuse.gate import Gate
+from barfs.fuse.mount_socket import MountSocket, mount_socket
 from barfs.fuse.mounted_devices import MountedDevices
 from barfs.fuse.mounts import MountError
 from barfs.fuse.tree import Tree
@@ -77,7 +80,10 @@ class Listener:
 
 
 class DeviceSet(Protocol):
-    """The devices of a mount."""
+    """The devices of a mount, which are opened with `options`."""
+
+    @property
+    def options(self) -> Options: ...
 
     def open(self) -> Sequence[Device]:
         """Open the devices that the mount starts with."""
@@ -130,13 +136,17 @@ class Mount:
             for device in devices:
                 stack.callback(device.close, grace=0)
             filesystem = self._filesystem()
+            control = mount_socket(KIND)
+            if control is not None:
+                stack.callback(control.close)
+                filesystem.tree.set_socket(KIND, control.path)
             self._signals.mounting = True
             with contextlib.closing(self._mount(devices)) as fuse:
                 gate = Gate(fuse.fd)
-                mounted = MountedDevices(filesystem.tree, gate)
+                mounted = MountedDevices(filesystem.tree, gate, reconnect=self._options.reconnect)
                 stack.callback(mounted.close)
                 mounted.add(devices)
-                self._run(filesystem, gate, mounted)
+                self._run(filesystem, gate, mounted, control)
         if not self._answered and not self._signals.first:
             raise MountError(f"the mount on {self._mountpoint} ended before it answered; try again")
 
@@ -160,19 +170,27 @@ class Mount:
                 raise Ended(self._signals.first) from None
             raise
 
-    def _run(self, filesystem: Filesystem, gate: Gate, mounted: MountedDevices) -> None:
+    def _run(
+        self,
+        filesystem: Filesystem,
+        gate: Gate,
+        mounted: MountedDevices,
+        control: MountSocket | None,
+    ) -> None:
         """Answer the mount's requests until it ends."""
         pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
         stopped = False
         try:
-            stopped = trio.run(self._session, gate, mounted)
+            stopped = trio.run(self._session, gate, mounted, control)
         finally:
             pyfuse3.close(unmount=False)
             # An access that hangs still uses a gate that has not stopped.
             if stopped:
                 gate.close()
 
-    async def _session(self, gate: Gate, mounted: MountedDevices) -> bool:
+    async def _session(
+        self, gate: Gate, mounted: MountedDevices, control: MountSocket | None
+    ) -> bool:
         """Serve until the end; returns whether every access has finished."""
         stopped = False
         token = trio.lowlevel.current_trio_token()
@@ -187,6 +205,9 @@ class Mount:
             nursery.start_soon(self._announce)
             gate.start(on_end)
             nursery.start_soon(self._devices.follow, mounted)
+            if control is not None:
+                changes = Changes(mounted, self._devices.options, self._mountpoint)
+                nursery.start_soon(control.serve, LONGEST, changes.answer)
             try:
                 await pyfuse3.main()
             finally:
