@@ -94,17 +94,17 @@ def ask(mountpoint: Path, request: Request) -> Outcome:
         return Outcome.decode(answer)
     except PermissionError:
         raise MountError(f"{mountpoint}: {_OWNERS_ONLY}") from None
-    except (FileNotFoundError, ConnectionError):
+    except (FileNotFoundError, ConnectionRefusedError):
         raise MountError(f"the mount on {mountpoint} has ended") from None
     except (BlockingIOError, TimeoutError):
         raise MountError(f"the mount on {mountpoint} is busy or stopped; try again") from None
-    except OSError as error:
-        raise MountError(f"{mountpoint}: {reason(error)}") from error
-    except ValueError:
+    except (ValueError, ConnectionError):
         raise MountError(
             f"the mount on {mountpoint} closed the connection without an answer: it has ended, or "
             f"belongs to another user ({_OWNERS_ONLY})"
         ) from None
+    except OSError as error:
+        raise MountError(f"{mountpoint}: {reason(error)}") from error
 
 
 def _socket_of(mountpoint: Path) -> str:

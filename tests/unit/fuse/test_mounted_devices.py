@@ -126,7 +126,11 @@ def test_a_requested_device_leaves_and_is_closed_until_it_is(scene: Scene) -> No
     assert scene.first._in_flight.closed
     assert scene.listed() == [str(scene.second.bdf).encode()]
     assert bdf.encode() not in scene.info().content
-    assert scene.forgotten == [(scene.tree.bus.inode, bdf.encode()), scene.info().inode]
+    assert scene.forgotten == [
+        (scene.tree.bus.inode, bdf.encode()),
+        (scene.tree.flat.inode, scene.first.bdf.flat.encode()),
+        scene.info().inode,
+    ]
     assert scene.gate.devices == 1
     assert not scene.second._in_flight.closed
     assert not scene.second.closings
