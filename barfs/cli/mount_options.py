@@ -134,7 +134,7 @@ OPTIONS = (
     ),
     Option(
         "widths",
-        "WIDTH[:WIDTH...]",
+        "WIDTHS",
         "the only widths of accesses, like 4 or 4:8, in all regions but config: the device never "
         "sees another, and what cannot be made of these is refused",
         read=_widths,

@@ -21,7 +21,7 @@ from barfs.errors import BarfsError, DeviceError, UsageError
 from barfs.fuse.control import Outcome, Request
 from barfs.fuse.mount_socket import Reply
 from barfs.fuse.mounted_devices import MountedDevices
-from barfs.fuse.opening import open_devices
+from barfs.fuse.open_devices import open_devices
 from barfs.pci import Bdf
 from barfs.text.system_errors import reason
 

@@ -97,7 +97,7 @@ class DeviceSet(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NamedDevices:
-    """The devices that the user named; none appear later."""
+    """The devices that the user named; none appear by themselves."""
 
     names: Sequence[DeviceName]
     options: Options

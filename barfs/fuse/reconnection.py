@@ -14,7 +14,7 @@ import trio
 from barfs.attach import DeviceName
 from barfs.device import Device
 from barfs.errors import BarfsError
-from barfs.fuse.opening import open_devices
+from barfs.fuse.open_devices import open_devices
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0
