@@ -23,6 +23,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -33,6 +34,7 @@ from barfs.text.system_errors import reason
 DEADLINE = 5.0
 """Seconds that a request has to arrive, and a reply to leave."""
 
+_UNREADY, _READY = "unready", "socket"
 _BACKLOG = 16
 _MOST_CLIENTS = 8
 _PAUSE = 1.0
@@ -62,18 +64,21 @@ class MountSocket:
 
     def __init__(self, kind: str) -> None:
         self._directory = new_directory(f"barfs-{kind}-")
-        self.path = self._directory / "socket"
+        self.path = self._directory / _READY
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._users = (os.geteuid(), 0)
         try:
             folder = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 # A path may be too long for an address (unix(7)).
-                self._listener.bind(f"/proc/self/fd/{folder}/{self.path.name}")
+                self._listener.bind(f"/proc/self/fd/{folder}/{_UNREADY}")
             finally:
                 os.close(folder)
-            self.path.chmod(0o600)  # whatever the umask
+            unready = self._directory / _UNREADY
+            unready.chmod(0o600)  # whatever the umask
             self._listener.listen(_BACKLOG)
+            unready.rename(self.path)
+            _remove_abandoned(self._directory.parent, kind)
         except BaseException:
             self.close()
             raise
@@ -81,9 +86,7 @@ class MountSocket:
     def close(self) -> None:
         """Stop listening, and remove the socket with its directory. May be called again."""
         self._listener.close()
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
-            self._directory.rmdir()
+        _remove(self._directory)
 
     async def serve(self, longest: int, answer: Answer) -> None:
         """Answer requests of 1 to `longest` bytes until cancelled."""
@@ -121,6 +124,30 @@ class MountSocket:
         if uid not in self._users:
             log.warning("refused process %d of user %d: the mount is another user's", pid, uid)
         return uid in self._users
+
+
+def _remove(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        for name in (_UNREADY, _READY):
+            (directory / name).unlink(missing_ok=True)
+        directory.rmdir()
+
+
+def _remove_abandoned(parent: Path, kind: str) -> None:
+    """Remove what mounts of this user left when they were killed: sockets that refuse clients.
+
+    A socket has its name only while it listens, so none is taken from a mount that starts.
+    """
+    for directory in parent.glob(f"barfs-{kind}-*"):
+        with contextlib.suppress(OSError):
+            if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
+                continue
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+                client.setblocking(False)
+                try:
+                    client.connect(str(directory / _READY))
+                except ConnectionRefusedError:
+                    _remove(directory)
 
 
 async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:

@@ -161,6 +161,22 @@ def test_a_path_may_be_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert listening.path.is_socket()
 
 
+def test_what_a_killed_mount_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    abandoned = MountSocket("test")
+    abandoned._listener.close()
+    with (
+        contextlib.closing(MountSocket("other")) as other,
+        contextlib.closing(MountSocket("test")) as one,
+        contextlib.closing(MountSocket("test")) as two,
+    ):
+        assert not abandoned.path.parent.exists()
+        assert {path.parent for path in (other.path, one.path, two.path)} == set(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_mount_goes_on_without_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
