@@ -15,7 +15,7 @@ from pathlib import Path
 from barfs.attach import DeviceName
 from barfs.cli.edge import tell
 from barfs.cli.register_file import Place as File
-from barfs.cli.register_file import RegisterError, Registers
+from barfs.cli.register_file import RegisterError, Registers, check_widths
 from barfs.errors import UsageError
 from barfs.fuse.mounts import MountInfo, find_device, layouts_in
 from barfs.registers import fields
@@ -44,17 +44,21 @@ class MountedRegion:
     def close(self) -> None:
         self._stack.close()
 
+    def _read(self, offset: int, width: int) -> int:
+        check_widths(offset, offset + width, width, self._file.places)
+        return self._file.read(offset, width)
+
     def read8(self, offset: int) -> int:
-        return self._file.read(offset, 1)
+        return self._read(offset, 1)
 
     def read16(self, offset: int) -> int:
-        return self._file.read(offset, 2)
+        return self._read(offset, 2)
 
     def read32(self, offset: int) -> int:
-        return self._file.read(offset, 4)
+        return self._read(offset, 4)
 
     def read64(self, offset: int) -> int:
-        return self._file.read(offset, 8)
+        return self._read(offset, 8)
 
     def _refuse(self, offset: int, value: int) -> None:
         raise AssertionError("the files of registers are written")

@@ -119,6 +119,7 @@ class MountedDevices:
         self._describe()
         for bdf in set(addresses) & set(self._awaited):
             self._awaited.pop(bdf).waiting.cancel()
+            log.info("removed %s", bdf)
         with trio.move_on_after(timeout):
             for event in closed.values():
                 await event.wait()
