@@ -9,6 +9,7 @@ Rule 3: a device belongs to the process that opened it: in one that is forked fr
 Rule 4: `close` refuses new accesses, waits for those inside, and only then unmaps.
 """
 
+import bisect
 import errno
 import functools
 import logging
@@ -377,10 +378,11 @@ class Device:
         """The table of a layout. Segments that differ in their reason alone are one entry, so that
         no access is cut at an edge that means nothing to the device."""
         gap = self._gap(info)
+        starts = sorted(mapped.mappings)
 
         def target(segment: Segment) -> engine.Target:
-            if segment.access == "mmap":
-                start = max(start for start in mapped.mappings if start <= segment.start)
+            if segment.access == "mmap":  # all of a window, or the part that some widths have
+                start = starts[bisect.bisect_right(starts, segment.start) - 1]
                 return engine.Memory(mapped.mappings[start], segment.start - start)
             return engine.Refused() if segment.access == "none" else gap
 

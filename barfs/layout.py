@@ -201,6 +201,8 @@ class Layout:
 
         The file's width becomes one that most of its bytes take.
         """
+        if not widths:
+            return self
         limited = (
             _under_widths(part, allowed.widths)
             for allowed in widths

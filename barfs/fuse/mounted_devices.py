@@ -218,9 +218,11 @@ class MountedDevices:
         await self._close(device, trio.Event())
         with awaited.waiting:
             back = await come_back(device)
-            del self._awaited[device.bdf]
             try:
-                self.add([back])
+                if self._awaited.get(device.bdf) is awaited:  # not removed in the last moment
+                    del self._awaited[device.bdf]
+                    self.add([back])
+                    return
             except OSError as error:
                 log.error("cannot add %s again: %s", device.source, reason(error))
-                await trio.to_thread.run_sync(back.close)
+            back.close(grace=0)

@@ -16,6 +16,7 @@ import trio.testing
 from barfs import engine
 from barfs.backend import Signal, SignalKind
 from barfs.device import Device, Options
+from barfs.fuse import mounted_devices
 from barfs.fuse.gate import Gate
 from barfs.fuse.mounted_devices import MountedDevices
 from barfs.fuse.tree import INFO_NAME, Text, Tree
@@ -220,6 +221,30 @@ def test_devices_join_all_or_none(scene: Scene, monkeypatch: pytest.MonkeyPatch)
         scene.mounted.add([cast(Device, third), cast(Device, fourth)])
     assert len(scene.listed()) == scene.gate.devices == 2
     assert scene.mounted.addresses() == [scene.first.bdf, scene.second.bdf]
+
+
+def test_what_comes_back_after_its_removal_is_closed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = StubDevice(scene.first.bdf, {})
+    closed: list[float] = []
+
+    async def come_back(_old: Device) -> Device:
+        """The user removes the device when its next server has just been found."""
+        assert scene.mounted.found(str(scene.first.bdf)) == [scene.first.bdf]
+        await scene.mounted.remove([scene.first.bdf], 0)
+        return cast(Device, back)
+
+    monkeypatch.setattr(scene.mounted, "_reconnect", True)
+    monkeypatch.setattr(mounted_devices, "can_come_back", lambda _device: True)
+    monkeypatch.setattr(mounted_devices, "come_back", come_back)
+    monkeypatch.setattr(back, "close", lambda *, grace: closed.append(grace))
+    scene.watch(
+        lambda: os.eventfd_write(scene.first.events["lost"], 1),
+        lambda: bool(closed),
+    )
+    assert scene.mounted.addresses() == [scene.second.bdf]
+    assert scene.listed() == [str(scene.second.bdf).encode()]
 
 
 class MemoryErrorOfTheGate(OSError):
