@@ -67,10 +67,10 @@ def connected(path: Path) -> Iterator[socket.socket]:
 
 def ask(path: Path, request: bytes) -> bytes:
     """The reply; empty if there is none."""
-    with connected(path) as sock:
+    # A connection that is closed unread is reset, or broken.
+    with connected(path) as sock, contextlib.suppress(ConnectionError):
         sock.send(request)
-        with contextlib.suppress(ConnectionResetError):  # closed unread
-            return sock.recv(1000)
+        return sock.recv(1000)
     return b""
 
 
