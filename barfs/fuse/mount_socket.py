@@ -30,6 +30,7 @@ import trio
 from barfs.errors import BarfsError
 from barfs.process.places import new_directory
 from barfs.text.system_errors import reason
+from barfs.vfio_user.address import place_of
 
 DEADLINE = 5.0
 """Seconds that a request has to arrive, and a reply to leave."""
@@ -68,16 +69,10 @@ class MountSocket:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._users = (os.geteuid(), 0)
         try:
-            folder = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                # A path may be too long for an address (unix(7)).
-                self._listener.bind(f"/proc/self/fd/{folder}/{_UNREADY}")
-            finally:
-                os.close(folder)
-            unready = self._directory / _UNREADY
-            unready.chmod(0o600)  # whatever the umask
+            with place_of(str(self._directory / _UNREADY)) as place:
+                place.bind(self._listener, 0o600)
             self._listener.listen(_BACKLOG)
-            unready.rename(self.path)
+            (self._directory / _UNREADY).rename(self.path)
             _remove_abandoned(self._directory.parent, kind)
         except BaseException:
             self.close()
