@@ -10,6 +10,8 @@
     bar0 bar2 bar4 bar5 rom config
     0xbadc0de 0xc0de b'barf'
 
+`barfs.attach("/mnt/bus/0000:01:00.0")` gives the same for a device that a mount holds.
+
 Offsets and counts are bytes in the region; values are integers of the device's little-endian
 registers. Errors are `BarfsError` and its children.
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     )
     from barfs.layout import Layout, MsixMode, Segment
     from barfs.region import Region
+    from barfs.registers.find import Choice
 
 __all__ = [
     "AccessDenied",
@@ -71,6 +74,7 @@ __all__ = [
     "Segment",
     "UsageError",
     "VfioPath",
+    "attach",
     "open",
 ]
 
@@ -128,15 +132,10 @@ def open(
             ...
         barfs.errors.AccessDenied: bar0+0x4 (4 bytes): not permitted here
     """
-    from barfs.attach import DeviceName, open_device
     from barfs.device import Options
+    from barfs.opening import DeviceName, open_device
     from barfs.policy import EVERYTHING, AccessPolicy
 
-    choice = None
-    if registers is not None:
-        from barfs.registers.find import choice_of
-
-        choice = choice_of(registers)
     rules = EVERYTHING if policy is None else AccessPolicy.load(policy)
     options = Options(
         mapping,
@@ -149,7 +148,42 @@ def open(
         rules,
         trace,
         trace_limit,
-        choice,
+        _choice(registers),
         widths,
     )
     return open_device(DeviceName.parse(device), options)
+
+
+def attach(
+    path: str | PathLike[str],
+    *,
+    mapping: MappingMode = "separate",
+    registers: Mapping[str, str | PathLike[str]] | Literal["off"] | None = None,
+) -> Device:
+    """Use a device that a mount holds: `path` is its directory there, as `~/bar/bus/0000:01:00.0`.
+
+    Any number of processes may, at once. The options of the mount are in force. With `-o map`,
+    an access in a window is a load or store in this process, as after `open`; every other one is a
+    request on the region's file. `mapping` is as for `open`; with "off", all accesses are requests.
+    Without `registers`, `device.registers` has the mount's names.
+
+    When the device leaves the mount, or the mount ends, this process lets go of it: accesses raise
+    DeviceGone. A forked child cannot use it, as after `open`. Raises UsageError if `path` is no
+    such directory, and DeviceError, naming the obstacle, for everything else.
+
+        >>> attach("/")
+        Traceback (most recent call last):
+            ...
+        barfs.errors.UsageError: / must be a device's directory in a mount, like .../bus/BDF
+    """
+    from barfs.opening import attach
+
+    return attach(path, mapping=mapping, registers=_choice(registers))
+
+
+def _choice(registers: Mapping[str, str | PathLike[str]] | Literal["off"] | None) -> Choice | None:
+    if registers is None:
+        return None
+    from barfs.registers.find import choice_of
+
+    return choice_of(registers)

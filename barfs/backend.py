@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The protocol of a backend, which `vfio.device` and `vfio_user.client` implement.
+"""The protocol of a backend: `vfio.device`, `vfio_user.client`, `attached.device` implement it.
 
 Rule 1: a backend does one access at a time. `barfs.engine` splits requests, and knows windows, ends
         and permissions, for all backends.
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from barfs.layout import Layout
 from barfs.pci import Bdf
 from barfs.uapi import DeviceInfo, RegionInfo
 
@@ -89,6 +90,9 @@ class Backend(Protocol):
 
         Raises RegionError where only this one cannot be described, else DeviceError.
         """
+
+    def layout(self, index: int) -> Layout | None:
+        """The layout of an existing region that has been decided; None: plan it from its info."""
 
     def region_fd(self, index: int) -> int | NoDescriptor:
         """The descriptor to map windows from, at `info.offset + area.offset`, or why there is none.

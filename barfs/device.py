@@ -322,7 +322,7 @@ class Device:
             ) from error
 
     def _add_region(self, info: RegionInfo, *, port: bool, msix: MsixPlace | None) -> Region:
-        layout = plan(
+        layout = self._backend.layout(info.index) or plan(
             info,
             device=str(self.bdf),
             options=self.options.plan_options,
@@ -349,7 +349,7 @@ class Device:
             trace=self._trace,
         )
         backing = (fd, info.offset) if isinstance(fd, int) else None
-        region = Region(layout.merged(), table, mapped, backing, restricted=bool(widths))
+        region = Region(layout, table, mapped, backing, restricted=bool(widths))
         self.regions[layout.region] = region
         return region
 

@@ -14,7 +14,12 @@ from typing import ClassVar
 
 
 class BarfsError(Exception):
-    """An operation that failed; its text is one line for the user."""
+    """An operation that failed; its text is one line for the user, or one for each mistake."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The text, line by line."""
+        return (str(self),)
 
 
 class UsageError(BarfsError):

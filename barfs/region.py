@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from barfs import engine
 from barfs.engine.windows import MappedWindows
 from barfs.errors import ForkedDevice, UsageError
-from barfs.layout import Layout
+from barfs.layout import Layout, Segment
 from barfs.policy import Restriction
 
 
@@ -49,13 +49,14 @@ class Region:
         *,
         restricted: bool = False,
     ) -> None:
-        self.layout = layout
+        self.layout = layout.merged()
         self.name = layout.region
         self.size = layout.size
         self.readable = layout.readable
         self.writable = layout.writable
         self._table = table
         self._backing = backing
+        self._windows = layout.windows
         self._restricted = restricted
         self._owner = engine.Owner()
         self._mappings = list(mapped.mappings.values())
@@ -79,11 +80,10 @@ class Region:
             raise forked(self.layout.device)
         if self._restricted:
             raise UsageError(f"{self.name} has no address: a policy or widths restrict it")
+        if not self.layout.windows:
+            raise UsageError(f"{self.name} has no address: it has no window; its layout says why")
         if self._reservation is None:
-            raise UsageError(
-                f"{self.name} has no address: open with mapping='contiguous'; a region without a "
-                "window has none"
-            )
+            raise UsageError(f"{self.name} has no address: open with mapping='contiguous'")
         return self._reservation.address
 
     def read(self, offset: int, count: int) -> bytes:
@@ -162,6 +162,17 @@ def backing_of(region: Region) -> tuple[int, int] | None:
     None for a region without windows. The device keeps ownership.
     """
     return region._backing
+
+
+def windows_of(region: Region) -> tuple[Segment, ...]:
+    """The mapped windows, one for each mapping, also where they touch; none under a policy, which
+    a mapping cannot enforce."""
+    return () if region._restricted else region._windows
+
+
+def is_window(region: Region, start: int, end: int) -> bool:
+    """Whether accesses of `[start, end)` are loads and stores, which need no answer."""
+    return any(part.start <= start and end <= part.end for part in region.layout.windows)
 
 
 def restrict(region: Region, restrictions: Sequence[Restriction]) -> None:

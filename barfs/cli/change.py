@@ -6,10 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from barfs.attach import DeviceName
 from barfs.cli.edge import tell
 from barfs.cli.help import explain
 from barfs.fuse.control import Request, ask
+from barfs.opening import DeviceName
 from barfs.text import printable_lines
 
 

@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Iterable
 
+from barfs.attached.mounts import mountpoints_by_device
 from barfs.cli.accounts import find_group, find_user
 from barfs.cli.edge import tell
 from barfs.cli.exit_codes import EXIT_FAILED
 from barfs.cli.help import explain
-from barfs.fuse.mounts import mountpoints_by_device
 from barfs.host import inventory
 from barfs.host.binding import VFIO_PCI, Binder
 from barfs.host.doctor import Doctor

@@ -5,22 +5,28 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from barfs.attach import DeviceName
 from barfs.cli.edge import tell
 from barfs.cli.exit_codes import EXIT_DIFFERENT
 from barfs.cli.help import explain
+from barfs.cli.operands import is_name, ranges_of
+from barfs.cli.register_names import add_registers_option, chosen_registers
 from barfs.daemon.logs import log_to_stderr
-from barfs.dump.capture import Piece, RegionReader, Skip, Source, source_of
-from barfs.dump.comparison import changes
-from barfs.dump.file import Dump, new_dump
+from barfs.dump.capture import SIDE_EFFECTS, NamedSource, Piece, RegionReader, Skip, source_of
+from barfs.dump.comparison import Change, changes
+from barfs.dump.file import Dump, DumpWriter, new_dump
 from barfs.errors import UsageError
+from barfs.layout import Layout
+from barfs.opening import DeviceName
 from barfs.pci import region_index
-from barfs.ranges import parse_range
+from barfs.ranges import Range, clip, parse_range
+from barfs.registers.fields import show_changes
 from barfs.text import printable
 
 _BAR_LENGTH = 30
+_MOST_NAMED = 8
 
 
 def add_dump(parser: argparse.ArgumentParser) -> None:
@@ -33,19 +39,23 @@ def add_dump(parser: argparse.ArgumentParser) -> None:
         metavar="REGION[:RANGE]",
         action="append",
         default=[],
-        help="do not read this, because that has side effects or takes too long",
+        help="do not read this, because that has side effects or takes too long; RANGE may be a "
+        "name, as for barfs md",
     )
+    add_registers_option(parser)
     explain(
         parser,
         "barfs dump demo -o before.dump --skip bar0:0x18+4",
-        "barfs dump 0000:01:00.0 -o card.dump --skip rom",
-        details="Reads every byte at most once, through the barfs mount that holds the device. If "
-        "none does, the device is opened for this command and a notice is printed. Ranges that the "
-        "policy or the device refuses to read are left out and listed; where many registers in a "
-        "row fail, only some of the following ones are tried. FILE keeps its old contents until "
-        "the new ones are complete, and keeps its owner, its mode and symbolic links; other hard "
-        "links keep the old contents. Only the owner may read a new FILE. If FILE is a FIFO, a "
-        "device or /dev/stdout, the dump is written to it.",
+        "barfs dump 0000:01:00.0 -o card.dump --skip rom --registers bar0=card.rdl",
+        details="Reads every byte at most once, besides what says where registers are, through the "
+        "barfs mount that holds the device. If none does, the device is opened for this command "
+        "and a notice is printed. Registers whose read has side effects, as their description "
+        "says, are left out and listed, unless --registers off; so are ranges that the policy or "
+        "the device refuses to read; where many registers in a row fail, only some of the "
+        "following ones are tried. FILE keeps its old contents until the new ones are complete, "
+        "and keeps its owner, its mode and symbolic links; other hard links keep the old contents. "
+        "Only the owner may read a new FILE. If FILE is a FIFO, a device or /dev/stdout, the dump "
+        "is written to it.",
     )
     parser.set_defaults(run=_dump)
 
@@ -53,38 +63,70 @@ def add_dump(parser: argparse.ArgumentParser) -> None:
 def _dump(choice: argparse.Namespace) -> int:
     log_to_stderr()
     name = DeviceName.parse(choice.device)
-    skips = [_skip(text) for text in choice.skip]
+    registers = chosen_registers(choice)
+    wanted = [_skip(text) for text in choice.skip]
     with (
         new_dump(choice.output) as dump,  # before the device is opened, which may reset it
-        source_of(name, tell) as source,
+        source_of(name, tell, registers) as source,
     ):
-        _check(skips, source)
+        skips = [skip for each in wanted for skip in _resolved(each, source)]
         for layout in source.layouts.values():
-            reader = RegionReader(source, layout, skips)
-            pieces = _with_progress(layout.region, layout.size, reader.pieces())
-            dump.add(layout, pieces, reader.holes)
-            for hole in reader.holes:
-                tell(
-                    f"{layout.region}: {hole.start:#x}-{hole.end - 1:#x} is left out: {hole.reason}"
-                )
+            _save(dump, source, layout, skips)
     return 0
 
 
-def _skip(text: str) -> Skip:
+def _save(dump: DumpWriter, source: NamedSource, layout: Layout, skips: list[Skip]) -> None:
+    region = layout.region
+    names = source.registers.map(region) if region in source.registers.sources else None
+    effects = list(names.root.with_effects()) if names else []
+    spans = [Range(place.offset, place.end) for place in effects]
+    reader = RegionReader(source, layout, skips, spans)
+    dump.add(layout, _with_progress(region, layout.size, reader.pieces()), reader.holes)
+    if names:
+        dump.name(source.registers, region)
+    for hole in reader.holes:
+        if hole.reason != SIDE_EFFECTS:
+            tell(f"{region}: {hole.start:#x}-{hole.end - 1:#x} is left out: {hole.reason}")
+    holes = [hole for hole in reader.holes if hole.reason == SIDE_EFFECTS]
+    left_out = [
+        f"{place.shown} at {place.offset:#x}"
+        for place, span in zip(effects, spans, strict=True)
+        if next(clip(holes, span), None)
+    ]
+    if left_out:
+        more = len(left_out) - _MOST_NAMED
+        text = ", ".join(left_out[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        tell(f"{region}: left out, since a read has side effects: {text}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """Registers of a region, by name, that are not to be read."""
+
+    region: str
+    name: str
+
+
+def _skip(text: str) -> Skip | _Name:
     region, colon, span = text.partition(":")
     region_index(region)
+    if is_name(span):
+        return _Name(region, span)
     return Skip(region, parse_range(span, default_size=4) if colon else None)
 
 
-def _check(skips: list[Skip], source: Source) -> None:
-    for skip in skips:
-        if skip.region not in source.layouts:
-            raise UsageError(
-                f"{source.name} has no {skip.region}; it has {', '.join(source.layouts)}"
-            )
-        size = source.layouts[skip.region].size
-        if skip.span and skip.span.end > size:
-            raise UsageError(f"--skip must be inside {skip.region}, which has {size:#x} bytes")
+def _resolved(skip: Skip | _Name, source: NamedSource) -> Iterator[Skip]:
+    """Raises UsageError for what the device does not have."""
+    if skip.region not in source.layouts:
+        raise UsageError(f"{source.name} has no {skip.region}; it has {', '.join(source.layouts)}")
+    if isinstance(skip, _Name):
+        for _region, span in ranges_of(source.registers, skip.region, skip.name):
+            yield from _resolved(Skip(skip.region, span), source)
+        return
+    size = source.layouts[skip.region].size
+    if skip.span and skip.span.end > size:
+        raise UsageError(f"--skip must be inside {skip.region}, which has {size:#x} bytes")
+    yield skip
 
 
 def _with_progress(region: str, size: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
@@ -120,7 +162,8 @@ def add_diff(parser: argparse.ArgumentParser) -> None:
     explain(
         parser,
         "barfs diff before.dump after.dump",
-        details="Exits like diff(1): 0 if the dumps are equal, 1 if they differ, 2 on an error.",
+        details="Shows the names of registers and the fields that differ, where barfs dump knew "
+        "them. Exits like diff(1): 0 if the dumps are equal, 1 if they differ, 2 on an error.",
     )
     parser.set_defaults(run=_diff)
 
@@ -137,9 +180,16 @@ def _diff(choice: argparse.Namespace) -> int:
                 f"{change.region}+{change.offset:#010x}: "
                 f"{change.before:0{digits}x} -> {change.after:0{digits}x}"
             )
-            print(printable(line))
+            print(printable(f"{line}  {_named(change)}".rstrip()))
             different = True
     return EXIT_DIFFERENT if different else 0
+
+
+def _named(change: Change) -> str:
+    if change.place is None:
+        return ""
+    what = show_changes(change.place.register, change.before, change.after)
+    return f"{change.place.shown} {what}"
 
 
 def _unlike(before: Dump, after: Dump) -> Iterator[str]:

@@ -3,7 +3,8 @@
 
 Rule 1: descriptors 0, 1 and 2 are in use from the start. If the caller closed one, no file, socket
         or device gets its number, and reading or writing it still fails.
-Rule 2: a command ends with an exit code and at most one line on standard error, never a traceback.
+Rule 2: a command ends with an exit code and at most one line on standard error, never a traceback;
+        one line for each error that a description of registers has.
 Rule 3: the code that prints an error is imported beforehand, since memory or descriptors may have
         run out by then. The log, which most commands do not use, is imported on demand.
 Rule 4: lost output is an error; a failed write to standard error is ignored.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from barfs.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from barfs.errors import BarfsError, UsageError
+from barfs.process.signals import Held
 from barfs.text import printable
 from barfs.text.system_errors import is_expected, line
 
@@ -71,15 +73,26 @@ class _Errors(_Stream):
         return len(data)
 
 
+_closed: set[int] = set()
+"""The descriptors that the caller closed."""
+
+
 def take_streams() -> None:
     """Replace the standard streams by ones that follow the rules above."""
     for fd, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
         if not _is_open(fd):
             os.set_inheritable(_placeholder(mode), True)
+            _closed.add(fd)
     sys.stdout = _text(_Output(1), sys.stdout, line_buffering=os.isatty(1))
     sys.stderr = _text(_Errors(2), sys.stderr, line_buffering=True)
     threading.excepthook = _tell_of_thread
     sys.unraisablehook = _tell_of_unraisable
+
+
+def release_streams() -> None:
+    """Let another program have the standard streams as the caller left them: closed, if so."""
+    for fd in _closed:
+        os.set_inheritable(fd, False)
 
 
 def _is_open(fd: int) -> bool:
@@ -142,6 +155,16 @@ def announce(message: str) -> None:
         _log().warning("%s", line(error))
 
 
+def put(line: object) -> None:
+    """Print a line of a stream of lines at once. A signal comes before it or after it: one in the
+    midst of a write would have the line printed again at the end."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    poll.poll()  # where ^C ends a command whose reader has stopped
+    with Held():
+        print(printable(line), flush=True)
+
+
 def tell(message: object) -> None:
     """Print a message in one line on standard error."""
     print(printable(message), file=sys.stderr)
@@ -193,7 +216,8 @@ def _told(error: BaseException) -> int:
             return EXIT_FAILED
     with contextlib.suppress(Exception):
         if isinstance(error, BarfsError):
-            _tell_error(str(error))
+            for each in error.lines:
+                _tell_error(each)
         elif is_expected(error):
             _tell_error(line(error))
         else:

@@ -5,3 +5,5 @@ EXIT_FAILED = 1
 EXIT_DIFFERENT = 1  # of `diff`, as of diff(1)
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_NOT_RUN = 126  # of `run`, as of env(1)
+EXIT_NOT_FOUND = 127

@@ -4,12 +4,12 @@
 import argparse
 import sys
 
-from barfs.attach import DeviceName
+from barfs.attached.mounts import find_device, layouts_in
 from barfs.cli.edge import tell
 from barfs.cli.help import explain
 from barfs.errors import UsageError
-from barfs.fuse.mounts import find_device, layouts_in
 from barfs.layout import Layout, layouts_to_json
+from barfs.opening import DeviceName
 from barfs.pci import region_index
 from barfs.text import printable_lines
 
@@ -52,8 +52,8 @@ def _layout(choice: argparse.Namespace) -> int:
 
 
 def _layouts_of_opened(name: DeviceName) -> dict[str, Layout]:
-    from barfs.attach import open_implicitly
     from barfs.daemon.logs import log_to_stderr
+    from barfs.opening import open_implicitly
 
     log_to_stderr()
     with open_implicitly(name, tell) as device:

@@ -8,7 +8,7 @@ import select
 from collections.abc import Callable
 from pathlib import Path
 
-from barfs.attach import DeviceName
+from barfs.attached.mounts import MountError, MountInfo, device_number
 from barfs.cli.edge import announce, exit_code
 from barfs.cli.help import add_options, explain
 from barfs.daemon.background import run_in_background
@@ -16,9 +16,9 @@ from barfs.daemon.logs import log_to_stderr
 from barfs.daemon.sd_notify import ServiceManager
 from barfs.errors import UsageError
 from barfs.fuse.fusermount import GRACE, check_mountpoint, unmount
-from barfs.fuse.mounts import MountError, MountInfo, device_number
 from barfs.host.holders import holders
-from barfs.process.places import new_directory
+from barfs.opening import DeviceName
+from barfs.process.places import passing_directory
 from barfs.process.signals import Held
 from barfs.text.system_errors import raise_open_files_limit
 
@@ -150,13 +150,8 @@ def _demo(choice: argparse.Namespace) -> int:
     if choice.mountpoint is not None:
         return _mount(choice)
     choice.foreground = True
-    with Held() as hold:
-        directory = choice.mountpoint = new_directory("barfs-demo-")
+    with Held() as hold, passing_directory("barfs-demo-") as directory:
+        choice.mountpoint = directory
         message = f"{directory}/bus/ffff:00:00.0 - press ^C to end"
-        try:
-            with hold.released():
-                return _mount(choice, lambda: announce(message))
-        finally:
-            # Not recursively: if the mount is still there, the contents are a device.
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        with hold.released():
+            return _mount(choice, lambda: announce(message))

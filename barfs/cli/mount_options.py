@@ -8,7 +8,7 @@ Rule 2: words that mount(8) and fstab pass to every file system, and those that 
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,13 @@ OPTIONS = (
         _MOUNT,
     ),
     Option(
+        "map",
+        "",
+        "let programs of yours map the windows (barfs run, barfs.attach); excludes ro, guard, "
+        "widths, policy, trace and mapping=off, which a mapping cannot keep",
+        _MOUNT,
+    ),
+    Option(
         "allow_other",
         "",
         "let other users access the mount (needs user_allow_other in /etc/fuse.conf)",
@@ -257,7 +264,30 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
         }
         for place in (Options, MountOptions)
     )
+    if "map" in found:
+        _check_with_map(found)
     return Options(**ours), MountOptions(**theirs)
+
+
+_BROKEN_BY_MAP = {
+    "ro": "a program that maps a window can write to it",
+    "guard": "accesses of mapped memory may have any width",
+    "widths": "accesses of mapped memory may have any width",
+    "policy": "a program that maps a window has all of it",
+    "trace": "accesses of mapped memory leave no line in a trace",
+    "mapping=off": "without windows there is nothing to map",
+}
+"""The options whose promises accesses of mapped memory would break, and why."""
+
+
+def _check_with_map(found: Mapping[str, Any]) -> None:
+    """Raises UsageError for an option that contradicts `map`."""
+    words = {*found, f"mapping={found.get('mapping')}"}
+    for word, why in _BROKEN_BY_MAP.items():
+        if word in words:
+            raise UsageError(
+                f"options map and {word} contradict each other: {why}; leave one of them out"
+            )
 
 
 def _without_reach(word: str) -> str:

@@ -3,13 +3,17 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from barfs.cli.edge import tell
 from barfs.cli.exit_codes import EXIT_FAILED
 from barfs.cli.help import explain
-from barfs.cli.register_names import NamedRegisters, registers_of, shown_fields, shown_name
+from barfs.cli.register_names import (
+    NamedRegisters,
+    add_registers_option,
+    chosen_registers,
+    registers_of,
+)
 from barfs.errors import BarfsError, UsageError
 from barfs.registers import fields
 from barfs.registers.access import BoundField, BoundRegister
@@ -28,6 +32,7 @@ def add_reg(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print a JSON list, with numbers also as hexadecimal text",
     )
+    add_registers_option(parser)
     parser.add_argument(
         "device",
         metavar="DEVICE",
@@ -56,7 +61,7 @@ def add_reg(parser: argparse.ArgumentParser) -> None:
 
 
 def _reg(choice: argparse.Namespace) -> int:
-    with registers_of(choice.device) as named:
+    with registers_of(choice.device, chosen_registers(choice)) as named:
         if choice.map and any("=" in name for name in choice.names):
             raise UsageError("--map writes nothing; leave out =VALUE")
         writes = [_write_of(named, text) for text in choice.names if "=" in text]
@@ -76,23 +81,13 @@ def _write_of(named: NamedRegisters, text: str) -> tuple[str, Place, int]:
     return region, place, named.check(region, place, value)
 
 
-def _found(named: NamedRegisters, patterns: list[str]) -> Iterator[tuple[str, Place, bool]]:
-    """The region and the place of each, and whether it was named itself."""
-    if not patterns:
-        patterns = list(named.registers.sources)
-    for pattern in patterns:
-        for region, place in named.registers.match(pattern):
-            own = {place.name, shown_name(place)}
-            bare = pattern.removeprefix(f"{region}.").removeprefix(f"{region}/")
-            yield region, place, bare in own or bare.replace("/", ".") in own
-
-
 def _show(choice: argparse.Namespace, named: NamedRegisters, patterns: list[str]) -> int:
     failed = False
     objects: list[dict[str, Any]] = []
-    for region, place, itself in _found(named, patterns):
+    for found in named.found(patterns or list(named.registers.sources)):
+        region, place = found.region, found.place
         value: int | None = None
-        remark = "" if choice.map else _why_not_read(place, itself)
+        remark = "" if choice.map else found.why_not_read
         if not choice.map and not remark:
             try:
                 value = _read(named, region, place)
@@ -115,22 +110,14 @@ def _read(named: NamedRegisters, region: str, place: Place) -> int:
     return int(register.read())
 
 
-def _why_not_read(place: Place, itself: bool) -> str:
-    if not (place.field or place.register).readable:
-        return "write-only"
-    if place.register.read_has_effects and not itself:
-        return "not read: that has side effects; name it to read it"
-    return ""
-
-
 def _line(region: str, place: Place, value: int | None, remark: str) -> str:
-    start = f"{region}+{place.offset:#010x} {shown_name(place)}"
+    start = f"{region}+{place.offset:#010x} {place.shown}"
     register, field = place.register, place.field
     if value is not None:
         if field is not None:
             return f"{start} {fields.show(field, fields.extract(field, value))}"
         text = f"{start} {fields.show_register(register, value)}"
-        return f"{text}  {shown_fields(register, value)}".rstrip()
+        return f"{text}  {fields.show_fields(register, value)}".rstrip()
     if remark:
         return f"{start} -  ({remark})"
     if field is not None:
@@ -144,7 +131,7 @@ def _object(region: str, place: Place, value: int | None) -> dict[str, Any]:
     what = field or register
     found: dict[str, Any] = {
         "region": region,
-        "name": shown_name(place),
+        "name": place.shown,
         **with_hex(offset=place.offset),
         "bits": field.width if field else 8 * register.width,
         "access": what.access,

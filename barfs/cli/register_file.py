@@ -15,13 +15,13 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from barfs.attached.mounts import FSTYPE, find_device
 from barfs.cli.edge import tell
 from barfs.errors import BarfsError, UsageError
-from barfs.fuse.mounts import FSTYPE, find_device
 from barfs.host.mountinfo import mounts
 from barfs.layout import NARROW_WIDTH, Layout, Segment
 from barfs.pci import region_index
@@ -30,9 +30,9 @@ from barfs.text.system_errors import reason
 from barfs.widths import in_words
 
 if TYPE_CHECKING:
-    from barfs.attach import DeviceName
     from barfs.device import Device
     from barfs.engine import Table
+    from barfs.opening import DeviceName
     from barfs.region import Region
 
 WIDTHS = {"b": 1, "w": 2, "l": 4, "q": 8}
@@ -113,20 +113,21 @@ class _Region:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RegionFile:
     """A FILE argument, resolved: a path, or a device that is not mounted and one of its regions."""
 
     text: str
     path: Path | None
     device: "DeviceName | None" = None
     region: str = ""
+    opened: "Device | None" = None
 
     @classmethod
-    def find(cls, text: str) -> "Place":
+    def find(cls, text: str) -> "RegionFile":
         """Resolve a FILE argument. Raises UsageError for a text that is neither."""
         if os.path.exists(text):
             return cls(text, Path(text))
-        from barfs.attach import DeviceName
+        from barfs.opening import DeviceName
 
         name, colon, region = text.rpartition(":")
         try:
@@ -146,6 +147,15 @@ class Place:
         return cls(text, directory / region)
 
     @contextlib.contextmanager
+    def held(self) -> Iterator["RegionFile"]:
+        """The same, with its device open, for all uses within the block. Raises DeviceError."""
+        if self.device is None or self.opened is not None:
+            yield self
+            return
+        with _open_device(self.device) as device:
+            yield replace(self, opened=device)
+
+    @contextlib.contextmanager
     def open(self, flags: int) -> Iterator[Registers]:
         """Open it with `os.O_RDONLY`, `os.O_WRONLY` or `os.O_RDWR`.
 
@@ -154,8 +164,9 @@ class Place:
         if self.device is not None:
             from barfs.region import table_of
 
-            with _open_device(self.device) as device:
-                region = device[self.region]
+            with self.held() as held:
+                assert held.opened is not None
+                region = held.opened[self.region]
                 yield _Region(region, table_of(region))
             return
         assert self.path is not None
@@ -170,8 +181,8 @@ class Place:
 
 
 def _open_device(name: "DeviceName") -> "Device":
-    from barfs.attach import open_implicitly
     from barfs.daemon.logs import log_to_stderr
+    from barfs.opening import open_implicitly
 
     log_to_stderr()
     return open_implicitly(name, tell)
@@ -233,6 +244,11 @@ class Bits:
     def mask(self) -> int:
         return (1 << self.high + 1) - (1 << self.low)
 
+    def check(self, text: str, width: int) -> None:
+        """Raises UsageError for bits, typed as `text`, that a register of this width has not."""
+        if not self.low <= self.high < 8 * width:
+            raise UsageError(f"{text}: a register of {width} bytes has bits [{8 * width - 1}:0]")
+
     def of(self, value: int) -> int:
         return (value & self.mask) >> self.low
 
@@ -244,22 +260,16 @@ class Bits:
         return f"[{self.high}:{self.low}]"
 
 
-_BITS = re.compile(r"(.*)\[([0-9]+)(?::([0-9]+))?\]")
+_BITS = re.compile(r"(.*)\[([0-9]{1,9})(?::([0-9]{1,9}))?\]")
 
 
-def split_bits(text: str, width: int) -> tuple[str, Bits | None]:
-    """Split `0x10[15:8]` into `0x10` and its bits; `0x10[3]` is one bit.
-
-    Raises UsageError for bits that a register of `width` bytes does not have.
-    """
+def split_bits(text: str) -> tuple[str, Bits | None]:
+    """Split `0x10[15:8]` into `0x10` and its bits; `0x10[3]` is one bit."""
     match = _BITS.fullmatch(text)
     if match is None:
         return text, None
     high = int(match[2])
-    bits = Bits(high, high if match[3] is None else int(match[3]))
-    if not bits.low <= bits.high < 8 * width:
-        raise UsageError(f"{text}: a register of {width} bytes has bits [{8 * width - 1}:0]")
-    return match[1], bits
+    return match[1], Bits(high, high if match[3] is None else int(match[3]))
 
 
 def parse_value(text: str, width: int) -> int:

@@ -5,7 +5,7 @@ import argparse
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -20,7 +20,7 @@ from barfs.emulated.description import load
 from barfs.emulated.device import SoftwareDevice
 from barfs.emulated.spec import DeviceSpec
 from barfs.errors import UsageError
-from barfs.process.places import new_directory, runtime_directory
+from barfs.process.places import passing_directory, runtime_directory
 from barfs.text import shell_word
 from barfs.text.system_errors import line, raise_open_files_limit, reason
 from barfs.vfio_user.server import PRIVATE, SHARED
@@ -87,7 +87,7 @@ def _serve(choice: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         socket = choice.socket
         if socket is None:
-            folder = runtime_directory() or stack.enter_context(_new_directory("barfs-serve-"))
+            folder = runtime_directory() or stack.enter_context(passing_directory("barfs-serve-"))
             socket = folder / "barfs.sock"
         record = None
         if choice.log == "-":
@@ -110,17 +110,6 @@ def _spec(choice: argparse.Namespace) -> DeviceSpec | None:
         with Dump(choice.dump) as dump:
             return spec_of(dump)
     return None if choice.description is None else load(choice.description)
-
-
-@contextlib.contextmanager
-def _new_directory(prefix: str) -> Iterator[Path]:
-    """A new directory, removed at the end if it is empty."""
-    directory = new_directory(prefix)
-    try:
-        yield directory
-    finally:
-        with contextlib.suppress(OSError):
-            directory.rmdir()
 
 
 def _open_log(path: str) -> TextIO:

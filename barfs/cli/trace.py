@@ -5,22 +5,27 @@ import argparse
 import contextlib
 import os
 import re
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from barfs.attached.mounts import MountError, MountInfo, barfs_mounts
+from barfs.cli.edge import put, tell
 from barfs.cli.help import explain
-from barfs.errors import UsageError
-from barfs.fuse.mounts import MountError, MountInfo, barfs_mounts
+from barfs.cli.operands import is_name, ranges_of
+from barfs.errors import BarfsError, UsageError
+from barfs.fuse.mounted_registers import mounted_registers
 from barfs.ranges import Range, parse_range
-from barfs.text import printable
+from barfs.registers.sightings import Sightings
 from barfs.text.system_errors import reason
 
 _PAUSE = 0.05
 _FIRST_LINE = "# barfs trace v"
-_LINE = re.compile(r"[0-9.]+ \S+ (?P<device>\S+) (?P<region>\S+) [rw] (?P<offset>0x[0-9a-f]+) ")
+_LINE = re.compile(
+    r"[0-9.]+ (?P<pid>\S+) (?P<device>\S+) (?P<region>\S+) (?P<direction>[rw]) "
+    r"(?P<offset>0x[0-9a-f]{1,16}) (?P<width>[0-9]{1,3}) (?P<value>\S+) "
+)
 
 
 def add_trace(parser: argparse.ArgumentParser) -> None:
@@ -28,14 +33,21 @@ def add_trace(parser: argparse.ArgumentParser) -> None:
         "place", metavar="PLACE", type=Path, help="a mount, or a device or a region's file in it"
     )
     parser.add_argument(
-        "range", metavar="RANGE", nargs="?", help="offsets to show, as for barfs md (default: all)"
+        "range",
+        metavar="RANGE",
+        nargs="?",
+        help="what to show, as for barfs md; of a device also REGION.NAME (default: all)",
     )
     explain(
         parser,
         "barfs trace /mnt/bar",
         "barfs trace /mnt/bar/bus/0000:01:00.0/bar0 0x100-0x13f",
+        "barfs trace /mnt/bar/bus/0000:01:00.0 'dma.chan*.ctrl'",
         details="Needs a mount with -o trace=FILE. Continues in the new file when the old one "
-        "reaches trace-limit=, and ends when the mount ends.",
+        "reaches trace-limit=, and ends when the mount ends. Behind an access to registers that "
+        "are known by name, shows the name, and the fields: as they were read, or those that a "
+        "write changes, since the value was last seen. Makes accesses of its own, which it does "
+        "not show, where a device has to tell where its registers are.",
     )
     parser.set_defaults(run=_trace)
 
@@ -45,24 +57,61 @@ class _Filter:
     """The lines to show. A field of None matches all."""
 
     device: str | None
-    region: str | None
-    span: Range | None = None
+    spans: Sequence[tuple[str | None, Range | None]]
 
-    def shows(self, line: str) -> bool:
-        match = _LINE.match(line)
-        if match is None:  # the first line of a file, or a note that lines are missing
+    def shows(self, line: str, access: "re.Match[str] | None") -> bool:
+        if access is None:  # the first line of a file, or a note that lines are missing
             return not line.startswith(_FIRST_LINE)
-        return (
-            self.device in (None, match["device"])
-            and self.region in (None, match["region"])
-            and (self.span is None or self.span.start <= int(match["offset"], 16) < self.span.end)
+        if self.device not in (None, access["device"]) or access["pid"] == str(os.getpid()):
+            return False
+        start = int(access["offset"], 16)
+        end = start + int(access["width"])
+        return any(
+            region in (None, access["region"])
+            and (span is None or (span.start < end and start < span.end))
+            for region, span in self.spans
         )
 
 
+class _Names:
+    """What the registers that accesses go to are called, and their fields."""
+
+    def __init__(self, mountpoint: Path) -> None:
+        self._bus = mountpoint / "bus"
+        self._known: dict[tuple[str, str], Sightings | None] = {}
+
+    def of(self, access: "re.Match[str]") -> str:
+        place = access["device"], access["region"]
+        if place not in self._known:
+            self._known[place] = self._find(*place)
+        sightings = self._known[place]
+        width, value = int(access["width"]), access["value"]
+        if sightings is None:
+            return ""
+        word = int(value, 16) if re.fullmatch("0x[0-9a-f]{1,16}", value) else None
+        if word is not None and word >> 8 * width:
+            return ""
+        return sightings.tell(
+            int(access["offset"], 16), width, word, written=access["direction"] == "w"
+        )
+
+    def _find(self, device: str, region: str) -> Sightings | None:
+        try:
+            # No file stays open: it would keep the mount from being unmounted.
+            with mounted_registers(self._bus / device) as registers:
+                if region not in registers.sources:
+                    return None
+                return Sightings(registers.map(region))
+        except BarfsError as error:
+            tell(f"barfs: registers of {device} have no names here: {error}")
+            return None
+
+
 def _trace(choice: argparse.Namespace) -> int:
-    span = None if choice.range is None else parse_range(choice.range, default_size=1)
     mountpoint, words = _split(choice.place)
     device, region = (*words, None, None)[:2]
+    named = choice.range is not None and is_name(choice.range)
+    span = None if choice.range is None or named else parse_range(choice.range, default_size=1)
     info = MountInfo.read(mountpoint)
     if info is None:
         raise MountError(f"the mount on {mountpoint} does not answer")
@@ -70,18 +119,32 @@ def _trace(choice: argparse.Namespace) -> int:
         raise UsageError(f"{mountpoint} is mounted without -o trace=FILE")
     if device is not None and device not in info.devices:
         raise UsageError(f"{mountpoint} has no device {device}")
-    wanted = _Filter(device, region, span)
+    spans: Sequence[tuple[str | None, Range | None]] = [(region, span)]
+    if named:
+        device = device or _only(info)
+        with mounted_registers(mountpoint / "bus" / device) as registers:
+            spans = ranges_of(registers, region, choice.range)
+    wanted, names = _Filter(device, spans), _Names(mountpoint)
     try:
         with contextlib.closing(_Follower(Path(info.trace))) as follower:
             for line in follower.lines(lambda: mountpoint in barfs_mounts()):
-                if wanted.shows(line):
-                    sys.stdout.write(f"{printable(line)}\n")
-                    sys.stdout.flush()
+                access = _LINE.match(line)
+                if wanted.shows(line, access):
+                    put(f"{line}  {names.of(access) if access else ''}".rstrip())
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
         raise MountError(f"{info.trace}: {reason(error)}") from error
     return 0
+
+
+def _only(info: MountInfo) -> str:
+    if len(info.devices) != 1:
+        raise UsageError(
+            "PLACE must be a device's directory for RANGE to be a name, not a mount of "
+            f"{len(info.devices)} devices"
+        )
+    return next(iter(info.devices))
 
 
 def _split(place: Path) -> tuple[Path, tuple[str, ...]]:

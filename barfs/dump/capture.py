@@ -19,17 +19,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from barfs.attach import DeviceName, open_implicitly
+from barfs.attached.mounts import find_device, layouts_in
 from barfs.device import Device
 from barfs.dump.file import Hole
 from barfs.errors import AccessError, BarfsError
-from barfs.fuse.mounts import find_device, layouts_in
+from barfs.fuse.mounted_registers import mounted_registers
 from barfs.layout import REASON_POLICY, Layout, Segment
+from barfs.opening import DeviceName, open_implicitly
 from barfs.ranges import Range, align_down, align_up, clip, merge, overlay
 from barfs.region import backing_of
+from barfs.registers.access import DeviceRegisters
+from barfs.registers.find import Choice
 from barfs.widths import WIDTHS, Widths
 
+SIDE_EFFECTS = "side-effects"
+"""The reason of a hole where a register is whose read does something."""
 _CHUNK = 1 << 16
+_WIDEST = 8
 _STEP = 1 << 12
 _PATIENCE = 64
 """Registers in a row that fail before steps are made."""
@@ -59,15 +65,22 @@ class Source(Protocol):
         """The end of the bytes, from an offset in a segment on, that are zeros without reading."""
 
 
+class NamedSource(Source, Protocol):
+    """A source whose registers have names."""
+
+    registers: DeviceRegisters
+
+
 class _Mounted:
     """A device's directory in a mount."""
 
-    def __init__(self, directory: Path, files: contextlib.ExitStack) -> None:
+    def __init__(self, directory: Path, files: contextlib.ExitStack, choice: Choice | None) -> None:
         self.name = directory.name
         self._directory = directory
         self._files = files
         self._fds: dict[str, int] = {}
         self.layouts = layouts_in(directory)
+        self.registers = files.enter_context(mounted_registers(directory, choice))
 
     def read(self, region: str, offset: int, count: int) -> bytes:
         if region not in self._fds:
@@ -89,6 +102,7 @@ class _Opened:
         self._files = files
         self._memory: dict[str, tuple[int, int] | None] = {}
         self.layouts = {name: device[name].layout for name in device}
+        self.registers = device.registers
 
     def read(self, region: str, offset: int, count: int) -> bytes:
         try:
@@ -129,18 +143,21 @@ class _Opened:
 
 
 @contextlib.contextmanager
-def source_of(name: DeviceName, tell: Callable[[str], object]) -> Iterator[Source]:
+def source_of(
+    name: DeviceName, tell: Callable[[str], object], registers: Choice | None = None
+) -> Iterator[NamedSource]:
     """The device in its mount, or else opened, which `tell` is told (`DeviceName.opening_notice`).
 
-    Raises MountError, DeviceError.
+    `registers` are its descriptions, by default those of the mount, or those that are installed.
+    Raises MountError, DeviceError, DescriptionError.
     """
     directory = find_device(name.source)
     if directory is None:
-        with open_implicitly(name, tell) as device, contextlib.ExitStack() as files:
+        with open_implicitly(name, tell, registers) as device, contextlib.ExitStack() as files:
             yield _Opened(device, files)
         return
     with contextlib.ExitStack() as files:
-        yield _Mounted(directory, files)
+        yield _Mounted(directory, files, registers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +179,16 @@ class _Part(Range):
 class RegionReader:
     """Reads one region, in order; `holes` is complete once `pieces` has ended."""
 
-    def __init__(self, source: Source, layout: Layout, skips: Sequence[Skip] = ()) -> None:
+    def __init__(
+        self,
+        source: Source,
+        layout: Layout,
+        skips: Sequence[Skip] = (),
+        effects: Sequence[Range] = (),
+    ) -> None:
+        """`effects` are the registers whose read does something."""
         self._source = source
+        self._effects = effects
         self._layout = layout
         self._skips = [skip for skip in skips if skip.region == layout.region]
         self._singly = False
@@ -187,13 +212,15 @@ class RegionReader:
                 reason = "policy" if segment.reason == REASON_POLICY else "not-readable"
             parts.append(_Part(segment.start, segment.end, segment, reason))
         whole = Range(0, self._layout.size)
-        skipped = (
-            replace(part, reason="skipped")
-            for skip in self._skips
-            for part in clip(parts, skip.span or whole)
+        left_out = [(span, SIDE_EFFECTS) for span in self._effects]
+        left_out += [(skip.span or whole, "skipped") for skip in self._skips]
+        layers = (
+            replace(part, reason=reason)
+            for span, reason in left_out
+            for part in clip(parts, span)
             if part.reason is None
         )
-        return overlay((*parts, *skipped))
+        return overlay((*parts, *layers))
 
     def _read(self, segment: Segment, start: int, end: int) -> Iterator[Piece]:
         self._width, self._widths = segment.cut(self._layout.width), segment.widths
@@ -226,7 +253,8 @@ class RegionReader:
         """Read from a position: the bytes, or none and the reason. Raises SnapshotError."""
         while True:
             count = min(end - position, _CHUNK - position % _CHUNK)
-            if self._singly:
+            # Between registers that are left out, 8 bytes are two others, and no single access.
+            if self._singly or (self._effects and count <= _WIDEST):
                 count = self._single(position, end)
             try:
                 return self._source.read(self._layout.region, position, count), "short-read"

@@ -15,7 +15,12 @@ A region is kept in blocks of 1 MiB (the last may be shorter). `stored` are the 
 end, whose bytes are in the archive, one after the other; `fills` those in which every byte has the
 value that comes third; all other bytes are 0. So a region of up to 1 MiB that is not all one value
 is in the archive as it is. `holes` are what was not read; it counts as zeros. Ranges are in order.
-Reasons are `policy`, `not-readable`, `skipped`, `short-read`, or the errno of the access.
+Reasons are `policy`, `not-readable`, `skipped`, `side-effects` (of a register, by its description),
+`short-read`, or the errno of the access.
+
+Further keys and members may be there. `"known": ["bar0", "config"]` are the regions whose registers
+barfs knew by name without a file. For a region that a file described, `REGION.registers` has the
+names and the places of its registers (`barfs.registers.portable`).
 
 In format v1, which is still read, `regions` has the list of holes only, and all bytes of a region
 are in the archive, with zeros for what was not read.
@@ -36,15 +41,20 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from barfs.errors import UsageError
 from barfs.layout import Layout, LayoutError
-from barfs.pci import region_index
+from barfs.pci import CONFIG_SIZE, ConfigSpace, region_index
 from barfs.process.output import Output, OutputError, saving
 from barfs.ranges import Range, align_down, merge
+from barfs.registers.access import DeviceRegisters
+from barfs.registers.model import Block
+from barfs.registers.places import RegisterMap
+from barfs.registers.portable import from_json, to_json
+from barfs.registers.shipped import Ids, shipped_maps
 from barfs.text.system_errors import reason
 
 FORMAT = "barfs dump v2"
@@ -53,6 +63,7 @@ BLOCK = 1 << 20
 
 _INDEX = "dump.json"
 _MOST_TEXT = 1 << 24
+_MOST_NAMES = 1 << 25
 _MOST_AT_ONCE = 1 << 21
 _MOST_HOLES = 1 << 17
 _MOST_REGIONS = 256
@@ -74,7 +85,7 @@ class Hole(Range):
     reason: str
 
 
-Block = tuple[int, bytes]
+Piece = tuple[int, bytes]
 """An offset in the region, a multiple of BLOCK, and up to BLOCK bytes."""
 
 
@@ -99,6 +110,7 @@ class DumpWriter:
         self._zip = zipfile.ZipFile(output, "w")
         self._device = ""
         self._regions: dict[str, dict[str, Any]] = {}
+        self._known: list[str] = []
         self._holes = 0
 
     def add(
@@ -125,6 +137,18 @@ class DumpWriter:
             "holes": [asdict(hole) for hole in holes],
         }
 
+    def name(self, registers: DeviceRegisters, region: str) -> None:
+        """Note what the registers of a region are called. Raises OutputError."""
+        if region not in {named.region for named in registers.named}:
+            self._known.append(region)
+            return
+        place = registers.map(region).root
+        assert isinstance(place.node, Block)
+        text = to_json(replace(place.node, offset=place.offset))
+        if len(text) <= _MOST_NAMES:
+            with self._told():
+                self._put(f"{region}.registers", text)
+
     def _check(self, region: str, holes: int) -> None:
         if self._holes + holes > _MOST_HOLES:
             raise OutputError(
@@ -134,7 +158,12 @@ class DumpWriter:
 
     def finish(self) -> None:
         """Raises OutputError."""
-        index = {"format": FORMAT, "device": self._device, "regions": self._regions}
+        index = {
+            "format": FORMAT,
+            "device": self._device,
+            "regions": self._regions,
+            "known": self._known,
+        }
         with self._told():
             self._put(_INDEX, json.dumps(index) + "\n")
             self._zip.close()
@@ -173,7 +202,7 @@ def _member(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def _blocks_of(pieces: Iterable[tuple[int, bytes]], size: int) -> Iterator[Block]:
+def _blocks_of(pieces: Iterable[tuple[int, bytes]], size: int) -> Iterator[Piece]:
     """The whole blocks that pieces touch, which are in order; with zeros between the pieces."""
     start, parts, end = 0, [b""], 0
     for at, data in pieces:
@@ -251,6 +280,7 @@ class Dump:
         if index["format"] not in (FORMAT, _FORMAT_1):
             raise ValueError(f"its format is {index['format']!r}")
         self.device = str(index["device"])
+        self._known = set(map(str, index.get("known", ())))
         regions = index["regions"].items()
         if len(regions) > _MOST_REGIONS:
             raise ValueError(f"it has {len(regions)} regions")
@@ -267,7 +297,7 @@ class Dump:
             self.holes[region] = _holes_from(holes, layout.size)
             self._runs[region] = runs
 
-    def blocks(self, region: str) -> Iterator[Block]:
+    def blocks(self, region: str) -> Iterator[Piece]:
         """The blocks of a region that are not all zeros, in order. Raises DumpError."""
         try:
             with self._zip.open(self._info(region)) as member:
@@ -284,6 +314,34 @@ class Dump:
                             yield start, data
         except (*_DAMAGED, KeyError) as error:
             raise DumpError(f"{self._path}: {region} cannot be read: {error}") from None
+
+    def registers(self, region: str) -> RegisterMap | None:
+        """The registers of a region by name, where the dump tells them. Raises DumpError."""
+        if region in self._known:
+            return self._shipped(region)
+        try:
+            with self._zip.open(self._info(f"{region}.registers")) as member:
+                data = member.read(_MOST_NAMES + 1)
+            if len(data) > _MOST_NAMES:
+                raise ValueError(f"more than {_MOST_NAMES} bytes")
+            return RegisterMap(from_json(data.decode()), str(self._path))
+        except KeyError:
+            return None
+        except _DAMAGED as error:
+            message = f"{self._path}: the names of {region} cannot be read: {error}"
+            raise DumpError(message[:_LONGEST_ERROR]) from None
+
+    def _shipped(self, region: str) -> RegisterMap | None:
+        """What barfs knows of a device with these contents."""
+        contents = functools.cache(lambda name: self.head(name, BLOCK))
+
+        def read(name: str, offset: int, width: int) -> int:
+            return int.from_bytes(contents(name)[offset : offset + width], "little")
+
+        config = ConfigSpace(self.head("config", CONFIG_SIZE) if "config" in self.layouts else b"")
+        sizes = {name: layout.size for name, layout in self.layouts.items()}
+        found = shipped_maps(Ids.of(config), sizes, read).get(region)
+        return None if found is None else found.load()
 
     def head(self, region: str, most: int) -> bytes:
         """The first bytes of a region, at most a block of them. Raises DumpError."""

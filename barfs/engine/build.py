@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Builds `barfs.engine._engine` from the C of barfs with cffi's API mode, and the sdist.
+"""Builds `barfs.engine._engine` from the C of barfs with cffi's API mode, the library that
+`barfs run` preloads, and the sdist.
 
 Rule 1: setuptools loads this file by its path before the package is importable: it imports nothing
         of barfs.
@@ -148,25 +149,48 @@ ffibuilder.set_source(
 )
 
 
+PRELOAD = HERE.parent / "preload"
+PRELOAD_NAME = "barfs.preload.barfs_map"
+PRELOAD_FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wconversion", "-fvisibility=hidden"]
+
+
 class BuildEngine(build_ext):
-    """build_ext that generates the binding and compiles it together with the C of barfs."""
+    """build_ext that generates the binding and compiles it together with the C of barfs; and that
+    makes the preloaded library, which is no extension of Python but is built like one."""
 
     def build_extension(self, ext: Extension) -> None:
-        binding = Path(self.build_temp) / "_engine.c"
-        binding.parent.mkdir(parents=True, exist_ok=True)
-        ffibuilder.emit_c_code(str(binding))
-        ours = [os.path.relpath(path) for path in sorted(HERE.parent.glob("*/*.[ch]"))]
-        ext.sources = [*(path for path in ours if path.endswith(".c")), str(binding)]
+        preload = ext.name == PRELOAD_NAME
+        ours = [
+            os.path.relpath(path)
+            for path in sorted(HERE.parent.glob("*/*.[ch]"))
+            if (path.parent == PRELOAD) == preload
+        ]
+        ext.sources = [path for path in ours if path.endswith(".c")]
         ext.depends = [*(path for path in ours if path.endswith(".h")), __file__]
         ext.include_dirs = [*ext.include_dirs, str(HERE.parent)]
-        ext.extra_compile_args = [*ext.extra_compile_args, *COMPILE_FLAGS]
-        # A Python with a shared library (pyenv's) links extensions with a RUNPATH to itself. The
-        # engine does not need that library, and the wheel must run with other Pythons.
+        if preload:
+            ext.extra_compile_args = [*ext.extra_compile_args, *PRELOAD_FLAGS]
+            # A signal handler resolves no symbols.
+            ext.extra_link_args = [*ext.extra_link_args, "-Wl,-z,now"]
+        else:
+            binding = Path(self.build_temp) / "_engine.c"
+            binding.parent.mkdir(parents=True, exist_ok=True)
+            ffibuilder.emit_c_code(str(binding))
+            ext.sources.append(str(binding))
+            ext.extra_compile_args = [*ext.extra_compile_args, *COMPILE_FLAGS]
+        # A Python with a shared library (pyenv's) links extensions with a RUNPATH to it. Neither
+        # needs that library, and the wheel must run with other Pythons.
         link = shlex.split(sysconfig.get_config_var("LDSHARED") or "")
         own = {word for word in link if word.startswith(("-Wl,-rpath", "-Wl,-R"))}
         linker = self.compiler.linker_so
         self.compiler.set_executable("linker_so", [word for word in linker if word not in own])
         super().build_extension(ext)
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Not with Python's suffix for the library: other programs load it."""
+        if fullname in (PRELOAD_NAME, PRELOAD_NAME.rpartition(".")[2]):
+            return f"{fullname.replace('.', os.sep)}.so"
+        return str(super().get_ext_filename(fullname))  # type: ignore[no-untyped-call]
 
 
 class CompleteSource(sdist):

@@ -13,6 +13,13 @@
 #include <stdint.h>
 #include <time.h>
 
+#if __SIZEOF_POINTER__ != 8
+#error "barfs needs a 64-bit processor: a register of 8 bytes must be one access"
+#endif
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "barfs needs a little-endian processor: PCI is little-endian, and barfs swaps no bytes"
+#endif
+
 #define BARFS_NS_PER_S INT64_C(1000000000)
 
 /* CLOCK_MONOTONIC; all deadlines are measured on it. */

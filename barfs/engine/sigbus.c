@@ -67,6 +67,14 @@ static void pass_on(int signum, siginfo_t *info, void *context)
     }
 }
 
+static bool takes(const struct barfs_sigbus_frame *frame, int code, uintptr_t address)
+{
+    /* An external abort whose FAR is not valid: do_sea() in arch/arm64/mm/fault.c. */
+    if (code == BUS_OBJERR && address == 0)
+        return true;
+    return code != BUS_MCEERR_AO && address >= frame->start && address < frame->end;
+}
+
 static void on_sigbus(int signum, siginfo_t *info, void *context)
 {
     int saved_errno = errno;
@@ -76,7 +84,7 @@ static void on_sigbus(int signum, siginfo_t *info, void *context)
     if (frame != NULL) {
         if (info->si_code <= 0)
             return; /* raised by a handler above ours: the access will fault again */
-        if (info->si_code != BUS_MCEERR_AO && address >= frame->start && address < frame->end) {
+        if (takes(frame, info->si_code, address)) {
             barfs_sigbus_current = NULL;
             frame->fault = address;
             siglongjmp(frame->env, 1);

@@ -4,9 +4,9 @@
  * away ends that transfer, not the process.
  *
  * Rule 1: the handler takes only the fault of an armed access: this thread is armed, the kernel
- *         raised the signal for an access, and its address lies in the armed range.  Every other
- *         SIGBUS goes to the handler that was installed before, or kills the process as if barfs
- *         were not loaded.
+ *         raised the signal for an access, and its address lies in the armed range or is unknown
+ *         (an external abort on Arm).  Every other SIGBUS goes to the handler that was installed
+ *         before, or kills the process as if barfs were not loaded.
  * Rule 2: armed code does only volatile accesses and plain copies: no call, no lock, no allocation.
  *         siglongjmp() would leave any of those half done.
  * Rule 3: the caller owns the frame, so frames nest (a Python call that reads another table).

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import trio
 
-from barfs.attach import DeviceName, with_addresses
 from barfs.device import Options
 from barfs.errors import BarfsError, DeviceError, UsageError
 from barfs.fuse.control import Outcome, Request
 from barfs.fuse.mount_socket import Reply
 from barfs.fuse.mounted_devices import MountedDevices
 from barfs.fuse.open_devices import open_devices
+from barfs.opening import DeviceName, with_addresses
 from barfs.pci import Bdf
 from barfs.text.system_errors import reason
 

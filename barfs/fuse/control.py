@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from barfs.attached.mounts import ANSWER_TIME, MountError, owner_of
 from barfs.errors import UsageError
-from barfs.fuse.mounts import ANSWER_TIME, MountError, owner_of
 from barfs.host.programs import find_program
 from barfs.text import shell_word
 from barfs.text.system_errors import reason

@@ -22,8 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from barfs.attached.mounts import ANSWER_TIME, MountError, barfs_mounts, device_number
 from barfs.engine import Owner, keep_from_children
-from barfs.fuse.mounts import ANSWER_TIME, MountError, barfs_mounts, device_number
 from barfs.host.programs import find_program
 from barfs.text import shell_word
 from barfs.text.system_errors import (
@@ -48,7 +48,10 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """`uid` and `gid` None mean the caller's; `umask` None means 0077, for region files alone.
-    `reconnect`: a vfio-user device whose server has ended comes back with the next server."""
+
+    `map`: hand out the windows to processes that map them. `reconnect`: a vfio-user device whose
+    server has ended comes back with the next server.
+    """
 
     allow_other: bool = False
     read_only: bool = False
@@ -56,6 +59,7 @@ class MountOptions:
     gid: int | None = None
     umask: int | None = None
     reconnect: bool = False
+    map: bool = False
 
     def fuse_options(self) -> list[str]:
         flags = {"allow_other": self.allow_other, "ro": self.read_only}

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import trio
 
-from barfs.attach import DeviceName, open_device
 from barfs.device import Device, Options
 from barfs.errors import BarfsError
 from barfs.fuse.mounted_devices import MountedDevices
 from barfs.host.sysfs import Machine
 from barfs.host.uevents import Uevents
+from barfs.opening import DeviceName, open_device
 from barfs.pci import Bdf
 
 log = logging.getLogger(__name__)

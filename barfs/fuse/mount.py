@@ -10,10 +10,11 @@ Rule 4: the trio thread answers requests, so anything that can block on the moun
 """
 
 import contextlib
+import functools
 import logging
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,18 +23,23 @@ import pyfuse3
 import trio
 
 from barfs import engine
-from barfs.attach import DeviceName, attach
+from barfs.attached.mounts import MountError
 from barfs.device import Device, Options
 from barfs.fuse.changes import Changes
 from barfs.fuse.control import KIND, LONGEST
 from barfs.fuse.filesystem import Filesystem
 from barfs.fuse.fusermount import GRACE, FuseMount, MountOptions, unmount_command
 from barfs.fuse.gate import Gate
+from barfs.fuse.map_server import KIND as MAP
+from barfs.fuse.map_server import MapServer
 from barfs.fuse.mount_socket import MountSocket, mount_socket
 from barfs.fuse.mounted_devices import MountedDevices
-from barfs.fuse.mounts import MountError
 from barfs.fuse.tree import Tree
+from barfs.opening import DeviceName, open_all
 from barfs.process.signals import Ended, end, heard
+
+Service = Callable[[], Awaitable[None]]
+"""What a mount runs beside its requests, until it ends."""
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +109,7 @@ class NamedDevices:
     options: Options
 
     def open(self) -> Sequence[Device]:
-        return attach(self.names, self.options)
+        return open_all(self.names, self.options)
 
     def source(self, devices: Sequence[Device]) -> str:
         return self.names[0].shown
@@ -141,12 +147,22 @@ class Mount:
                 stack.callback(control.close)
                 filesystem.tree.set_socket(KIND, control.path)
             self._signals.mounting = True
+            maps = None
+            if self._options.map:
+                socket = stack.enter_context(contextlib.closing(MountSocket(MAP)))
+                maps = MapServer(socket, filesystem.tree)
             with contextlib.closing(self._mount(devices)) as fuse:
                 gate = Gate(fuse.fd)
-                mounted = MountedDevices(filesystem.tree, gate, reconnect=self._options.reconnect)
+                mounted = MountedDevices(
+                    filesystem.tree, gate, maps, reconnect=self._options.reconnect
+                )
                 stack.callback(mounted.close)
                 mounted.add(devices)
-                self._run(filesystem, gate, mounted, control)
+                services: list[Service] = [] if maps is None else [maps.serve]
+                if control is not None:
+                    changes = Changes(mounted, self._devices.options, self._mountpoint)
+                    services.append(functools.partial(control.serve, LONGEST, changes.answer))
+                self._run(filesystem, gate, mounted, services)
         if not self._answered and not self._signals.first:
             raise MountError(f"the mount on {self._mountpoint} ended before it answered; try again")
 
@@ -175,13 +191,13 @@ class Mount:
         filesystem: Filesystem,
         gate: Gate,
         mounted: MountedDevices,
-        control: MountSocket | None,
+        services: Sequence[Service],
     ) -> None:
         """Answer the mount's requests until it ends."""
         pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
         stopped = False
         try:
-            stopped = trio.run(self._session, gate, mounted, control)
+            stopped = trio.run(self._session, gate, mounted, services)
         finally:
             pyfuse3.close(unmount=False)
             # An access that hangs still uses a gate that has not stopped.
@@ -189,7 +205,7 @@ class Mount:
                 gate.close()
 
     async def _session(
-        self, gate: Gate, mounted: MountedDevices, control: MountSocket | None
+        self, gate: Gate, mounted: MountedDevices, services: Sequence[Service]
     ) -> bool:
         """Serve until the end; returns whether every access has finished."""
         stopped = False
@@ -202,12 +218,11 @@ class Mount:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
             nursery.start_soon(mounted.watch)
+            for service in services:
+                nursery.start_soon(service)
             nursery.start_soon(self._announce)
             gate.start(on_end)
             nursery.start_soon(self._devices.follow, mounted)
-            if control is not None:
-                changes = Changes(mounted, self._devices.options, self._mountpoint)
-                nursery.start_soon(control.serve, LONGEST, changes.answer)
             try:
                 await pyfuse3.main()
             finally:

@@ -9,7 +9,12 @@ Rule 2: a client can cost the mount neither memory nor time: a request has a lon
         once, the next ones wait in the backlog.
 Rule 3: a message of the wrong size is dropped without a reply. There is no room for descriptors of
         clients: the kernel closes them.
-Rule 4: a mount goes on without a socket that cannot be made or has failed.
+Rule 4: a client that asked for it keeps its connection, until the mount has news for it: the end of
+        the connection. That is no client that is being served, and there may be many.
+Rule 5: a mount that was killed leaves its directory, which the next mount of this user removes. So
+        the socket has its name only while it listens: one that refuses connections is dead.
+Rule 6: a mount goes on without a socket that has failed, or that cannot be made and was not asked
+        for.
 
 The socket is of type SOCK_SEQPACKET: the kernel keeps messages whole and apart.
 """
@@ -27,18 +32,19 @@ from pathlib import Path
 
 import trio
 
+from barfs.engine import Owner
 from barfs.errors import BarfsError
-from barfs.process.places import new_directory
+from barfs.process.places import new_directory, runtime_directory
 from barfs.text.system_errors import reason
-from barfs.vfio_user.address import place_of
 
 DEADLINE = 5.0
 """Seconds that a request has to arrive, and a reply to leave."""
 
-_UNREADY, _READY = "unready", "socket"
 _BACKLOG = 16
 _MOST_CLIENTS = 8
+_MOST_STAYING = 256
 _PAUSE = 1.0
+_NAME, _UNNAMED = "socket", "new"
 _CREDENTIALS = struct.Struct("@iII")
 """`struct ucred`: pid, uid, gid, as this process's user namespace sees them."""
 
@@ -47,10 +53,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply with its descriptors, which are closed once it is sent, or cannot be."""
+    """A reply with its descriptors, which are closed once it is sent, or cannot be.
+
+    With `until`, the connection ends when that is set, or when the client ends it. `sent_to` is
+    called with the number of the client's process before it has the reply.
+    """
 
     data: bytes
     fds: Sequence[int] = ()
+    until: trio.Event | None = None
+    sent_to: Callable[[int], object] = lambda _pid: None
 
 
 Answer = Callable[[bytes], Awaitable[Reply | None]]
@@ -58,28 +70,50 @@ Answer = Callable[[bytes], Awaitable[Reply | None]]
 
 
 class MountSocket:
-    """A listening socket in a new directory, `/tmp/barfs-KIND-XXXXXXXX/socket`.
+    """A listening socket in a new directory, `/run/barfs-KIND-XXXXXXXX/socket` or the like.
 
     Raises BarfsError or OSError if it cannot be made.
     """
 
     def __init__(self, kind: str) -> None:
-        self._directory = new_directory(f"barfs-{kind}-")
-        self.path = self._directory / _READY
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._owner = Owner()
+        self._staying = 0
         self._users = (os.geteuid(), 0)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with place_of(str(self._directory / _UNREADY)) as place:
-                place.bind(self._listener, 0o600)
-            self._listener.listen(_BACKLOG)
-            (self._directory / _UNREADY).rename(self.path)
-            _remove_abandoned(self._directory.parent, kind)
+            # Other processes may have a /tmp of their own.
+            self._directory = new_directory(f"barfs-{kind}-", first=runtime_directory())
+        except BaseException:
+            self._listener.close()
+            raise
+        _remove_dead(self._directory.parent, f"barfs-{kind}-")
+        self.path = self._directory / _NAME
+        try:
+            folder = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                # A path may be too long for an address (unix(7)).
+                self._listener.bind(f"/proc/self/fd/{folder}/{_UNNAMED}")
+                os.chmod(_UNNAMED, 0o600, dir_fd=folder)  # whatever the umask
+                self._listener.listen(_BACKLOG)
+                os.rename(_UNNAMED, _NAME, src_dir_fd=folder, dst_dir_fd=folder)
+            finally:
+                os.close(folder)
         except BaseException:
             self.close()
             raise
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more client may stay."""
+        return self._staying < _MOST_STAYING
+
     def close(self) -> None:
-        """Stop listening, and remove the socket with its directory. May be called again."""
+        """Stop listening, and remove the socket with its directory. May be called again.
+
+        Does nothing in a forked child.
+        """
+        if not self._owner.is_here:
+            return
         self._listener.close()
         _remove(self._directory)
 
@@ -99,50 +133,58 @@ class MountSocket:
         answer: Answer,
         limit: trio.Semaphore,
     ) -> None:
-        try:
-            with client, contextlib.suppress(OSError):
-                if not self._may_ask(client):
-                    return
-                request = b""
-                with trio.move_on_after(DEADLINE):
-                    request = await client.recv(longest + 1)
-                if 0 < len(request) <= longest and (reply := await answer(request)) is not None:
-                    await _send(client, reply)
-        except Exception:  # a bug in one answer must not end the others
-            log.exception("a request to the mount failed")
-        finally:
-            limit.release()
+        with client:
+            try:
+                until = None
+                with contextlib.suppress(OSError):
+                    until = await self._answer(client, longest, answer)
+            except Exception:  # a bug in one answer must not end the others
+                log.exception("a request to the mount failed")
+            finally:
+                limit.release()
+            if until is not None:
+                await self._stay(client, until)
 
-    def _may_ask(self, client: trio.socket.SocketType) -> bool:
-        data = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, _gid = _CREDENTIALS.unpack(data)
+    async def _answer(
+        self, client: trio.socket.SocketType, longest: int, answer: Answer
+    ) -> trio.Event | None:
+        """Answer one request; returns what the client stays for, if it does."""
+        pid, uid = _peer(client)
         if uid not in self._users:
             log.warning("refused process %d of user %d: the mount is another user's", pid, uid)
-        return uid in self._users
+            return None
+        request = b""
+        with trio.move_on_after(DEADLINE):
+            request = await client.recv(longest + 1)
+        reply = await answer(request) if 0 < len(request) <= longest else None
+        if reply is None:
+            return None
+        reply.sent_to(pid)
+        await _send(client, reply)
+        return reply.until
+
+    async def _stay(self, client: trio.socket.SocketType, until: trio.Event) -> None:
+        self._staying += 1
+        try:
+            async with trio.open_nursery() as nursery:
+
+                async def wait() -> None:
+                    await until.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(wait)
+                with contextlib.suppress(OSError):
+                    await client.recv(1)  # returns when it hangs up
+                nursery.cancel_scope.cancel()
+        finally:
+            self._staying -= 1
 
 
-def _remove(directory: Path) -> None:
-    with contextlib.suppress(OSError):
-        for name in (_UNREADY, _READY):
-            (directory / name).unlink(missing_ok=True)
-        directory.rmdir()
-
-
-def _remove_abandoned(parent: Path, kind: str) -> None:
-    """Remove what mounts of this user left when they were killed: sockets that refuse clients.
-
-    A socket has its name only while it listens, so none is taken from a mount that starts.
-    """
-    for directory in parent.glob(f"barfs-{kind}-*"):
-        with contextlib.suppress(OSError):
-            if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
-                continue
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
-                client.setblocking(False)
-                try:
-                    client.connect(str(directory / _READY))
-                except ConnectionRefusedError:
-                    _remove(directory)
+def _peer(client: trio.socket.SocketType) -> tuple[int, int]:
+    """The process and the user of a client; 0 for a process that this one's namespace lacks."""
+    data = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _gid = _CREDENTIALS.unpack(data)
+    return pid, uid
 
 
 async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:
@@ -166,6 +208,30 @@ async def _send(client: trio.socket.SocketType, reply: Reply) -> None:
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for name in (_NAME, _UNNAMED):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _remove_dead(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid == os.geteuid() and _is_dead(folder / _NAME):
+                _remove(folder)
+
+
+def _is_dead(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.setblocking(False)
+        try:
+            client.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False
 
 
 def mount_socket(kind: str) -> MountSocket | None:

@@ -15,21 +15,26 @@ import contextlib
 import logging
 import os
 import select
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pyfuse3
 import trio
 
+from barfs.attached.mounts import MountInfo
 from barfs.backend import Signal
 from barfs.device import Device, in_flight_of
 from barfs.fuse.gate import DeviceGate, Gate
-from barfs.fuse.mounts import MountInfo
+from barfs.fuse.map_server import MapServer
 from barfs.fuse.reconnection import can_come_back, come_back
 from barfs.fuse.tree import Tree
+from barfs.host.device_clients import Process, still_holding
 from barfs.pci import Bdf
-from barfs.region import table_of
+from barfs.region import backing_of, table_of
 from barfs.text.system_errors import reason
+
+_TIME_TO_LET_GO = 2.0
+"""Seconds in which processes that are told of it (`barfs.attach`) have let go of a device."""
 
 log = logging.getLogger(__name__)
 
@@ -43,18 +48,22 @@ class _Awaited:
 
 
 class MountedDevices:
-    """Adds devices to `tree` and `gate`, and acts on their signals.
+    """Adds devices to `tree` and `gate`, and acts on their signals. `maps` hands out their windows,
+    where the mount does that.
 
     Hold `changing` from the look at what it has until the change is made.
     """
 
-    def __init__(self, tree: Tree, gate: Gate, *, reconnect: bool = False) -> None:
+    def __init__(
+        self, tree: Tree, gate: Gate, maps: MapServer | None = None, *, reconnect: bool = False
+    ) -> None:
         self.changing = trio.Lock()
         self._reconnect = reconnect
         self._awaited: dict[Bdf, _Awaited] = {}
         self._leaving: trio.Nursery | None = None
         self._tree = tree
         self._gate = gate
+        self._maps = maps
         self._gates: dict[Device, DeviceGate] = {}
         self._signals: dict[int, tuple[Device, Signal]] = {}
         self._epoll = select.epoll()
@@ -114,7 +123,7 @@ class MountedDevices:
         for device in [device for device in self._gates if device.bdf in addresses]:
             closed[device.bdf] = trio.Event()
             self._withdraw(device)
-            self._leaving.start_soon(self._close, device, closed[device.bdf])
+            self._leaving.start_soon(self._close, device, closed[device.bdf].set)
             log.info("removed %s", device.bdf)
         self._describe()
         for bdf in set(addresses) & set(self._awaited):
@@ -139,7 +148,12 @@ class MountedDevices:
             if device.registers.named
         }
         trace = os.fspath(traces[0]) if traces else None
-        info = MountInfo(os.getpid(), sources, trace, described)
+        socket = str(self._maps.path) if self._maps else None
+        guards = [device.options.guard for device in self._gates]
+        timeouts = [device.options.timeout for device in self._gates]
+        info = MountInfo(
+            os.getpid(), sources, trace, described, socket, any(guards), max(timeouts, default=5.0)
+        )
         inode = self._tree.set_info(info.to_text())
         if self._watching:
             # The kernel caches sizes.
@@ -180,6 +194,8 @@ class MountedDevices:
             if self._signals.pop(signal.fd, None) is not None:
                 self._epoll.unregister(signal.fd)
         in_flight_of(device).close()
+        if self._maps is not None:
+            self._maps.leave(device)
 
     def _withdraw(self, device: Device) -> None:
         """Let a device leave the gate and the tree."""
@@ -200,13 +216,18 @@ class MountedDevices:
         log.warning("the kernel reclaims %s; the mount releases it", device.source)
         self._withdraw(device)
         self._describe()
-        await self._close(device, trio.Event())
-        log.warning("%s is released", device.source)
+        await self._close(device, lambda: log.warning("%s is released", device.source))
 
-    async def _close(self, device: Device, closed: trio.Event) -> None:
+    async def _close(self, device: Device, closed: Callable[[], object]) -> None:
+        """Close a device that has left, when nothing is in it any more."""
+        by_kernel = any(signal.kind == "requested" for signal in device.signals)
+        clients = self._maps.clients_of(device) if self._maps is not None else []
+        file = _file_of(device) if clients and by_kernel else ""
         while not await trio.to_thread.run_sync(device.close, abandon_on_cancel=True):
             continue
-        closed.set()
+        closed()
+        if file:
+            await tell_of_holders(device.source, file, clients)
 
     async def _replace(self, device: Device) -> None:
         """Let a lost device leave, and the one that its next server has join."""
@@ -215,7 +236,7 @@ class MountedDevices:
         self._withdraw(device)
         awaited = self._awaited[device.bdf] = _Awaited(device.source)
         self._describe()
-        await self._close(device, trio.Event())
+        await self._close(device, lambda: None)
         with awaited.waiting:
             back = await come_back(device)
             try:
@@ -226,3 +247,26 @@ class MountedDevices:
             except OSError as error:
                 log.error("cannot add %s again: %s", device.source, reason(error))
             back.close(grace=0)
+
+
+def _file_of(device: Device) -> str:
+    """What /proc calls the file that the device's windows are mapped from; "" if none are."""
+    found = filter(None, map(backing_of, device.regions.values()))
+    return next((os.readlink(f"/proc/self/fd/{fd}") for fd, _offset in found), "")
+
+
+async def tell_of_holders(name: str, file: str, clients: Sequence[Process]) -> None:
+    """Log which processes keep a device from the kernel, unless they let go of it in time."""
+    end = trio.current_time() + _TIME_TO_LET_GO
+    while True:
+        found = await trio.to_thread.run_sync(still_holding, file, clients, abandon_on_cancel=True)
+        if not found or trio.current_time() > end:
+            break
+        await trio.sleep(_TIME_TO_LET_GO / 10)
+    if found:
+        log.warning(
+            "%s is still held by process%s %s; the kernel waits until none maps it or has it open",
+            name,
+            "es" if len(found) > 1 else "",
+            ", ".join(map(str, found)),
+        )

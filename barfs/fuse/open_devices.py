@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import trio
 
-from barfs.attach import DeviceName, attach
 from barfs.device import Device, Options
+from barfs.opening import DeviceName, open_all
 
 
 async def open_devices(names: Sequence[DeviceName], options: Options) -> list[Device]:
-    """`attach` in a worker thread.
+    """`open_all` in a worker thread.
 
     A cancelled caller does not wait for it; what it opens then is closed at once.
     """
@@ -20,7 +20,7 @@ async def open_devices(names: Sequence[DeviceName], options: Options) -> list[De
     wanted = True
 
     def run() -> None:
-        devices = attach(names, options)
+        devices = open_all(names, options)
         with lock:
             if wanted:
                 opened.extend(devices)

@@ -11,10 +11,10 @@ import logging
 
 import trio
 
-from barfs.attach import DeviceName
 from barfs.device import Device
 from barfs.errors import BarfsError
 from barfs.fuse.open_devices import open_devices
+from barfs.opening import DeviceName
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 2.0

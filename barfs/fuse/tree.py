@@ -69,6 +69,7 @@ class Link(Node):
 
 @dataclass(slots=True)
 class RegionFile(Node):
+    device: Device = field(kw_only=True)
     region: Region = field(kw_only=True)
 
 
@@ -139,6 +140,7 @@ class Tree:
                 region.size,
                 # Python's io takes an st_blksize of 1 for "unknown" and reads 8 KiB.
                 max(region.layout.width, 2),
+                device=device,
                 region=region,
             )
             files.append(node)

@@ -20,6 +20,7 @@ from barfs.host.advice import bind_command
 from barfs.host.device_nodes import user_may_open
 from barfs.host.executor import Executor
 from barfs.host.in_use import dependents, openers
+from barfs.host.iommu import group_awaits_driver, require_iommu_group
 from barfs.host.saved_binding import SavedBinding, read_file, write_file
 from barfs.host.steps import Own, Owner, State, Step, Write, release, transition
 from barfs.host.sysfs import Machine
@@ -89,8 +90,8 @@ class Binder:
             raise DeviceError(
                 f"{bdf} is a bridge, which VFIO does not support; bind the devices behind it"
             )
-        if not self._machine.noiommu_allowed():
-            self._machine.require_iommu_group(bdf)
+        if not self._machine.noiommu_allowed() and not group_awaits_driver(self._machine, bdf):
+            require_iommu_group(self._machine, bdf)
 
     def _check_not_open(self, bdf: Bdf) -> None:
         # The unbind would block, even against SIGKILL, until the last descriptor is closed.
@@ -124,11 +125,12 @@ class Binder:
             return self._give_device_nodes(bdf, owner)
         device = self._machine.pci_device(bdf)
         group = self._machine.find_iommu_group(bdf)
-        paths = [
-            f"{self._machine.dev}/vfio/noiommu-$(basename $(readlink {device}/iommu_group))"
-            if group is None
-            else str(self._machine.group_device_node(group))
-        ]
+        if group is not None:
+            paths = [str(self._machine.group_device_node(group))]
+        else:
+            prefix = "" if group_awaits_driver(self._machine, bdf) else "noiommu-"
+            number = f"$(basename $(readlink {device}/iommu_group))"
+            paths = [f"{self._machine.dev}/vfio/{prefix}{number}"]
         if self._machine.iommufd.exists():
             paths.append(f"{self._machine.dev}/vfio/devices/$(ls {device}/vfio-dev)")
         return _own(paths, owner)
@@ -242,6 +244,8 @@ class Binder:
 
     def _expect(self, bdf: Bdf, driver: str | None) -> None:
         if self._machine.driver(bdf) != driver:
+            if driver and not self._machine.noiommu_allowed():
+                require_iommu_group(self._machine, bdf)
             wanted = f"be bound to {driver}" if driver else "have no driver"
             raise DeviceError(
                 f"{bdf} must {wanted} now, but {self._machine.driver_state(bdf)}; dmesg may say why"

@@ -14,8 +14,9 @@ from typing import Literal
 from barfs.host.advice import bind_command
 from barfs.host.device_nodes import MayOpen, cdev_usable, first_closed, may_open
 from barfs.host.in_use import dependents, openers
+from barfs.host.iommu import group_awaits_driver, has_iommu, how_to_enable, without_group
 from barfs.host.programs import find_program
-from barfs.host.sysfs import Machine, read_lines, read_text
+from barfs.host.sysfs import Machine, read_lines
 from barfs.pci import Bdf
 
 Level = Literal["ok", "FAIL", "note"]
@@ -73,26 +74,13 @@ class Doctor:
         groups = self._machine.iommu_groups()
         if groups:
             return Finding("ok", f"IOMMU: on, {len(groups)} groups")
+        if has_iommu(self._machine):
+            return Finding("ok", "IOMMU: on; a function gets its group when a driver is bound")
         if self._machine.noiommu_allowed():
             return Finding(
                 "note", "IOMMU: off; devices can be used without it, with -o vfio=noiommu"
             )
-        return Finding("FAIL", f"IOMMU: off: {self._how_to_enable_the_iommu()}")
-
-    def _how_to_enable_the_iommu(self) -> str:
-        tables = self._machine.sysfs / "firmware/acpi/tables"
-        processor = read_text(self._machine.proc / "cpuinfo")
-        words = read_text(self._machine.proc / "cmdline").split(" ")
-        off = [word for word in words if word in ("iommu=off", "intel_iommu=off", "amd_iommu=off")]
-        if off:
-            return f"remove {' '.join(off)} from the kernel's command line and reboot"
-        if (tables / "DMAR").exists():
-            return "add intel_iommu=on to the kernel's command line and reboot"
-        if "GenuineIntel" in processor:
-            return "enable VT-d in the firmware, and boot with intel_iommu=on"
-        if "AuthenticAMD" in processor:
-            return "enable AMD-Vi (IOMMU) in the firmware; the kernel then uses it"
-        return "enable it in the firmware (VT-d with intel_iommu=on, AMD-Vi, SMMU)"
+        return Finding("FAIL", f"IOMMU: off: {how_to_enable(self._machine)}")
 
     def _functions(self, bdf: Bdf | None) -> Iterator[Finding]:
         if bdf is not None:
@@ -114,8 +102,10 @@ class Doctor:
         group = self._machine.find_iommu_group(bdf)
         if group is not None:
             yield Finding("ok", f"{bdf}: in IOMMU group {group}")
+        elif group_awaits_driver(self._machine, bdf):
+            yield Finding("note", f"{bdf} has no IOMMU group yet: it gets one when it is bound")
         elif not self._machine.noiommu_allowed():
-            yield Finding("FAIL", f"{bdf} has no IOMMU group: {self._how_to_enable_the_iommu()}")
+            yield Finding("FAIL", f"{bdf} has no IOMMU group: {without_group(self._machine)}")
         yield self._binding(bdf)
         if group is not None:
             yield from self._viability(bdf, group)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from barfs.host.device_nodes import MayOpen, first_closed, may_open
 from barfs.host.in_use import dependents, openers
+from barfs.host.iommu import group_awaits_driver
 from barfs.host.pci_ids import Ids, Names, find_pci_ids, names_of
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
@@ -92,7 +93,8 @@ def _obstacle(machine: Machine, bdf: Bdf, closed: list[Path | None]) -> str | No
     group = machine.find_iommu_group(bdf)
     if machine.is_bridge(bdf):
         return "is a bridge"
-    if group is None and not machine.noiommu_allowed():
+    waits = group_awaits_driver(machine, bdf)
+    if group is None and not waits and not machine.noiommu_allowed():
         return "has no IOMMU group"
     if not machine.is_vfio(bdf):
         losses = dependents(machine, bdf)

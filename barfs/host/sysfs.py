@@ -117,17 +117,6 @@ class Machine:
         name = _link_name(self.pci_device(bdf) / "iommu_group")
         return None if name is None else int(name)
 
-    def require_iommu_group(self, bdf: Bdf) -> int:
-        """The number of the function's IOMMU group. Raises DeviceError if it has none."""
-        self.require_pci_device(bdf)
-        group = self.find_iommu_group(bdf)
-        if group is None:
-            raise DeviceError(
-                f"{bdf} has no IOMMU group; enable the IOMMU in the firmware (VT-d, AMD-Vi) and "
-                "boot with intel_iommu=on"
-            )
-        return group
-
     def find_cdev(self, bdf: Bdf) -> Path | None:
         """The function's own VFIO character device, None if the kernel offers none."""
         for name in _names(self.pci_device(bdf) / "vfio-dev"):

@@ -7,6 +7,7 @@ Rule 2: in a directory that other users can write, barfs makes new, random names
         existing one.
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -36,9 +37,13 @@ def log_folders() -> Iterator[Path]:
     yield from _named("XDG_RUNTIME_DIR")
 
 
-def new_directory(prefix: str) -> Path:
-    """Make a directory with a new name that only this user can enter. Raises BarfsError."""
-    tried = list(dict.fromkeys(_temporary_folders()))
+def new_directory(prefix: str, *, first: Path | None = None) -> Path:
+    """Make a directory with a new name that only this user can enter, in `first` if possible.
+
+    Raises BarfsError.
+    """
+    preferred = [] if first is None else [first]
+    tried = list(dict.fromkeys((*preferred, *_temporary_folders())))
     for folder in tried:
         try:
             return Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
@@ -48,6 +53,18 @@ def new_directory(prefix: str) -> Path:
         f"cannot make a directory in {', '.join(map(str, tried))}; set TMPDIR to one that you can "
         "write"
     )
+
+
+@contextlib.contextmanager
+def passing_directory(prefix: str) -> Iterator[Path]:
+    """`new_directory`, removed at the end if it is empty. Raises BarfsError."""
+    directory = new_directory(prefix)
+    try:
+        yield directory
+    finally:
+        # Not recursively: it may be the mount point of a file system that is still there.
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def _temporary_folders() -> Iterator[Path]:

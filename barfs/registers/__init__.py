@@ -4,7 +4,9 @@
     names, children, model     the facts; a map is a tree of blocks, registers and fields
     places                     RegisterMap: paths, patterns, files, what lies at an offset
     fields                     numbers and texts of fields; how to write one and no other
+    sightings                  what accesses that were seen say of registers
     packed                     a map as bytes, of which a lookup decodes what it needs
+    portable                   a map as JSON, for files that travel
     systemrdl, ipxact, svd, litex     a description becomes a map (with `report`: its errors)
     compiler, apart, cache     any description, by its suffix; each is compiled once, elsewhere
     shipped                    maps that barfs knows, by class and ids; configuration space

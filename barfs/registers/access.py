@@ -21,7 +21,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -321,7 +321,7 @@ def bound(place: Place, region: RegionAccess, locks: _Locks) -> Bound:
     """What a place of a map is on a device."""
     if not isinstance(place.node, Register):
         return BoundGroup(place, region, locks)
-    register = BoundRegister(place, region, locks)
+    register = BoundRegister(replace(place, field=None), region, locks)
     return register if place.field is None else BoundField(register, place.field)
 
 

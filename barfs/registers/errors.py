@@ -11,8 +11,12 @@ class DescriptionError(UsageError):
     """A description that cannot be used; each of `lines` is `FILE:LINE: reason`."""
 
     def __init__(self, *lines: str) -> None:
-        self.lines = tuple(lines)
+        self._lines = lines
         super().__init__("\n".join(lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return self._lines
 
 
 class NoSuchName(UsageError):

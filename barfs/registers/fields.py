@@ -5,8 +5,12 @@
     show(field, number)                  "burst", "0x2"
     parse(field or register, text)       a number; NotAValue, ValueTooLarge
     read_accesses(register)              the accesses that read a register, in their order
+    show_fields(register, value)         "enable[0]=1 mode[2:1]=burst"
+    show_changes(register, old, new)     "mode[2:1]=idle->burst"
     plan_write(register, {"mode": 2})    a FieldWrite: reads, compose(value), writes; NotAlone
+    plan_bits(register, 0xf0, 0x30)      the same for bits, whatever fields they belong to
     to_value(register, accesses, words), to_words(register, accesses, value)
+    from_bytes(register, 2, data)        as much of the value as some bytes have
 
 Rule 1: pure. A word is what one access transfers, as a little-endian number, the way regions read.
 Rule 2: a register wider than its access width is read and written from the lowest address up, and
@@ -87,6 +91,27 @@ def to_words(register: Register, parts: Iterable[Access], value: int) -> list[in
     return [_swapped(register, access, (value & access.mask) >> access.low) for access in parts]
 
 
+def from_bytes(register: Register, start: int, data: bytes) -> tuple[int, int]:
+    """The part of the value that is in bytes from `start` of the register on, and its mask.
+
+    >>> value, mask = from_bytes(Register("r", 0, 4, (Field("", 0, 32),)), 2, bytes(8))
+    >>> value, hex(mask)
+    (0, '0xffff0000')
+    """
+    value = mask = 0
+    for part in accesses(register):
+        first = max(start, part.offset)
+        last = min(start + len(data), part.offset + part.width)
+        if first >= last:
+            continue
+        chunk = data[first - start : last - start]
+        behind = part.offset + part.width - last if register.big_endian else first - part.offset
+        number = int.from_bytes(chunk, "big" if register.big_endian else "little")
+        value |= number << part.low + 8 * behind
+        mask |= (1 << 8 * len(chunk)) - 1 << part.low + 8 * behind
+    return value, mask
+
+
 def _swapped(register: Register, access: Access, word: int) -> int:
     if not register.big_endian:
         return word
@@ -118,6 +143,33 @@ def show(field: Field, number: int) -> str:
 def show_register(register: Register, value: int) -> str:
     """The whole value, with all of its digits."""
     return f"0x{value:0{2 * register.width}x}"
+
+
+def show_fields(register: Register, value: int, mask: int | None = None) -> str:
+    """The readable fields that have all of their bits in `mask`, by default of the register.
+
+    >>> show_fields(Register("r", 0, 4, (Field("done", 0, 1), Field("count", 8, 8))), 0x1001)
+    'done[0]=1 count[15:8]=0x10'
+    """
+    return " ".join(
+        f"{field.name}[{field.bits}]={show(field, extract(field, value))}"
+        for field in register.fields
+        if field.readable and (mask is None or not field.mask & ~mask)
+    )
+
+
+def show_changes(register: Register, old: int, new: int) -> str:
+    """The readable fields that differ, with both numbers.
+
+    >>> show_changes(Register("r", 0, 4, (Field("done", 0, 1), Field("count", 8, 8))), 0, 0x1000)
+    'count[15:8]=0->0x10'
+    """
+    return " ".join(
+        f"{field.name}[{field.bits}]={show(field, extract(field, old))}"
+        f"->{show(field, extract(field, new))}"
+        for field in register.fields
+        if field.readable and (old ^ new) & field.mask
+    )
 
 
 def parse(what: Field | Register, text: str) -> int:
@@ -155,6 +207,24 @@ def check_fits(what: Field | Register, number: int) -> None:
         raise ValueTooLarge(f"{what.name} has {bits} bits, which {number:#x} does not fit into")
 
 
+def acts(field: Field) -> bool:
+    """Whether a write does something to the field other than to set its value."""
+    return field.onwrite is not None or field.singlepulse
+
+
+def neutral(field: Field) -> int | None:
+    """The number that does nothing when it is written to such a field; None if there is none.
+
+    >>> neutral(Field("irq", 4, 2, onwrite="woclr")), neutral(Field("irq", 4, 2, onwrite="wzc"))
+    (0, 3)
+    """
+    if field.onwrite in _ZEROS or (field.singlepulse and field.onwrite is None):
+        return 0
+    if field.onwrite in _ONES and not field.singlepulse:
+        return (1 << field.width) - 1
+    return None
+
+
 def plan_write(register: Register, values: Mapping[str, int]) -> FieldWrite:
     """How to write these fields, by name, and nothing else.
 
@@ -171,14 +241,33 @@ def plan_write(register: Register, values: Mapping[str, int]) -> FieldWrite:
             raise NotAlone(f"{field.name} shares bits with another field that is written")
         own |= field.mask
         fixed |= number << field.low
+    return _plan(register, own, fixed, written, [part.mask for part in register.parts])
+
+
+def plan_bits(register: Register, mask: int, number: int) -> FieldWrite:
+    """How to write these bits of a register, and nothing else.
+
+    `number` has its bits in the mask. A field that the mask covers in part keeps its other bits.
+    Raises NotAlone.
+    """
+    if not register.writable:
+        raise NotAlone(f"{register.name} cannot be written")
+    written = [part for part in register.parts if not part.mask & ~mask]
+    return _plan(register, mask, number, written, [part.mask & ~mask for part in register.parts])
+
+
+def _plan(
+    register: Register, own: int, fixed: int, written: Sequence[Field], masks: Iterable[int]
+) -> FieldWrite:
+    """Write `fixed` to the bits `own`; `masks` are the bits that each part has to keep."""
     writes = accesses(register, own)
     touched = sum(access.mask for access in writes)
     others = [
-        part
-        for part in register.parts
+        (part, mask)
+        for part, mask in zip(register.parts, masks, strict=True)
         if part.writable and part.mask & touched and part not in written
     ]
-    zeros, ones, kept = _neutral(register, written, others)
+    zeros, ones, kept = _neutral(register, written, others, own)
     fixed |= ones & touched & ~own
     unknown = touched & ~own & ~zeros & ~ones
     if not unknown:
@@ -186,7 +275,7 @@ def plan_write(register: Register, values: Mapping[str, int]) -> FieldWrite:
     if register.readable and not register.read_has_effects:
         return FieldWrite(register, writes, writes, fixed, unknown)
     if kept & unknown:
-        neighbour = next(part for part in others if part.mask & kept & unknown)
+        neighbour = next(part for part, mask in others if mask & kept & unknown)
         reader = next((part for part in register.parts if part.onread), neighbour)
         reason = f"has to be read first, and reading changes {reader.name}"
         raise _refusal(register, written, neighbour, reason)
@@ -194,33 +283,36 @@ def plan_write(register: Register, values: Mapping[str, int]) -> FieldWrite:
 
 
 def _neutral(
-    register: Register, written: Sequence[Field], others: Iterable[Field]
+    register: Register,
+    written: Sequence[Field],
+    others: Iterable[tuple[Field, int]],
+    own: int,
 ) -> tuple[int, int, int]:
     """The bits of neighbours that are neutral as 0, as 1, and as read. Raises NotAlone."""
     zeros = ones = kept = 0
-    own = sum(field.mask for field in written)
-    for part in others:
+    for part, mask in others:
         if part.write_once:
             raise _refusal(register, written, part, "can be written once")
-        if part.onwrite in _ZEROS or (part.singlepulse and part.onwrite is None):
-            zeros |= part.mask
-        elif part.onwrite in _ONES and not part.singlepulse:
-            ones |= part.mask
-        elif part.onwrite is not None:
+        nothing = neutral(part)
+        if nothing == 0:
+            zeros |= mask
+        elif nothing is not None:
+            ones |= mask
+        elif acts(part):
             raise _refusal(register, written, part, f"any write changes ({part.onwrite})")
         elif not part.readable:
             raise _refusal(register, written, part, "cannot be read")
         else:
-            kept |= part.mask
-        if part.mask & own or zeros & ones | zeros & kept | ones & kept:
+            kept |= mask
+        if mask & own or zeros & ones | zeros & kept | ones & kept:
             raise _refusal(register, written, part, "shares bits with another field")
     return zeros, ones, kept
 
 
 def _refusal(register: Register, written: Iterable[Field], part: Field, reason: str) -> NotAlone:
-    names = ", ".join(field.name for field in written)
+    names = ", ".join(field.name for field in written if field.name) or "these bits"
     return NotAlone(
-        f"{names} cannot be written without {part.name}, which {reason}; "
+        f"{names} cannot be written without {part.name or 'the others'}, which {reason}; "
         f"write the whole register {register.name}",
         part.name,
     )

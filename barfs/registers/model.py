@@ -93,7 +93,7 @@ class Field:
     @property
     def access(self) -> str:
         """`rw`, `r-`, `-w` or `--`, as in a layout."""
-        return f"{'r' if self.readable else '-'}{'w' if self.writable else '-'}"
+        return _access(self.readable, self.writable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ class Register:
     @property
     def access(self) -> str:
         """`rw`, `r-`, `-w` or `--`, as in a layout."""
-        return f"{'r' if self.readable else '-'}{'w' if self.writable else '-'}"
+        return _access(self.readable, self.writable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,8 @@ class Memory:
 
     @property
     def access(self) -> str:
-        return f"{'r' if self.readable else '-'}{'w' if self.writable else '-'}"
+        """Like a register's."""
+        return _access(self.readable, self.writable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,10 @@ def element_offset(node: Node, index: Index) -> int:
     for dim, position in zip(node.dims, index, strict=True):
         number = number * dim + position
     return number * node.stride
+
+
+def _access(readable: bool, writable: bool) -> str:
+    return f"{'r' if readable else '-'}{'w' if writable else '-'}"
 
 
 def _check_array(name: str, offset: int, dims: Index, stride: int, size: int) -> None:

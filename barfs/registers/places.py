@@ -46,6 +46,17 @@ class Place:
         return f"{name}.{self.field.name}" if self.field else name
 
     @property
+    def shown(self) -> str:
+        """`dma.chan2.ctrl.mode`: as files are named, for it goes through shells unquoted."""
+        name = self.files.replace("/", ".")
+        return f"{name}.{self.field.name}" if self.field else name
+
+    @property
+    def end(self) -> int:
+        """Where the node ends in the region."""
+        return self.offset + self.node.size
+
+    @property
     def register(self) -> Register:
         assert isinstance(self.node, Register)
         return self.node
@@ -98,6 +109,19 @@ class Place:
             return
         for child in self.children():
             yield from child.registers()
+
+    def with_effects(self) -> Iterator["Place"]:
+        """The registers in it whose read has side effects."""
+        if isinstance(self.node, Register):
+            if self.node.readable and self.node.read_has_effects:
+                yield self
+            return
+        for number, node in enumerate(self.node.children):
+            for index in indices(node.dims):
+                found = list(self._element(number, index, node).with_effects())
+                if not found:  # the elements of an array are alike
+                    break
+                yield from found
 
     def _element(self, number: int, index: Index, node: Node | None = None) -> "Place":
         assert not isinstance(self.node, Register)

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from barfs.errors import DeviceError
 from barfs.host.advice import bind_command
+from barfs.host.iommu import require_iommu_group
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text.system_errors import reason
@@ -41,7 +42,7 @@ class TokenUnknown(DeviceError):
 
 def open_cdev(machine: Machine, bdf: Bdf, token: UUID | None) -> DeviceFile:
     """Open a function through its character device. Raises DeviceError."""
-    group = machine.require_iommu_group(bdf)
+    group = require_iommu_group(machine, bdf)
     cdev = _require_cdev(machine, bdf)
     bind = bind_command(bdf)
     with (

@@ -13,6 +13,7 @@ from barfs.backend import Signal, SignalKind, VfioPath
 from barfs.engine import Owner, keep_from_children
 from barfs.errors import DeviceError, RegionError
 from barfs.host.device_nodes import cdev_usable
+from barfs.host.iommu import require_iommu_group
 from barfs.host.sysfs import Machine
 from barfs.layout import NARROW_WIDTH
 from barfs.pci import Bdf
@@ -66,7 +67,7 @@ def _open_auto(machine: Machine, bdf: Bdf, token: UUID | None) -> DeviceFile:
         try:
             return open_cdev(machine, bdf, token)
         except TokenUnknown:
-            if not machine.group_device_node(machine.require_iommu_group(bdf)).exists():
+            if not machine.group_device_node(require_iommu_group(machine, bdf)).exists():
                 raise
     return open_group(machine, bdf, token, noiommu=False)
 
@@ -142,6 +143,9 @@ class KernelDevice:
             fcntl.ioctl(self._fd, request, data, True)
         except OSError as error:
             raise DeviceError(f"{self.bdf} cannot {what}: {reason(error)}") from error
+
+    def layout(self, index: int) -> None:
+        """None has been decided."""
 
     def region_fd(self, index: int) -> int:
         return self._fd

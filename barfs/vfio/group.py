@@ -17,6 +17,7 @@ from uuid import UUID
 
 from barfs.errors import DeviceError
 from barfs.host.advice import bind_command, rebind_command
+from barfs.host.iommu import require_iommu_group
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text.system_errors import reason
@@ -87,7 +88,7 @@ class _Group:
     @classmethod
     def acquire(cls, machine: Machine, bdf: Bdf, noiommu: bool) -> "_Group":
         """The group of a function, open, with one more user. Raises DeviceError."""
-        number = machine.require_iommu_group(bdf)
+        number = require_iommu_group(machine, bdf)
         device_node = machine.group_device_node(number, noiommu=noiommu)
         with cls._lock:
             group = cls._open.get(device_node)

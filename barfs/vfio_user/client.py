@@ -136,6 +136,9 @@ class VfioUserClient:
         """
         return self._region(index)[0]
 
+    def layout(self, index: int) -> None:
+        """None has been decided."""
+
     def region_fd(self, index: int) -> int | NoDescriptor:
         """The memory of the region's windows, or why there is none to use."""
         return self._region(index)[1]

@@ -117,9 +117,11 @@ def _mount_all(stack: contextlib.ExitStack, folder: Path, size: float) -> Bench:
     second = enter(device(folder, "device-anywhere"))
     eight = enter(devices(folder, "devices", 8))
     return Bench(
+        folder=folder,
+        spare=enter(devices(folder, "spare", 2)),
         prefix=prefix,
         c=enter(c_mount(folder, prefix=prefix)),
-        barfs=enter(barfs_mount(folder, "barfs", [first], prefix)),
+        barfs=enter(barfs_mount(folder, "barfs", [first], prefix, ("-o", "map"))),
         c_threads=enter(c_mount(folder, threads=True)),
         barfs_anywhere=enter(barfs_mount(folder, "barfs-anywhere", [second])),
         eight=enter(barfs_mount(folder, "barfs-eight", eight)),

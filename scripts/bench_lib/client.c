@@ -238,7 +238,7 @@ static void run_block(struct target *target, enum operation operation, size_t si
 
 static void prepare(struct target *target, enum operation operation, size_t size, size_t count)
 {
-    target->fd = open_path(target->path, operation == READ ? O_RDONLY : O_RDWR);
+    target->fd = open_path(target->path, operation == WRITE ? O_RDWR : O_RDONLY);
     target->samples = shared_memory((count + 1) * sizeof *target->samples);
     access_file(target, operation, size);
 }

@@ -8,13 +8,17 @@ Rule 2: a lane's client alternates between both sides in short blocks; a ratio c
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench_lib.client import client, read32_ns
+from bench_lib import registers
+from bench_lib.client import client, load_ns, read32_ns
 from bench_lib.figures import Figure, Sample
 from bench_lib.processes import Mount, rss_anon
 
 GAP = 0x100000
 """The start of bar4's gap; see device.toml."""
+
+LOADS = 10_000_000
 
 FIGURES: Mapping[str, Figure] = {
     "read-p50": Figure("4-byte pread, p50", "ns", 1.10),
@@ -33,14 +37,23 @@ FIGURES: Mapping[str, Figure] = {
     "busy-p50": Figure("pread p50 while a gap is read; idle", "ns"),
     "busy-any-p99": Figure("pread p99 while a gap is read, any CPU; idle", "ns"),
     "api": Figure("Python API: read32 of a window", "ns", 350),
+    "api-attach": Figure("the same by barfs.attach; barfs.open", "ns", 1.1),
+    "api-plain": Figure("the same by barfs.open; memoryview of an mmap", "ns"),
+    "load": Figure("4-byte load of a handed out window; plain mmap", "ns", 1.02),
     "memory": Figure("RssAnon, 8 devices, after use", "MB", 50),
+    **registers.FIGURES,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The mounts: both sides pinned, and both on any CPU. `size` scales counts."""
+    """The mounts: both sides pinned, and both on any CPU. `size` scales counts.
 
+    `spare` are two devices that a lane mounts below `folder`.
+    """
+
+    folder: Path
+    spare: Sequence[str]
     prefix: Sequence[str]
     c: Mount
     barfs: Mount
@@ -108,6 +121,25 @@ def _busy(bench: Bench) -> dict[str, Sample]:
     return {**samples, "busy-any-p99": Sample(busy["p99"], idle["p99"])}
 
 
+def _api(bench: Bench) -> dict[str, Sample]:
+    costs = read32_ns(bench.barfs.files[0].parent, bench.prefix)
+    return {
+        "api": Sample(costs["open"]),
+        "api-attach": Sample(costs["attach"], costs["open"]),
+        "api-plain": Sample(costs["open"], costs["plain"]),
+    }
+
+
+def _load(bench: Bench) -> dict[str, Sample]:
+    count = max(bench.count(LOADS), 100_000)
+    handed_out, plain = load_ns(count, bench.barfs.files[0], bench.prefix)
+    return {"load": Sample(handed_out, plain)}
+
+
+def _registers(bench: Bench) -> dict[str, Sample]:
+    return registers.measure(bench.folder, bench.spare, bench.count(6000), bench.prefix)
+
+
 def _memory(bench: Bench) -> dict[str, Sample]:
     for file in bench.eight.files[0].parent.parent.glob("*/bar[0-4]"):
         client("stream", "read", 1, f"{file}@0")
@@ -125,7 +157,9 @@ LANES: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
     "four-files": _four_files,
     "gap": _gap,
     "busy": _busy,
-    "api": lambda bench: {"api": Sample(read32_ns(bench.prefix))},
+    "api": _api,
+    "load": _load,
+    "registers": _registers,
 }
 
 AT_THE_END: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {"memory": _memory}

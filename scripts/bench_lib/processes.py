@@ -15,6 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 DESCRIPTION = HERE / "device.toml"
 BARFS = [sys.executable, "-m", "barfs"]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "barfs" / "bench"
 
 _DEADLINE = 60.0
 _POLL = 0.002
@@ -33,8 +34,7 @@ def build(name: str) -> Path:
     """Build NAME.c with -O2, once; returns the program."""
     source = HERE / f"{name}.c"
     key = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    program = caches / "barfs" / "bench" / f"{name}-{key}"
+    program = CACHE / f"{name}-{key}"
     if not program.exists():
         program.parent.mkdir(parents=True, exist_ok=True)
         unfinished = program.with_suffix(f".{os.getpid()}")
@@ -144,11 +144,15 @@ def devices(folder: Path, name: str, count: int) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def barfs_mount(
-    folder: Path, name: str, sources: Sequence[str], prefix: Sequence[str] = ()
+    folder: Path,
+    name: str,
+    sources: Sequence[str],
+    prefix: Sequence[str] = (),
+    options: Sequence[str] = (),
 ) -> Iterator[Mount]:
     """Devices mounted by barfs; `files` are bar0 to bar4 of the last one."""
     mountpoint = folder / name
-    command = [*BARFS, "mount", "-f", *sources]
+    command = [*BARFS, "mount", "-f", *options, *sources]
     with mounted(command, mountpoint, ".barfs", prefix) as process:
         last = max((mountpoint / "bus").iterdir())
         yield Mount(process, [last / f"bar{number}" for number in range(5)])

@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[2]
 KINDS = {
     "sdist": (build.sdist, "the source, with what building and testing takes"),
     "wheel": (build.wheel, "for Python 3.11 and newer on machines like this one"),
-    "deb": (build.deb, "for this release of Debian, with its own copy of the Python packages"),
+    "deb": (
+        build.deb,
+        "for this release of Debian; on Debian 12 with copies of the Python packages",
+    ),
     "share": (share.write, "manuals and shell completion, as below /usr/share"),
 }
 

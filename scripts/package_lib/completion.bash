@@ -19,6 +19,8 @@ _barfs_devices_or_directories() {
     compgen -d -- "$1"
 }
 
+_barfs_programs() { compgen -c -- "$1"; compgen -f -- "$1"; }
+
 _barfs_groups() { compgen -g -- "$1"; }
 
 _barfs_users() { compgen -u -- "$1"; }
@@ -30,6 +32,7 @@ _barfs_options() {
     [[ $1 == *,* ]] && before=${1%,*},
     compgen -P "$before" -W "@options@" -- "${1##*,}"
 }
+_barfs_names() { sh -c @names@ sh "$1" "${COMP_WORDS[@]:2:COMP_CWORD-2}"; }
 # --- after shtab
 
 # Bash splits words at colons and "=", which addresses and options contain. So split the line again,
@@ -46,7 +49,7 @@ _barfs() {
     local before=${last%"${last##*[:=]}"}
     COMPREPLY=("${COMPREPLY[@]#"$before"}")
     for reply in "${COMPREPLY[@]}"; do
-        [[ $reply == *[=:] ]] && compopt -o nospace 2>/dev/null
+        [[ $reply == *[=:./] ]] && compopt -o nospace 2>/dev/null
         [[ -d $reply ]] || return 0
     done
     compopt -o filenames 2>/dev/null || :

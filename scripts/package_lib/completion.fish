@@ -12,6 +12,11 @@ function _barfs_devices_or_directories
     __fish_complete_directories (commandline -ct)
 end
 
+function _barfs_programs
+    complete -C ''
+    __fish_complete_path (commandline -ct)
+end
+
 function _barfs_groups
     __fish_complete_groups
 end
@@ -27,5 +32,9 @@ end
 function _barfs_options
     set -l before (string match -r '^.*,' -- (commandline -ct))
     printf "$before%s\n" @options@
+end
+
+function _barfs_names
+    sh -c @names@ sh (commandline -ct) (commandline -opc)
 end
 # --- after shtab

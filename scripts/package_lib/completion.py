@@ -5,6 +5,7 @@ Rule 1: the METAVAR of an argument selects its completion; one that is not liste
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 import shtab
@@ -36,14 +37,20 @@ COMPLETERS = {
     "A": shtab.FILE,
     "B": shtab.FILE,
     "BDF": _own("addresses"),
+    "COMMAND": _own("programs"),
+    "DESCRIPTION": shtab.FILE,
     "DESCRIPTION.toml": shtab.FILE,
     "DEVICE": _own("devices"),
     "FILE": shtab.FILE,
     "GROUP": _own("groups"),
     "MOUNTPOINT": shtab.DIRECTORY,
+    "NAME[=VALUE]": _own("names"),
+    "OFFSET": _own("names"),
     "OPTIONS": _own("options"),
     "PATH": shtab.FILE,
+    "PATTERN": _own("names"),
     "PLACE": shtab.FILE,
+    "RANGE": _own("names"),
     "REGION": _own("regions"),
     "USER": _own("users"),
 }
@@ -54,21 +61,31 @@ def _teach(parser: argparse.ArgumentParser) -> None:
         if isinstance(action.choices, dict):
             for command in action.choices.values():
                 _teach(command)
-        if action.metavar == "DEVICE" and action.nargs == "*":
+        elif action.metavar == "DEVICE" and action.nargs == "*":
             # The mount point follows them, and the shells cannot tell which word is the last.
             action.complete = _own("devices_or_directories")  # type: ignore[attr-defined]
         elif isinstance(action.metavar, str) and action.metavar in COMPLETERS:
             action.complete = COMPLETERS[action.metavar]  # type: ignore[attr-defined]
 
 
+def _word(text: str, shell: str) -> str:
+    """The text as one word of a script."""
+    if shell != "fish":
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def write(folder: Path) -> list[Path]:
     """Write the completions to their places below `folder`."""
     parser = make_parser()
     _teach(parser)
+    names = (SHELLS / "completion.names.sh").read_text()
     words = " ".join(word for option in OPTIONS for word in _words(option))
     written = []
     for shell, place in PLACES.items():
         ours = (SHELLS / f"completion.{shell}").read_text().replace("@options@", words)
+        ours = ours.replace("@names@", _word(names, shell))
         preamble, _, end = ours.partition("# --- after shtab\n")
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -54,9 +54,12 @@ def _usage(action: argparse.Action) -> str:
     value = underlined(str(action.metavar)) if action.metavar else ""
     if action.option_strings:
         return " ".join(filter(None, [f"[{bold(action.option_strings[0])}", value])) + "]"
-    return {"?": f"[{value}]", "*": f"[{value}...]", "+": f"{value}..."}.get(
-        str(action.nargs), value
-    )
+    return {
+        "?": f"[{value}]",
+        "*": f"[{value}...]",
+        "+": f"{value}...",
+        "...": f"{value} [_ARGUMENT_...]",
+    }.get(str(action.nargs), value)
 
 
 def _argument(action: argparse.Action) -> str:

@@ -10,10 +10,10 @@ import sys
 import threading
 from pathlib import Path
 
-from barfs.attach import DeviceName
 from barfs.device import Options
 from barfs.fuse.fusermount import MountOptions, unmount
 from barfs.fuse.mount import Listener, Mount, NamedDevices
+from barfs.opening import DeviceName
 from tests.campaign.rig import Held
 from tests.support import wait_until
 

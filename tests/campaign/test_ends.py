@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from barfs.attached.mounts import MountInfo
 from barfs.fuse.fusermount import GRACE, unmount_command
-from barfs.fuse.mounts import MountInfo
 from barfs.host.mountinfo import mounts
 from tests.campaign.conftest import Campaign
 from tests.campaign.rig import GAP, MUTE, WINDOW, Client, Mute, mute_device, software

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from barfs.attached.mounts import MountError
 from barfs.emulated.demo import demo_device
 from barfs.fuse.fusermount import unmount
-from barfs.fuse.mounts import MountError
 from tests.campaign import mount_cycles
 from tests.campaign.conftest import Campaign
 from tests.campaign.rig import GAP, WINDOW, Client, Held, software

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.mounts import MountInfo
+from barfs.attached.mounts import MountInfo
 from barfs.layout import Layout
 from barfs.pci import Bdf
 from tests.support import barfs, guest, shown_mount

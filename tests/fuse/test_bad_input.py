@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from barfs.attached.mounts import MountInfo
 from barfs.cli import main
-from barfs.fuse.mounts import MountInfo
 from tests.support import BARFS, barfs, mounted, require_fuse, served, wait_until
 from tests.support.leftovers import processes
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.mounts import MountInfo
+from barfs.attached.mounts import MountInfo
 from tests.support import BARFS, Mounted, Served, barfs, ended, mounted, require, served, wait_until
 from tests.support.namespace import NOBODY, barfs_as_nobody
 

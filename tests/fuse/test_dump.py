@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`dump`, `diff` and `serve --from`: a device kept, compared, and brought back without the card."""
 
+import contextlib
 import os
 import pty
 import signal
@@ -12,7 +13,7 @@ import pytest
 from barfs.dump.file import Dump
 from tests.support import BARFS, barfs, ended, mounted, served, wait_until
 
-SCRATCH, FIFO, COUNTER, COUNTER_H, READS = 0x04, 0x18, 0x08, 0x0C, 0x24
+SCRATCH, FIFO, COUNTER, READS = 0x04, 0x18, 0x08, 0x24
 
 
 def quiet(*words: str | Path) -> str:
@@ -27,18 +28,21 @@ def test_from_card_to_file_to_card(tmp_path: Path) -> None:
         server.accesses()
         result = barfs("dump", server.name, "-o", first, "--skip", f"bar0:{FIFO:#x}+4")
         assert result.returncode == 0
-        assert result.stderr == f"bar0: {FIFO:#x}-{FIFO + 3:#x} is left out: skipped\n"
-        assert not [line for line in server.accesses() if f" bar0 {FIFO:#x} " in line]
+        assert result.stderr == (
+            f"bar0: {FIFO:#x}-{FIFO + 3:#x} is left out: skipped\n"
+            f"bar0: left out, since a read has side effects: COUNTER at {COUNTER:#x}, "
+            f"READS at {READS:#x}\n"
+        )
+        unread = {hex(at) for at in (FIFO, COUNTER, READS)}
+        assert not unread & {line.split()[2] for line in server.accesses() if " bar0 " in line}
         quiet("mw", mount.device() / "bar0", f"{SCRATCH:#x}", "0x1234")
         quiet("dump", server.name, "-o", second)
     result = barfs("diff", first, second)
     assert result.returncode == 1
     lines = result.stdout.splitlines()
     assert f"bar0+{FIFO:#010x}-{FIFO + 3:#x}: not in the first: skipped" in lines
-    assert f"bar0+{SCRATCH:#010x}: 00000000 -> 00001234" in lines
-    assert {line.split(":")[0] for line in lines[1:]} <= {
-        f"bar0+{at:#010x}" for at in (SCRATCH, COUNTER, COUNTER_H, READS)
-    }
+    assert f"bar0+{FIFO:#010x}-{FIFO + 3:#x}: not in the second: side-effects" in lines
+    assert lines[2:] == [f"bar0+{SCRATCH:#010x}: 00000000 -> 00001234  SCRATCH"]
     with served(tmp_path, "--from", second, name="replica") as replica:
         quiet("dump", replica.name, "-o", third)
         assert quiet("diff", second, third) == ""
@@ -66,7 +70,84 @@ def test_a_guarded_mount_is_dumped_register_by_register(tmp_path: Path) -> None:
 def test_a_device_that_has_to_be_opened_is_told(tmp_path: Path) -> None:
     with served(tmp_path) as server:
         result = barfs("dump", server.name, "-o", tmp_path / "a")
-    assert (result.returncode, result.stderr) == (0, f"opened {server.name}\n")
+    assert result.returncode == 0
+    assert result.stderr.splitlines() == [
+        f"opened {server.name}",
+        "bar0: left out, since a read has side effects: "
+        "COUNTER at 0x8, FIFO at 0x18, READS at 0x24",
+    ]
+
+
+CARD = Path(__file__).parents[1] / "support" / "card.rdl"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("cache")
+def test_the_description_of_a_mount_says_what_is_left_out(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    options = f"registers=bar0={CARD}"
+    with served(tmp_path) as server, mounted(tmp_path, server.name, options=options) as mount:
+        server.accesses()
+        result = barfs("dump", server.name, "-o", first)
+        told = "bar0: left out, since a read has side effects: fifo at 0x18\n"
+        assert (result.returncode, result.stderr) == (0, told)
+        assert not [line for line in server.accesses() if f"r bar0 {FIFO:#x} " in line]
+        chan = mount.device() / "registers/bar0/dma/chan1"
+        (chan / "ctrl.mode").write_text("burst")
+        (chan / "wide.high").write_text("7")
+        (chan / "status").write_text("0x1")
+        quiet("dump", server.name, "-o", second, "--skip", "bar2", "--skip", "bar0:dma.*.status")
+        with Dump(second) as dump:
+            skipped = [hole for hole in dump.holes["bar0"] if hole.reason == "skipped"]
+            assert [hole.start for hole in skipped] == [0x4104, 0x4114, 0x4124, 0x4134]
+    result = barfs("diff", first, second)
+    changed = [line for line in result.stdout.splitlines() if " -> " in line]
+    assert [line for line in changed if "dma" in line] == [
+        "bar0+0x00004110: 00000000 -> 00000004  dma.chan1.ctrl mode[2:1]=idle->burst",
+        "bar0+0x00004118: 0000000000000000 -> 0700000000000000  dma.chan1.wide high[63:56]=0->7",
+    ]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("mount_it", [True, False])
+def test_a_description_is_given_or_turned_off(tmp_path: Path, mount_it: bool) -> None:
+    with served(tmp_path) as server, contextlib.ExitStack() as stack:
+        if mount_it:
+            stack.enter_context(mounted(tmp_path, server.name))
+        words = ["dump", server.name, "-o", str(tmp_path / "a"), "--skip", "bar2"]
+        server.accesses()
+        result = barfs(*words, "--registers", str(CARD))
+        assert "side effects: fifo at 0x18\n" in result.stderr
+        read = {line.split()[2] for line in server.accesses() if line.startswith("r bar0")}
+        assert "0x18" not in read
+        assert {"0x8", "0x24"} <= read
+        result = barfs(*words, "--registers", "off")
+        assert "side effects" not in result.stderr
+        assert [line for line in server.accesses() if line.startswith("r bar0 0x18 4 ")]
+        with Dump(tmp_path / "a") as dump:
+            assert dump.registers("bar0") is None
+        result = barfs(*words, "--registers", "off", "--skip", "bar0:FIFO")
+        assert result.returncode == 2
+        assert "no description of the registers" in result.stderr
+        result = barfs(*words, "--registers", str(tmp_path / "none.rdl"))
+        assert result.returncode == 2
+        assert "none.rdl: No such file" in result.stderr
+        assert not list(tmp_path.glob("a?*"))
+
+
+def test_shipped_names_are_known_again(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    with served(tmp_path) as server, mounted(tmp_path, server.name) as mount:
+        quiet("dump", server.name, "-o", first, "--skip", "bar2")
+        (mount.device() / "registers/config/COMMAND.MASTER").write_text("1")
+        quiet("dump", server.name, "-o", second, "--skip", "bar2")
+    assert barfs("diff", first, second).stdout == (
+        "config+0x00000004: 0003 -> 0007  COMMAND MASTER[2]=0->1\n"
+    )
 
 
 def test_progress_on_a_terminal(tmp_path: Path) -> None:
@@ -88,7 +169,8 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
         (("--skip", "bar9"), "is not a region"),
         (("--skip", "bar1"), "has no bar1; it has bar0, bar2"),
         (("--skip", "bar0:0xfffc+8"), "--skip must be inside bar0, which has 0x10000 bytes"),
-        (("--skip", "bar0:x"), "is not a number"),
+        (("--skip", "bar0:0y"), "is not a number"),
+        (("--skip", "bar0:x"), "has no x"),
         (("-o", "/nowhere/a"), "No such file or directory"),
     ],
 )

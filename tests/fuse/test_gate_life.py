@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from barfs.attached.mounts import MountError
 from barfs.fuse.fusermount import unmount
-from barfs.fuse.mounts import MountError
 from tests.support import BARFS, barfs, ended, is_mounted, mounted, require_fuse, served, wait_until
 
 PATIENCE = 20.0

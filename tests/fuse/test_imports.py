@@ -51,5 +51,5 @@ def test_a_command_on_a_mounted_device_opens_none(tmp_path: Path, command: str) 
 def test_help_of_all_commands_imports_none_of_them() -> None:
     modules, output = imported("--help")
     assert " doctor " in output
-    homes = {"devices", "dump", "layout", "mount", "registers", "serve", "trace"}
+    homes = {"devices", "dump", "layout", "mount", "registers", "run", "serve", "trace"}
     assert not of_barfs(modules) & {f"barfs.cli.{home}" for home in homes}

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from barfs.attached.mounts import MountInfo
 from barfs.cli import main
 from barfs.fuse.fusermount import GRACE, unmount
-from barfs.fuse.mounts import MountInfo
 from tests.support import (
     BARFS,
     barfs,

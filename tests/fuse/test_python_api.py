@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`barfs.open`: the same accesses without a mount."""
+"""`barfs.open` and `barfs.attach`: the same accesses, without a mount and beside one."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ import barfs
 from barfs.device import Device, in_flight_of
 from barfs.errors import AccessError, PeerError
 from barfs.layout import Layout
-from tests.support import served, wait_until
+from tests.support import mounted, served, wait_until
 from tests.support.peer import Answer, Peer, connect, data, raw, refuse, reply
 
 RAM = 0x4000  # a gap of bar0 that keeps what is written
@@ -24,9 +24,17 @@ WINDOW = 0x3000
 DELAY = 0x2C
 
 
-@pytest.fixture
-def device() -> Iterator[barfs.Device]:
-    with barfs.open("demo") as found:
+@pytest.fixture(params=["opened", "attached", "attached-through-files"])
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[barfs.Device]:
+    if request.param == "opened":
+        with barfs.open("demo") as found:
+            yield found
+        return
+    options = "map" if request.param == "attached" else ""
+    with (
+        mounted(tmp_path, "demo", options=options) as mount,
+        barfs.attach(mount.device()) as found,
+    ):
         yield found
 
 
@@ -90,8 +98,9 @@ def test_a_value_that_does_not_fit(bar0: barfs.Region) -> None:
 
 
 def test_the_layout(bar0: barfs.Region) -> None:
-    windows = [(s.start, s.end) for s in bar0.layout.segments if s.access == "mmap"]
+    windows = [(s.start, s.end) for s in bar0.layout.segments if s.reason in ("-", "mapping-off")]
     assert windows == [(0x1000, 0x2000), (0x3000, 0x4000)]
+    assert {s.width for s in bar0.layout.segments} == {8}
     assert Layout.from_text(bar0.layout.to_text()) == bar0.layout
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.mounts import MountInfo
+from barfs.attached.mounts import MountInfo
 from tests.support import Mounted, Served, barfs, ended, mounted, served, wait_until
 
 FIRST, SECOND = "ffff:00:00.0", "ffff:00:01.0"

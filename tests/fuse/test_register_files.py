@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.mounts import MountInfo
+from barfs.attached.mounts import MountInfo
 from tests.support import Mounted, Served, barfs, is_mounted, mounted, served
 
 CARD = Path(__file__).parents[1] / "support" / "card.rdl"
@@ -145,28 +145,51 @@ def test_a_refused_field_write_names_the_neighbour_in_the_log(mount: Mounted) ->
     assert "write the whole register" in found[0]
 
 
-def test_two_writers_of_a_register_lose_nothing(mount: Mounted) -> None:
-    channel = registers(mount) / "bar0/dma/chan0"
+def lost_writes(register: Path) -> list[str]:
+    """What two writers lose: of the bits from 16 on, called `count`, and of bit 0, `enable`."""
     lost: list[str] = []
 
     def write(name: str, last: int) -> None:
         for number in range(200):
             text = f"{number % last}"
-            (channel / name).write_text(text)
-            value = int((channel / "ctrl").read_text(), 16)
-            found = value >> 16 if name == "ctrl.count" else value & 1
+            register.with_name(f"{register.name}.{name}").write_text(text)
+            value = int(register.read_text(), 16)
+            found = value >> 16 if name == "count" else value & 1
             if found != number % last:
                 lost.append(f"{name} {number}")
 
     threads = [
-        threading.Thread(target=write, args=args)
-        for args in (("ctrl.count", 500), ("ctrl.enable", 2))
+        threading.Thread(target=write, args=args) for args in (("count", 500), ("enable", 2))
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert lost == []
+    return lost
+
+
+def test_two_writers_of_a_register_lose_nothing(mount: Mounted) -> None:
+    assert lost_writes(registers(mount) / "bar0/dma/chan0/ctrl") == []
+
+
+def test_registers_in_a_window(tmp_path: Path, server: Served) -> None:
+    """Their accesses are loads and stores: the server is asked nothing."""
+    path = tmp_path / "window.rdl"
+    path.write_text("addrmap window { reg { field {} enable[0:0]; field {} count[31:16]; } a; };")
+    with mounted(tmp_path, server.name, options=f"registers=bar0+0x1000={path}") as mount:
+        register = registers(mount) / "bar0" / "a"
+        assert register.is_file()
+        server.accesses()
+        register.write_text("0x00070000")
+        register.with_name("a.enable").write_text("1")
+        assert register.read_text() == "0x00070001\n"
+        assert error_of(register.write_text, "0x100000000") == errno.ERANGE
+        with (mount.device() / "bar0").open("rb", buffering=0) as file:
+            assert os.pread(file.fileno(), 4, 0x1000) == (0x00070001).to_bytes(4, "little")
+        assert lost_writes(register) == []
+        assert server.accesses() == []
+    with mounted(tmp_path, server.name, options=f"ro,registers=bar0+0x1000={path}") as mount:
+        assert error_of((registers(mount) / "bar0/a").write_text, "1") == errno.EROFS
 
 
 def test_a_slow_register_does_not_hold_up_the_mount(tmp_path: Path) -> None:

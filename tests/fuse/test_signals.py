@@ -26,7 +26,7 @@ from tests.support.leftovers import processes
 
 MOUNTING = (
     "daemon/background.py,fuse/mount.py,process/signals.py,cli/main.py,cli/mount.py,"
-    "fuse/fusermount.py,fuse/mounts.py,host/mountinfo.py,host/programs.py"
+    "fuse/fusermount.py,attached/mounts.py,host/mountinfo.py,host/programs.py"
 )
 EVERYTHING = ""
 

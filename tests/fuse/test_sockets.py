@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.mounts import MountInfo
+from barfs.attached.mounts import MountInfo
 from tests.support import Served, barfs, served
 
 LONG = "d" * 200

@@ -36,6 +36,8 @@ COMMANDS = {
     "dump demo --skip bar2 -o {dir}/new.dump": 0,
     "diff {dir}/a.dump {dir}/a.dump": 0,
     "trace {mnt}": 2,
+    "run true": 0,
+    "run {dir}/nothing": 127,
     f"bind {NO_DEVICE}": 1,
     f"unbind {NO_DEVICE}": 1,
     "umount {mnt}": 1,

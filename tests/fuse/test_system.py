@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.fuse.mounts import mountpoints_by_device
+from barfs.attached.mounts import mountpoints_by_device
 from tests.support import is_mounted
 from tests.support.namespace import AS_NOBODY, NOBODY, barfs_as_nobody, in_namespace, run
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import barfs
+from barfs.fuse.fusermount import unmount
 from tests.support import BARFS, ended, mounted, served, wait_until
 from tests.support import barfs as command
 
@@ -279,6 +280,103 @@ def test_following(tmp_path: Path) -> None:
     rows = [line.split()[4:] for line in out.read_text().splitlines()]
     assert {row[1] for row in rows} == {"0x00001000", "0x00001004"}
     assert rows[-1] == ["w", "0x00001004", "4", "0x7473616c", "mmap"]
+
+
+CARD = Path(__file__).parents[1] / "support" / "card.rdl"
+
+
+@contextlib.contextmanager
+def followed(out: Path, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """`barfs trace`, told apart from the others by its own output; ends with its mount."""
+    with out.open("w") as stream:
+        process = subprocess.Popen(
+            [*BARFS, "trace", *map(str, words)], stdout=stream, stderr=subprocess.PIPE, text=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def wait_for_follower(out: Path, access: Callable[[], object]) -> None:
+    def seen() -> bool:
+        access()
+        return bool(out.read_text())
+
+    wait_until(seen, "the first line")
+
+
+def test_names_and_fields_of_what_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out, some = tmp_path / "followed", tmp_path / "some"
+    options = f"trace={tmp_path / 'trace'},registers={CARD}"
+    with mounted(tmp_path, "demo", options=options) as mount:
+        dma = mount.device() / "registers/bar0/dma"
+        ctrl = dma / "chan2/ctrl"
+        command_register = mount.device() / "registers/config/COMMAND"
+        command_register.read_text()  # the mount's own reads, of its map, are made now
+        with (
+            followed(out, mount.path) as all_of_it,
+            followed(some, mount.device(), "bar0.dma.chan[2].ctrl.mode"),
+        ):
+            wait_for_follower(out, ctrl.read_text)
+            wait_for_follower(some, ctrl.read_text)
+            (dma / "chan1/ctrl.mode").write_text("single")
+            ctrl.write_text("0x00070103")
+            command_register.read_text()
+            ctrl.write_text("0x00070001")
+            for file in (out, some):
+                wait_until(lambda file=file: "0x00070001" in file.read_text(), "the last write")  # type: ignore[misc]
+            unmount(mount.path)
+            assert ended(all_of_it) == 0
+    names = [line.partition(" pread  ")[2] for line in out.read_text().splitlines()]
+    last = names.index("dma.chan1.ctrl enable[0]=0 mode[2:1]=idle error[8]=0 count[31:16]=0")
+    assert names[last:] == [
+        "dma.chan1.ctrl enable[0]=0 mode[2:1]=idle error[8]=0 count[31:16]=0",
+        "dma.chan1.ctrl mode[2:1]=idle->single",
+        "dma.chan2.ctrl enable[0]=0->1 mode[2:1]=idle->single error[8]=1 count[31:16]=0->7",
+        "COMMAND IO[0]=1 MEMORY[1]=1 MASTER[2]=0 SPECIAL[3]=0 INVALIDATE[4]=0 VGA_PALETTE[5]=0 "
+        "PARITY[6]=0 WAIT[7]=0 SERR[8]=0 FAST_BACK[9]=0 INTX_DISABLE[10]=0",
+        "dma.chan2.ctrl mode[2:1]=single->idle",
+    ]
+    assert {line.split()[5] for line in some.read_text().splitlines()} == {"0x00004120"}
+
+
+def test_a_trace_does_not_show_the_accesses_that_find_names(tmp_path: Path) -> None:
+    out, file = tmp_path / "followed", tmp_path / "trace"
+    with mounted(tmp_path, "demo", options=f"trace={file}") as mount:
+        vendor = mount.device() / "registers/config/VENDOR_ID"
+        with followed(out, mount.device() / "config") as process:
+            wait_for_follower(out, vendor.read_text)
+            (mount.device() / "config").read_bytes()
+            wait_until(lambda: "0x000000fc" in out.read_text(), "the last word")
+            unmount(mount.path)
+            assert ended(process) == 0
+    own = {line.split()[1] for line in out.read_text().splitlines()}
+    assert str(process.pid) in file.read_text()
+    assert str(process.pid) not in own
+    assert "0xba5f1234 pread  VENDOR_ID; DEVICE_ID" in out.read_text()
+
+
+def test_names_of_one_device_of_several(tmp_path: Path) -> None:
+    options = f"trace={tmp_path / 'trace'}"
+    with mounted(tmp_path, "demo", "demo", options=options) as mount:
+        device = mount.device("ffff:00:00.0")
+        cases: list[tuple[Path, str, str]] = [
+            (mount.path, "bar0.ID", "not a mount of 2 devices"),
+            (device, "bar0.IX", "has no IX"),
+            (device / "bar0", "ID*X", "matches no register"),
+            (device / "bar2", "ID", "no description of the registers of bar2"),
+        ]
+        for place, name, message in cases:
+            result = command("trace", place, name)
+            assert (result.returncode, result.stdout) == (2, "")
+            assert message in result.stderr
+            assert result.stderr.count("\n") == 1
 
 
 def test_following_what_is_not_traced(tmp_path: Path) -> None:

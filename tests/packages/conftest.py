@@ -55,6 +55,13 @@ def runpaths(folder: Path) -> dict[str, list[str]]:
 
 FOREIGN = "/foreign/python/lib"
 
+MAPPER = """
+import mmap, sys
+with open(sys.argv[1], "rb", buffering=0) as file:
+    print(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)[0x1000:0x1004])
+"""
+"""A program in Python that prints the beginning of the demo device's first window."""
+
 
 @pytest.fixture(scope="session")
 def user(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:

@@ -13,7 +13,7 @@ import pytest
 from packaging.metadata import Metadata
 from packaging.utils import parse_wheel_filename
 
-from tests.packages.conftest import FOREIGN, ROOT, runpaths
+from tests.packages.conftest import FOREIGN, MAPPER, ROOT, runpaths
 from tests.support import DEADLINE, is_mounted, require, require_fuse
 
 
@@ -74,6 +74,7 @@ def test_the_wheel_is_for_every_python(wheel: Path) -> None:
     assert {(tag.interpreter, tag.abi) for tag in tags} == {("cp311", "abi3")}
     names = zipfile.ZipFile(wheel).namelist()
     assert "barfs/engine/_engine.abi3.so" in names
+    assert "barfs/preload/barfs_map.so" in names
     assert "barfs/emulated/demo.toml" in names
     assert [name for name in names if name.endswith((".c", ".h"))] == []
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"barfs"}
@@ -98,8 +99,10 @@ def test_an_installed_wheel_mounts_and_reads(wheel: Path, tmp_path: Path) -> Non
     assert where.startswith(str(tmp_path))
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
-    run([barfs, "demo", mountpoint], tmp_path)
+    run([barfs, "mount", "-o", "map", "demo", mountpoint], tmp_path)
     try:
+        bar0 = mountpoint / "bus/ffff:00:00.0/bar0"
+        assert run([barfs, "run", python, "-c", MAPPER, bar0], tmp_path) == "b'barf'\n"
         fd = os.open(mountpoint / "bus/ffff:00:00.0/bar0", os.O_RDONLY)
         try:
             assert os.pread(fd, 4, 0) == b"barf"

@@ -6,13 +6,13 @@ import pty
 import re
 import select
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.packages.conftest import require_programs
-from tests.support import DEADLINE
+from tests.support import DEADLINE, Mounted, mounted, served
 
 BASH = """
 source "$1"
@@ -38,6 +38,8 @@ LINES = [
     ("barfs serve one", {"one.d", "one.toml"}),
     ("barfs bind --user roo", {"root"}),
     ("barfs bind --driver ", set()),
+    ("barfs run mkfif", {"mkfifo"}),
+    ("barfs run cat one", {"one.d", "one.toml"}),
 ]
 
 
@@ -92,6 +94,88 @@ def test_an_option_with_a_value_is_completed_behind_its_equals_sign(
     share: Path, tmp_path: Path
 ) -> None:
     assert bash(share, tmp_path, "barfs mount -o ro,mapping=o") == {"off"}
+
+
+CARD = Path(__file__).parents[1] / "support" / "card.rdl"
+
+
+@pytest.fixture
+def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounted]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # A colon, a blank and a percent sign: what shells and printf(1) act on.
+    folder = tmp_path / "a %d: b"
+    folder.mkdir()
+    source = f"vfio-user:{tmp_path / 'device.sock'}"
+    with served(tmp_path), mounted(folder, source, options=f"registers={CARD}") as running:
+        (tmp_path / "link").symlink_to(running.device())
+        yield running
+
+
+NAMES = [
+    ("reg {link} dma.chan1.", {"ctrl", "status", "wide"}, "dma.chan1."),
+    ("reg {link} dma.chan1.ctrl.m", {"mode"}, "dma.chan1.ctrl."),
+    ("reg {link} dma/chan1/st", {"status"}, "dma/chan1/"),
+    ("reg {link} dma/chan1.st", {"status"}, "dma/chan1."),
+    ("reg {link} d", {"dma."}, ""),
+    ("reg {link} bar0.dma.chan3.c", {"ctrl"}, "bar0.dma.chan3."),
+    ("reg {link} DEV", {"DEVICE_ID"}, ""),
+    ("reg {link} identity bar0", {"bar0."}, ""),
+    ("reg {socket} config.COMMAND.MAS", {"MASTER"}, "config.COMMAND."),
+    ("watch --interval 1 {link} dma.chan0.w", {"wide"}, "dma.chan0."),
+    ("md {link}/bar0 dma.chan0.ct", {"ctrl"}, "dma.chan0."),
+    ("md -w {link}/config CAP_MS", {"CAP_MSIX."}, ""),
+    ("mw {socket}:bar0 comm", {"command"}, ""),
+    ("rmw {link}/bar0 ident", {"identity"}, ""),
+    ("poll {link}/bar0 dma.chan0.status.d", {"done"}, "dma.chan0.status."),
+    ("trace {link}/bar0 dma.chan0.status.d", {"done"}, "dma.chan0.status."),
+    ("md {link}/bar0 0x", set(), ""),
+    ("md {link}/bar2 d", set(), ""),
+    ("reg {link}/none d", set(), ""),
+    ("reg /sys d", set(), ""),
+]
+
+
+@pytest.mark.parametrize("shell", [bash, fish])
+def test_names_of_registers_are_those_of_the_mount(
+    share: Path, tmp_path: Path, mount: Mounted, shell: Ask
+) -> None:
+    assert mount.device().exists()
+    for line, answer, before in NAMES:
+        words = line.format(link=tmp_path / "link", socket=f"vfio-user:{tmp_path}/device.sock")
+        expected = {f"{before}{name}" for name in answer}
+        found = shell(share, tmp_path, f"barfs {words}")
+        assert found == expected, line
+
+
+def test_names_are_found_by_the_address_and_the_path_of_a_mount(
+    share: Path, tmp_path: Path, mount: Mounted
+) -> None:
+    escaped = re.sub(r"([ :%])", r"\\\1", str(mount.device()))
+    assert fish(share, tmp_path, f"barfs reg {escaped} dma.chan1.w") == {"dma.chan1.wide"}
+    assert bash(share, tmp_path, f"barfs reg '{tmp_path}/link' dma.chan1.w") == {"dma.chan1.wide"}
+
+
+def test_names_of_a_device_that_is_not_mounted_open_nothing(share: Path, tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        server.accesses()
+        assert bash(share, tmp_path, f"barfs reg {server.name} bar0.S") == set()
+        assert server.accesses() == []
+
+
+def test_zsh_completes_names_of_registers(share: Path, tmp_path: Path, mount: Mounted) -> None:
+    require_programs("shells", "zsh")
+    assert mount.device().exists()
+    (tmp_path / ".zshrc").write_text(
+        f"fpath=({share / 'zsh/vendor-completions'} $fpath)\n"
+        "autoload -Uz compinit; compinit -u -D; bindkey -e\n"
+    )
+    for line, answer in (
+        ("md link/bar0 dma.chan1.wi", "wide"),
+        ("reg link dma.chan2.ctrl.m", "mode"),
+    ):
+        before = line.rpartition(".")[0]
+        keys = f"barfs {line}\t\x01print -r -- ANSWER-\x05\n"
+        assert typed(["zsh", "-i"], tmp_path, keys, f"ANSWER-barfs {before}.{answer}")
 
 
 def test_the_bash_function_is_registered(share: Path) -> None:

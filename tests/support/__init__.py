@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from barfs.attached.mounts import MountError
 from barfs.fuse.fusermount import unmount
-from barfs.fuse.mounts import MountError
 from barfs.host.mountinfo import mounts
 
 DEADLINE = 120.0 if "BARFS_VM_GUEST" in os.environ else 30.0

@@ -28,7 +28,11 @@ DEVICES = {
     "ivshmem": ("0x1af4", "0x1110"),
     "nvme": ("0x1b36", "0x0010"),
     "testdev": ("0x1b36", "0x0005"),
+    "ahci": ("0x8086", "0x2922"),
+    "xhci": ("0x1b36", "0x000d"),
 }
+_CHIPSET = "0000:00:1f."
+"""The machine's own functions: one of them is another AHCI, in an IOMMU group with the rest."""
 
 VfioPath = Literal["auto", "cdev", "group", "noiommu"]
 _VFIO_PATHS: tuple[VfioPath, ...] = ("auto", "cdev", "group", "noiommu")
@@ -64,7 +68,7 @@ def find_all(name: str) -> list[str]:
     found = []
     for device in sorted((_PCI / "devices").iterdir()):
         ids = tuple((device / file).read_text().strip() for file in ("vendor", "device"))
-        if ids == DEVICES[name]:
+        if ids == DEVICES[name] and not device.name.startswith(_CHIPSET):
             found.append(device.name)
     return found
 
@@ -115,6 +119,14 @@ def bound(name: str, wanted: str | None = VFIO_PCI) -> Iterator[str]:
     """Bind the first device called `name` to a driver, yield its BDF, give it back to vfio-pci."""
     with _borrowed(find(name), wanted) as bdf:
         yield bdf
+
+
+@contextlib.contextmanager
+def held(bdf: str, wanted: str) -> Iterator[None]:
+    """Bind a device to a driver of the kernel's, which is loaded first; then to vfio-pci again."""
+    subprocess.run(["modprobe", wanted.replace("xhci_hcd", "xhci_pci")], check=True)
+    with _borrowed(bdf, wanted):
+        yield
 
 
 @contextlib.contextmanager

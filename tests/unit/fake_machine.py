@@ -43,12 +43,20 @@ class FakeMachine:
         (device / "driver_override").write_text("(null)\n")
         (device / "config").write_bytes(bytes(64))
         if group:
-            (device / "iommu_group").symlink_to(sysfs / "kernel/iommu_groups/12")
-            (sysfs / "kernel/iommu_groups/12/devices" / str(bdf)).symlink_to(device)
+            self.join_group(device)
         if driver is not None:
             self.add_driver(driver)
             (device / "driver").symlink_to(sysfs / "bus/pci/drivers" / driver)
         return device
+
+    def join_group(self, device: Path) -> None:
+        group = self.machine.sysfs / "kernel/iommu_groups/12"
+        (device / "iommu_group").symlink_to(group)
+        (group / "devices" / device.name).symlink_to(device)
+
+    def add_iommu(self) -> None:
+        """A System MMU, as Arm has it."""
+        (self.machine.sysfs / "class/iommu/smmu3.0x0000000009050000").mkdir(parents=True)
 
     def add_driver(self, name: str) -> None:
         (self.machine.sysfs / "bus/pci/drivers" / name).mkdir(exist_ok=True)
@@ -87,7 +95,8 @@ class FakeMachine:
 class FakeKernel(Executor):
     """Reacts to steps as the PCI core and VFIO do.
 
-    `refuses` are drivers that fail to probe, `modules` those that modprobe can load.
+    `refuses` are drivers that fail to probe, `modules` those that modprobe can load. With
+    `groups_at_probe` a function gets its IOMMU group when a driver probes it.
     """
 
     def __init__(self, fake: FakeMachine) -> None:
@@ -97,6 +106,7 @@ class FakeKernel(Executor):
         self.refuses: set[str] = set()
         self.modules = {"vfio-pci"}
         self.makes_nodes = True
+        self.groups_at_probe = False
         self.root = True
 
     def permitted(self) -> bool:
@@ -138,6 +148,10 @@ class FakeKernel(Executor):
             return
         if driver in self.refuses:
             raise OSError(22, "Invalid argument")
+        if self.groups_at_probe and not (device / "iommu_group").exists():
+            self.fake.join_group(device)
+        if "vfio" in driver and not (device / "iommu_group").exists():
+            return  # vfio_group_find_or_alloc() has failed, which the PCI core only logs
         (device / "driver").symlink_to(machine.sysfs / "bus/pci/drivers" / driver)
         if "vfio" in driver and self.makes_nodes:
             (device / "vfio-dev").mkdir()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import barfs
+from barfs.attached.mounts import MountInfo
 from barfs.errors import UsageError
-from barfs.fuse.mounts import MountInfo
 from barfs.fuse.tree import Directory, Link, Text, Tree
 from barfs.host.inventory import Function, to_json, to_table
 from barfs.host.mountinfo import mounts, unescape

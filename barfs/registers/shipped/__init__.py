@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from barfs.errors import BarfsError, DeviceError
+from barfs.pci import ConfigSpace
 from barfs.registers.model import Block
 from barfs.registers.places import RegisterMap
 from barfs.registers.shipped.ahci import PORTS_IMPLEMENTED, ahci
-from barfs.registers.shipped.config_space import config_space
+from barfs.registers.shipped.config_space import HEADER_SIZE, config_space, read_lists
 from barfs.registers.shipped.demo import demo_bar0, demo_bar4
 from barfs.registers.shipped.edu import edu
 from barfs.registers.shipped.nvme import nvme
@@ -32,6 +33,17 @@ class Ids:
     subsystem_vendor: int
     subsystem_device: int
     class_code: int
+
+    @classmethod
+    def of(cls, config: ConfigSpace) -> "Ids":
+        """What a configuration space says."""
+        return cls(
+            config.vendor,
+            config.device,
+            config.subsystem_vendor,
+            config.subsystem_device,
+            config.class_code,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +82,8 @@ def _xhci(read: ReadOne | None, size: int) -> Block:
 
 def _config(read: ReadOne | None, size: int) -> Block:
     if read is None:
-        return config_space(bytes(min(size, 64)))
-    words = (read(offset, 4).to_bytes(4, "little") for offset in range(0, size & ~3, 4))
-    return config_space(b"".join(words))
+        return config_space(bytes(min(size, HEADER_SIZE)))
+    return config_space(read_lists(lambda offset: read(offset, 4), size))
 
 
 _BY_CLASS: dict[int, tuple[str, str, Make]] = {

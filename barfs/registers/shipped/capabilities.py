@@ -3,7 +3,8 @@
 devices have. Offsets are from the start of a capability.
 
 PCI Express Base Specification 5.0, section 7.5 to 7.9; PCI Bus Power Management Interface
-Specification 1.2, section 3.2; names as in setpci and linux/pci_regs.h.
+Specification 1.2, section 3.2; names as in setpci and linux/pci_regs.h, and for what is not in
+there as in header.h of pciutils.
 """
 
 STANDARD = {
@@ -85,6 +86,9 @@ DEVCAP 0x4 4 : device capabilities
   EXT_TAG 5 r
   L0S 8:6 r : acceptable latency
   L1 11:9 r : acceptable latency
+  ATN_BUT 12 r : attention button present
+  ATN_IND 13 r : attention indicator present
+  PWR_IND 14 r : power indicator present
   RBER 15 r : role-based error reporting
   PWR_VAL 25:18 r : slot power limit value
   PWR_SCL 27:26 r : slot power limit scale
@@ -109,6 +113,8 @@ DEVSTA 0xa 2 : device status
   URD 3 rw1c : unsupported request detected
   AUXPD 4 r : auxiliary power detected
   TRPND 5 r : transactions pending
+"""
+_EXP_LINK = """
 LNKCAP 0xc 4 : link capabilities
   SLS 3:0 r : largest link speed
   MLW 9:4 r : largest link width
@@ -119,6 +125,7 @@ LNKCAP 0xc 4 : link capabilities
   SDERC 19 r : surprise down error reporting
   DLLLARC 20 r : data link layer link active reporting
   LBNC 21 r : link bandwidth notification
+  AOC 22 r : ASPM optionality compliance
   PN 31:24 r : port number
 LNKCTL 0x10 2 : link control
   ASPMC 1:0 rw off=0 L0s=1 L1=2 L0s_L1=3
@@ -134,6 +141,7 @@ LNKCTL 0x10 2 : link control
 LNKSTA 0x12 2 : link status
   CLS 3:0 r : current link speed
   NLW 9:4 r : negotiated link width
+  TR_ERR 10 r : training error
   LT 11 r : link training
   SLC 12 r : slot clock configuration
   DLLLA 13 r : data link layer link active
@@ -141,8 +149,33 @@ LNKSTA 0x12 2 : link status
   LABS 15 rw1c : link autonomous bandwidth status
 """
 _EXP_SLOT = """
-SLTCAP 0x14 4 r : slot capabilities
-SLTCTL 0x18 2 rw : slot control
+SLTCAP 0x14 4 : slot capabilities
+  ABP 0 r : attention button present
+  PCP 1 r : power controller present
+  MRLSP 2 r : MRL sensor present
+  AIP 3 r : attention indicator present
+  PIP 4 r : power indicator present
+  HPS 5 r : hot-plug surprise
+  HPC 6 r : hot-plug capable
+  SPLV 14:7 r : slot power limit value
+  SPLS 16:15 r : slot power limit scale
+  EIP 17 r : electromechanical interlock present
+  NCCS 18 r : no command completed support
+  PSN 31:19 r : physical slot number
+SLTCTL 0x18 2 : slot control
+  ABPE 0 rw : attention button pressed enable
+  PFDE 1 rw : power fault detected enable
+  MRLSCE 2 rw : MRL sensor changed enable
+  PDCE 3 rw : presence detect changed enable
+  CCIE 4 rw : command completed interrupt enable
+  HPIE 5 rw : hot-plug interrupt enable
+  AIC 7:6 rw on=1 blink=2 off=3 : attention indicator control
+  PIC 9:8 rw on=1 blink=2 off=3 : power indicator control
+  PCC 10 rw on=0 off=1 : power controller control
+  EIC 11 rwp : electromechanical interlock control
+  DLLSCE 12 rw : data link layer state changed enable
+  ASPL_DISABLE 13 rw : auto slot power limit disable
+  IBPD_DISABLE 14 rw : in-band presence detect disable
 SLTSTA 0x1a 2 : slot status
   ABP 0 rw1c : attention button pressed
   PFD 1 rw1c : power fault detected
@@ -161,7 +194,8 @@ RTCTL 0x1c 2
   SEFEE 2 rw
   PMEIE 3 rw
   CRSSVE 4 rw
-RTCAP 0x1e 2 r
+RTCAP 0x1e 2
+  CRSVIS 0 r
 RTSTA 0x20 4
   REQUESTER 15:0 r
   PME 16 rw1c
@@ -176,9 +210,19 @@ DEVCAP2 0x24 4 : device capabilities 2
   ATOMIC_COMP32 7 r
   ATOMIC_COMP64 8 r
   ATOMIC_COMP128 9 r
+  NROPRPRP 10 r : no relaxed ordering between peers
   LTR 11 r
+  TPH_COMP 13:12 r : TPH completer
+  LN_CLS 15:14 r : LN system CLS
+  TAG_10BIT_COMP 16 r
+  TAG_10BIT_REQ 17 r
   OBFF 19:18 r
-  EE_PREFIX 21 r
+  EXTFMT 20 r : extended format field
+  EE_PREFIX 21 r : end-end TLP prefixes
+  MEE_TLP 23:22 r : largest number of end-end TLP prefixes, 0 for 4
+  EPR 25:24 r : emergency power reduction
+  EPR_INIT 26 r : emergency power reduction needs initialization
+  FRS 31 r : function readiness status
 DEVCTL2 0x28 2 : device control 2
   COMP_TIMEOUT 3:0 rw
   COMP_TMOUT_DIS 4 rw
@@ -188,16 +232,28 @@ DEVCTL2 0x28 2 : device control 2
   IDO_REQ_EN 8 rw
   IDO_CMP_EN 9 rw
   LTR_EN 10 rw
+  EPR_REQ 11 rw : emergency power reduction request
+  TAG_10BIT_REQ 12 rw
   OBFF_EN 14:13 rw
+  EE_TLP_BLK 15 rw : end-end TLP prefix blocking
 DEVSTA2 0x2a 2 r : device status 2
+"""
+_EXP_LINK_2 = """
 LNKCAP2 0x2c 4 : link capabilities 2
   SLS 7:1 r : link speeds supported, from 2.5 GT/s on
   CROSSLINK 8 r
+  RETIMER 23 r : a retimer is detected
+  RETIMERS_2 24 r : two retimers are detected
+  DRS 31 r : device readiness status
 LNKCTL2 0x30 2 : link control 2
   TLS 3:0 rw : target link speed
   ENTER_COMP 4 rw
   HASD 5 rw : hardware autonomous speed disable
+  SEL_DEEMPHASIS 6 rw : selectable de-emphasis
   TX_MARGIN 9:7 rw
+  ENTER_MOD_COMP 10 rw : enter modified compliance
+  COMP_SOS 11 rw : compliance SOS
+  COMP_DEEMPHASIS 15:12 rw : compliance preset or de-emphasis
 LNKSTA2 0x32 2 : link status 2
   CURRENT_DEEMPHASIS 0 r
   EQ_COMPLETE 1 r
@@ -205,6 +261,21 @@ LNKSTA2 0x32 2 : link status 2
   EQ_PHASE2 3 r
   EQ_PHASE3 4 r
   LINK_EQ_REQUEST 5 rw1c
+  RETIMER 6 r : a retimer is there
+  RETIMERS_2 7 r : two retimers are there
+  CROSSLINK 9:8 r : crosslink resolution
+"""
+_SSVID = """
+VENDOR_ID 0x4 2 r
+DEVICE_ID 0x6 2 r
+"""
+_SATA = """
+REV 0x2 1
+  MINOR 3:0 r
+  MAJOR 7:4 r
+REGS 0x4 4 : where the index and data registers are
+  BAR 3:0 r inline=15 : the dword of configuration space that has the BAR
+  OFFSET 23:4 r : in dwords
 """
 _AF = """
 LENGTH 0x2 1 r
@@ -260,13 +331,41 @@ _AER = (
     + "COR_STATUS 0x10 4" + _AER_CORRECTABLE.format("rw1c")
     + "COR_MASK 0x14 4" + _AER_CORRECTABLE.format("rw")
     + "CAP 0x18 4\n  FEP 4:0 r : first error pointer\n  ECRC_GENC 5 r\n  ECRC_GENE 6 rw\n"
-    "  ECRC_CHKC 7 r\n  ECRC_CHKE 8 rw\nHEADER_LOG 0x1c 16/4 r\n"
+    "  ECRC_CHKC 7 r\n  ECRC_CHKE 8 rw\n  MULT_HDRC 9 r : can record several headers\n"
+    "  MULT_HDRE 10 rw : records several headers\n  TLP_PFX 11 r : a TLP prefix log is there\n"
+    "  HDR_LOG 12 r : the log also has headers of completion timeouts\nHEADER_LOG 0x1c 16/4 r\n"
 )  # fmt: skip
+_AER_ROOT = """
+ROOT_COMMAND 0x2c 4
+  COR_EN 0 rw
+  NONFATAL_EN 1 rw
+  FATAL_EN 2 rw
+ROOT_STATUS 0x30 4
+  COR_RCV 0 rw1c
+  MULTI_COR_RCV 1 rw1c
+  UNCOR_RCV 2 rw1c
+  MULTI_UNCOR_RCV 3 rw1c
+  FIRST_FATAL 4 rw1c
+  NONFATAL_RCV 5 rw1c
+  FATAL_RCV 6 rw1c
+  AER_IRQ 31:27 r : interrupt message number
+ROOT_ERR_SRC 0x34 4
+  COR 15:0 r : who sent the correctable error
+  UNCOR 31:16 r : who sent the other error
+"""
 _DSN = """
 SERIAL 0x4 8/4 r
 """
 _ACS = """
-CAP 0x4 2 r
+CAP 0x4 2
+  SV 0 r : source validation
+  TB 1 r : translation blocking
+  RR 2 r : P2P request redirect
+  CR 3 r : P2P completion redirect
+  UF 4 r : upstream forwarding
+  EC 5 r : P2P egress control
+  DT 6 r : direct translated P2P
+  EGRESS_BITS 15:8 r : size of the egress control vector
 CTRL 0x6 2
   SV 0 rw : source validation
   TB 1 rw : translation blocking
@@ -287,14 +386,20 @@ CTRL 0x6 2
   FG 6:4 rw : function group
 """
 _SRIOV = """
-CAP 0x4 4 r
+CAP 0x4 4
+  VFM 0 r : VF migration
+  ARI 1 r : the ARI hierarchy bit is kept
+  TAG_10BIT_REQ 2 r
+  INTR 31:21 r : VF migration interrupt message number
 CTRL 0x8 2
   VFE 0 rw : VF enable
   VFM 1 rw : VF migration enable
   INTR 2 rw : VF migration interrupt enable
   MSE 3 rw : VF memory space enable
   ARI 4 rw : ARI capable hierarchy
-STATUS 0xa 2 rw1c
+  TAG_10BIT_REQ 5 rw
+STATUS 0xa 2
+  VFM 0 rw1c : VF migration
 INITIAL_VF 0xc 2 r
 TOTAL_VF 0xe 2 r
 NUM_VF 0x10 2 rw
@@ -304,6 +409,15 @@ VF_STRIDE 0x16 2 r
 VF_DID 0x1a 2 r
 SUP_PGSIZE 0x1c 4 r
 SYS_PGSIZE 0x20 4 rw
+BAR_0 0x24 4 rw
+BAR_1 0x28 4 rw
+BAR_2 0x2c 4 rw
+BAR_3 0x30 4 rw
+BAR_4 0x34 4 rw
+BAR_5 0x38 4 rw
+VFM 0x3c 4 : VF migration state array
+  BIR 2:0 r : the BAR
+  OFFSET 31:3 r : in units of 8 bytes
 """
 _LTR = """
 MAX_SNOOP_LAT 0x4 2
@@ -313,7 +427,9 @@ MAX_NOSNOOP_LAT 0x6 2
   VALUE 9:0 rw
   SCALE 12:10 rw
 """
-_STANDARD_TEXTS = {0x01: _PM, 0x09: _VNDR, 0x11: _MSIX, 0x13: _AF}
+_STANDARD_TEXTS = {
+    0x01: _PM, 0x09: _VNDR, 0x0D: _SSVID, 0x11: _MSIX, 0x12: _SATA, 0x13: _AF,
+}  # fmt: skip
 _EXTENDED_TEXTS = {
     0x01: _AER, 0x03: _DSN, 0x0D: _ACS, 0x0E: _ARI, 0x10: _SRIOV, 0x18: _LTR,
 }  # fmt: skip
@@ -321,6 +437,7 @@ _MSI_64BIT = 0x80
 _MSI_MASKS = 0x100
 _ROOT_TYPES = (4, 10)
 _PORT_TYPES = (4, 5, 6, 8)
+_LINKLESS_TYPES = (9, 10)
 
 
 def standard_text(identifier: int, control: int) -> str:
@@ -334,9 +451,10 @@ def standard_text(identifier: int, control: int) -> str:
             return _HEADER + _STANDARD_TEXTS.get(identifier, "")
 
 
-def extended_text(identifier: int) -> str:
-    """The registers of an extended capability in the notation."""
-    return _EXTENDED_HEADER + _EXTENDED_TEXTS.get(identifier, "")
+def extended_text(identifier: int, flags: int) -> str:
+    """The registers of an extended capability in the notation. `flags` is PCI Express' own word."""
+    text = _EXTENDED_HEADER + _EXTENDED_TEXTS.get(identifier, "")
+    return text + _AER_ROOT if identifier == 0x01 and _type(flags) in _ROOT_TYPES else text
 
 
 def _msi(control: int) -> str:
@@ -346,10 +464,19 @@ def _msi(control: int) -> str:
 
 
 def _express(flags: int) -> str:
-    version, kind, slot = flags & 0xF, flags >> 4 & 0xF, flags & 0x100
+    version, kind, slot = flags & 0xF, _type(flags), flags & 0x100
+    has_link = kind not in _LINKLESS_TYPES
     text = _EXP
+    if has_link:
+        text += _EXP_LINK
     if slot and kind in _PORT_TYPES:
         text += _EXP_SLOT
     if kind in _ROOT_TYPES:
         text += _EXP_ROOT
-    return text + _EXP_2 if version >= 2 else text
+    if version >= 2:
+        text += _EXP_2 + (_EXP_LINK_2 if has_link else "")
+    return text
+
+
+def _type(flags: int) -> int:
+    return flags >> 4 & 0xF

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Configuration space: the header, and capabilities where the device's own lists say.
 
-Names are those of setpci and of linux/pci_regs.h, without PCI_ and the name of the register. PCI
-Local Bus Specification 3.0, chapter 6; PCI Express Base Specification 5.0, section 7.
+Names are those of setpci, linux/pci_regs.h and pciutils' header.h, without PCI_ and the name of the
+register. PCI Local Bus Specification 3.0, chapter 6; PCI Express Base Specification 5.0, section 7.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from barfs.pci import CONFIG_SIZE, ConfigSpace
 from barfs.registers.model import Block, Node
@@ -76,7 +76,10 @@ SEC_LATENCY_TIMER 0x1b 1 rw
 IO_BASE 0x1c 1 rw
 IO_LIMIT 0x1d 1 rw
 SEC_STATUS 0x1e 2
+  CLK_66MHZ 5 r
+  FAST_BACK 7 r
   PARITY 8 rw1c
+  DEVSEL 10:9 r fast=0 medium=1 slow=2
   SIG_TARGET_ABORT 11 rw1c
   REC_TARGET_ABORT 12 rw1c
   REC_MASTER_ABORT 13 rw1c
@@ -102,6 +105,10 @@ BRIDGE_CONTROL 0x3e 2
   MASTER_ABORT 5 rw
   BUS_RESET 6 rw
   FAST_BACK 7 rw
+  PRI_DISCARD_TIMER 8 rw
+  SEC_DISCARD_TIMER 9 rw
+  DISCARD_TIMER_STATUS 10 rw1c
+  DISCARD_TIMER_SERR_EN 11 rw
 """
 _BAR = {
     "io": "BASE_ADDRESS_{n} {at} 4\n  TYPE 1:0 r memory=0 io=1\n  ADDRESS 31:2 rw\n",
@@ -114,6 +121,22 @@ _BAR = {
 _BARS_START = 0x10
 _BAR_COUNTS = {0: 6, 1: 2}
 _EXTENDED_START = 0x100
+_EXPRESS = 0x10
+HEADER_SIZE = 64
+
+
+def read_lists(read: Callable[[int], int], size: int) -> bytes:
+    """A configuration space of which the words that a map depends on are read, and no other."""
+    data, known = bytearray(size), set[int]()
+    wanted = set(range(0, min(size, HEADER_SIZE) & ~3, 4))
+    while wanted:
+        for offset in wanted:
+            data[offset : offset + 4] = read(offset).to_bytes(4, "little")
+        known |= wanted
+        standard = (offset for _id, offset in ConfigSpace(bytes(data)).capabilities())
+        extended = (offset for offset, _header in _extended_headers(bytes(data)))
+        wanted = {at for at in (*standard, *extended) if at + 4 <= size} - known
+    return bytes(data)
 
 
 def config_space(data: bytes) -> Block:
@@ -121,7 +144,7 @@ def config_space(data: bytes) -> Block:
     space = ConfigSpace(data)
     text = _COMMON + {0: _NORMAL, 1: _BRIDGE}.get(space.header_type, "") + _bars(space)
     nodes: list[Node] = sorted(registers(text), key=lambda register: register.offset)
-    blocks = [*_standard(space), *_extended(data)]
+    blocks = [*_standard(space), *_extended(data, _express_flags(space))]
     names = unique_names(name for name, _offset, _text in blocks)
     for (_name, offset, own), name in zip(blocks, names, strict=True):
         inside = [each for each in registers(own) if offset + each.offset + each.width <= len(data)]
@@ -143,20 +166,34 @@ def _standard(space: ConfigSpace) -> Iterator[tuple[str, int, str]]:
     for identifier, offset in space.capabilities():
         if offset < CONFIG_SIZE:
             name = STANDARD.get(identifier, f"{identifier:02X}")
-            control = int.from_bytes(space.data[offset + 2 : offset + 4], "little")
-            yield f"CAP_{name}", offset, standard_text(identifier, control)
+            yield f"CAP_{name}", offset, standard_text(identifier, _control(space, offset))
 
 
-def _extended(data: bytes) -> Iterator[tuple[str, int, str]]:
-    """The extended capabilities; a loop or a bad link ends the list."""
+def _control(space: ConfigSpace, offset: int) -> int:
+    """The word behind the header of the capability there."""
+    return int.from_bytes(space.data[offset + 2 : offset + 4], "little")
+
+
+def _express_flags(space: ConfigSpace) -> int:
+    found = (offset for identifier, offset in space.capabilities() if identifier == _EXPRESS)
+    return next((_control(space, offset) for offset in found), 0)
+
+
+def _extended(data: bytes, express: int) -> Iterator[tuple[str, int, str]]:
+    for offset, header in _extended_headers(data):
+        identifier = header & 0xFFFF
+        if header == 0xFFFF_FFFF:
+            return
+        if identifier:  # 0 is a null capability, which only links on
+            name = EXTENDED.get(identifier, f"{identifier:04X}")
+            yield f"ECAP_{name}", offset, extended_text(identifier, express)
+
+
+def _extended_headers(data: bytes) -> Iterator[tuple[int, int]]:
+    """The place of each extended capability, and its header; a loop or a bad link ends them."""
     offset, seen = _EXTENDED_START, set[int]()
     while offset >= _EXTENDED_START and offset not in seen and offset + 4 <= len(data):
         seen.add(offset)
         header = int.from_bytes(data[offset : offset + 4], "little")
-        identifier = header & 0xFFFF
-        if header in (0, 0xFFFF_FFFF):
-            return
-        if identifier:  # 0 is a null capability, which only links on
-            name = EXTENDED.get(identifier, f"{identifier:04X}")
-            yield f"ECAP_{name}", offset, extended_text(identifier)
+        yield offset, header
         offset = header >> 20 & ~0x3

@@ -13,9 +13,12 @@ from barfs.registers.shipped.notation import registers
 
 Read32 = Callable[[int], int]
 
+# CAPLENGTH and HCIVERSION are read at once, as Linux does it: QEMU's controller answers a read of
+# the latter's two bytes with 0.
 _CAPABILITY = """
-CAPLENGTH 0x00 1 r : Capability Registers Length
-HCIVERSION 0x02 2 r : Host Controller Interface Version Number
+CAPLENGTH 0x00 4 : Capability Registers Length and Interface Version Number
+  CAPLENGTH 7:0 r : Capability Registers Length
+  HCIVERSION 31:16 r : Host Controller Interface Version Number
 HCSPARAMS1 0x04 4 : Structural Parameters 1
   MaxSlots 7:0 r : Number of Device Slots
   MaxIntrs 18:8 r : Number of Interrupters

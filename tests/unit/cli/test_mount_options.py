@@ -30,6 +30,16 @@ def test_everything_at_once() -> None:
     assert mount.fuse_options() == ["allow_other", "ro"]
 
 
+def test_what_a_mapping_cannot_keep(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("rule = []")
+    assert parse_options(["map"])[1] == MountOptions(map=True)
+    assert parse_options(["map,mapping=contiguous,msix=carve,width=8,allow_other"])[1].map
+    for word in ("ro", "ro=recursive", "guard", f"policy={policy}", "trace=x", "mapping=off"):
+        with pytest.raises(UsageError, match=r"map and \S+ contradict each other: .*; leave one"):
+            parse_options([f"{word},map"])
+
+
 def test_descriptions_of_registers_are_repeated() -> None:
     device, _mount = parse_options(["registers=card.rdl,ro", "registers=bar2+0x100=/etc/dma.svd"])
     assert device.registers == Choice(

@@ -26,7 +26,7 @@ PRELUDE = """
     from barfs.errors import BusFault
 
     fd = os.memfd_create("window")
-    os.ftruncate(fd, 4096)
+    os.ftruncate(fd, engine.PAGE_SIZE)
     mapping = engine.Mapping(fd, 0, engine.PAGE_SIZE)
     entry = engine.TableEntry(0, engine.PAGE_SIZE, True, True, 8, engine.Memory(mapping))
     table = engine.Table(engine.InFlight(), engine.PAGE_SIZE, 4, [entry])
@@ -39,13 +39,13 @@ PRELUDE = """
             except BusFault:
                 continue
             raise SystemExit("no fault")
-        os.ftruncate(fd, 4096)
+        os.ftruncate(fd, engine.PAGE_SIZE)
         assert table.load32(0) == 0
 
     def foreign_fault():
         other = os.memfd_create("foreign")
-        os.ftruncate(other, 4096)
-        memory = mmap.mmap(other, 4096)
+        os.ftruncate(other, mmap.PAGESIZE)
+        memory = mmap.mmap(other, mmap.PAGESIZE)
         os.ftruncate(other, 0)
         return memory[0]
 """
@@ -276,3 +276,50 @@ class TestForeignFaults:
             assert seen
             """
         )
+
+
+def test_an_external_abort_without_an_address() -> None:
+    """The signal that arm64 sends for one, to a thread whose access waits in a userfaultfd."""
+    survives(
+        """
+        import struct
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        userfaultfd, sigqueueinfo = {"x86_64": (323, 129), "aarch64": (282, 138)}[
+            os.uname().machine
+        ]
+        UFFD_API, UFFDIO_API, UFFDIO_REGISTER = 0xAA, 0xC018AA3F, 0xC020AA00
+        MODE_MISSING, BUS_OBJERR = 1, 3
+
+        watch = libc.syscall(userfaultfd, os.O_CLOEXEC)
+
+        def ask(request, *values):
+            buffer = ctypes.create_string_buffer(struct.pack(f"{len(values)}Q", *values))
+            assert libc.ioctl(watch, ctypes.c_ulong(request), buffer) == 0
+
+        ask(UFFDIO_API, UFFD_API, 0, 0)
+        ask(UFFDIO_REGISTER, mapping.address, engine.PAGE_SIZE, MODE_MISSING, 0)
+        os.ftruncate(fd, 0)  # the page that the mapping was made with
+        os.ftruncate(fd, engine.PAGE_SIZE)
+
+        outcome = []
+
+        def access():
+            try:
+                outcome.append(table.load32(0))
+            except BusFault as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=access, daemon=True)
+        thread.start()
+        os.read(watch, 32)
+        abort = struct.pack("iiiiQ", signal.SIGBUS, 0, BUS_OBJERR, 0, 0).ljust(128, b"\\0")
+        # A fault's code can be sent only to the own process: the other thread is to get the signal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGBUS])
+        assert libc.syscall(sigqueueinfo, os.getpid(), int(signal.SIGBUS), abort) == 0
+        thread.join(30)
+        os.close(watch)
+        assert isinstance(outcome[0], BusFault), outcome
+        assert table.load32(0) == 0
+        """
+    )

@@ -30,6 +30,11 @@ async def echo(request: bytes) -> Reply | None:
     return Reply(b"echo " + request)
 
 
+@pytest.fixture(autouse=True)
+def _in_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mount_socket, "runtime_directory", lambda: None)
+
+
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The path of a socket that is served in a thread."""
@@ -180,7 +185,7 @@ def test_what_a_killed_mount_left_is_removed(
 def test_a_mount_goes_on_without_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(prefix: str) -> Path:
+    def fail(prefix: str, *, first: Path | None) -> Path:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(mount_socket, "new_directory", fail)

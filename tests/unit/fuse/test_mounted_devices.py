@@ -3,9 +3,12 @@
 
 import os
 import select
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pyfuse3
@@ -18,8 +21,9 @@ from barfs.backend import Signal, SignalKind
 from barfs.device import Device, Options
 from barfs.fuse import mounted_devices
 from barfs.fuse.gate import Gate
-from barfs.fuse.mounted_devices import MountedDevices
+from barfs.fuse.mounted_devices import MountedDevices, tell_of_holders
 from barfs.fuse.tree import INFO_NAME, Text, Tree
+from barfs.host.device_clients import Process
 from barfs.pci import Bdf
 from barfs.registers.access import DeviceRegisters
 
@@ -249,3 +253,38 @@ def test_what_comes_back_after_its_removal_is_closed(
 
 class MemoryErrorOfTheGate(OSError):
     pass
+
+
+HOLDING = """
+import mmap, os, sys
+memory = mmap.mmap(int(sys.argv[1]), 4096)
+os.close(int(sys.argv[1]))
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_log_names_processes_that_still_map_a_device(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ends: bool
+) -> None:
+    """But not one that lets go in time."""
+    with (tmp_path / "memory").open("wb+") as file:
+        file.truncate(4096)
+        command = [sys.executable, "-c", HOLDING, str(file.fileno())]
+        with subprocess.Popen(
+            command, pass_fds=[file.fileno()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            client = Process.find(process.pid)
+            assert client is not None
+            if ends:
+                process.kill()
+            trio.run(tell_of_holders, "0000:01:00.0", file.name, [client])
+            process.kill()
+    expected = (
+        f"0000:01:00.0 is still held by process {client}; the kernel waits until none maps it or "
+        "has it open"
+    )
+    assert caplog.messages == ([] if ends else [expected])

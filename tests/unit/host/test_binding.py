@@ -293,11 +293,34 @@ def test_refuses_without_an_iommu_group_unless_vfio_takes_it(
     fake: FakeMachine, binder: Binder
 ) -> None:
     fake.add(BDF, "nvme", group=False)
-    assert "has no IOMMU group; enable the IOMMU in the firmware" in refusal(binder, BDF)
+    assert "has no IOMMU group; enable it in the firmware (VT-d" in refusal(binder, BDF)
     parameters = fake.machine.sysfs / "module/vfio/parameters"
     parameters.mkdir(parents=True)
     (parameters / "enable_unsafe_noiommu_mode").write_text("Y\n")
     binder.check_bind([BDF], "vfio-pci")
+
+
+def test_binds_what_gets_its_group_when_it_is_probed(
+    fake: FakeMachine, kernel: FakeKernel, binder: Binder
+) -> None:
+    fake.add(BDF, None, group=False)
+    assert "has no IOMMU group" in refusal(binder, BDF)
+    fake.add_iommu()
+    kernel.groups_at_probe = True
+    assert "/vfio/$(basename $(readlink " in str(binder.rehearse_bind([BDF], "vfio-pci", ALICE))
+    bind(binder, BDF)
+    assert state(fake) == ("vfio-pci", "vfio-pci")
+    assert fake.machine.find_iommu_group(BDF) == 12
+
+
+def test_a_function_that_the_iommu_does_not_serve(fake: FakeMachine, binder: Binder) -> None:
+    fake.add_iommu()
+    fake.add(BDF, None, group=False)
+    with pytest.raises(DeviceError, match="the machine's IOMMU does not serve it"):
+        bind(binder, BDF)
+    assert state(fake) == (None, None)
+    fake.add(OTHER, "nvme", group=False)
+    assert "the machine's IOMMU does not serve it" in refusal(binder, OTHER)
 
 
 def test_refuses_what_the_system_depends_on_unless_forced(

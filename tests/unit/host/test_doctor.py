@@ -77,6 +77,7 @@ def test_all_is_well(fake: FakeMachine) -> None:
         ({"sys/firmware/acpi/tables/DMAR": ""}, "add intel_iommu=on to the kernel's command line"),
         ({"proc/cpuinfo": "vendor_id : GenuineIntel"}, "enable VT-d in the firmware"),
         ({"proc/cpuinfo": "vendor_id : AuthenticAMD"}, "enable AMD-Vi (IOMMU)"),
+        ({"proc/cpuinfo": "CPU implementer : 0x41"}, "enable the SMMU in the firmware"),
         ({"proc/cmdline": "quiet iommu=off"}, "remove iommu=off from the kernel's command line"),
         ({}, "enable it in the firmware"),
     ],
@@ -92,6 +93,17 @@ def test_no_iommu(fake: FakeMachine, files: dict[str, str], advice: str) -> None
     found = failures(fake)
     assert found[0].startswith(f"IOMMU: off: {advice}")
     assert any(line.startswith(f"0000:01:00.0 has no IOMMU group: {advice}") for line in found)
+
+
+def test_a_group_that_is_made_when_a_driver_is_bound(fake: FakeMachine) -> None:
+    (fake.machine.sysfs / "kernel/iommu_groups/12/devices").rmdir()
+    (fake.machine.sysfs / "kernel/iommu_groups/12").rmdir()
+    fake.add_iommu()
+    fake.add(BDF, None, group=False)
+    found = examine(fake)
+    assert "ok    IOMMU: on; a function gets its group when a driver is bound" in found
+    assert "note  0000:01:00.0 has no IOMMU group yet: it gets one when it is bound" in found
+    assert not any("IOMMU" in failure for failure in failures(fake))
 
 
 def test_nothing_is_there(fake: FakeMachine) -> None:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Maps as bytes, and the cache of compiled descriptions."""
 
+import multiprocessing
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -181,6 +183,47 @@ def test_an_entry_of_another_user_is_not_used(
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert names(path) == ["a"]
     assert len(compiled_files) == 2
+
+
+def test_an_entry_that_others_write_is_read_whole(home: Path, compiled_files: list[Path]) -> None:
+    """Mounts that start at once compile one description, and each writes the entry."""
+    path = home / "card.rdl"
+    path.write_text(RDL % "a")
+    parts = (Field("value", 0, 32),)
+    entries = [Register(f"r{number}", 4 * number, 4, parts) for number in range(2000)]
+    made = Packed(pack(Block.of("", 0, entries)), (path,), ())
+    place = cache._entry(path)
+    assert place is not None
+    cache._write(place, path, made)
+    ended = threading.Event()
+    partial = []
+
+    def read() -> None:
+        while not ended.is_set():
+            found = cache._read(place, path)
+            if found is None or len(found.root.children) != len(entries):
+                partial.append(found)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    process = multiprocessing.get_context("spawn").Process
+    writers = [process(target=write_often, args=(place, path, made)) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    ended.set()
+    for reader in readers:
+        reader.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert partial == []
+    assert [file.name for file in place.parent.iterdir()] == [place.name]
+
+
+def write_often(place: Path, path: Path, made: Packed) -> None:
+    for _ in range(100):
+        cache._write(place, path, made)
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(

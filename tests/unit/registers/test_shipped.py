@@ -98,7 +98,7 @@ def test_what_points_past_the_end_is_not_there() -> None:
     [
         (0x010802, "bar0", "VS", "SQTDBL0"),
         (0x010601, "bar5", "GHC", "P0"),
-        (0x0C0330, "bar0", "HCIVERSION", "OP"),
+        (0x0C0330, "bar0", "CAPLENGTH", "OP"),
     ],
 )
 def test_a_device_that_does_not_answer_has_what_needs_no_answer(
@@ -189,7 +189,7 @@ def test_every_capability_is_in_the_notation(flags: int) -> None:
     for identifier in STANDARD:
         assert registers(standard_text(identifier, flags))
     for identifier in EXTENDED:
-        assert registers(extended_text(identifier))
+        assert registers(extended_text(identifier, flags))
 
 
 def test_the_demo_device_is_described_twice_alike() -> None:

@@ -11,11 +11,11 @@ from uuid import UUID
 
 import pytest
 
-from barfs.attach import DeviceName
+from barfs.attached.mounts import mountpoints_by_device
 from barfs.backend import VfioPath
 from barfs.errors import DeviceError, UsageError
-from barfs.fuse.mounts import mountpoints_by_device
 from barfs.host.advice import bind_command, rebind_command
+from barfs.opening import DeviceName
 from barfs.vfio import KernelDevice
 from barfs.vfio.ioctls import (
     VFIO_CHECK_EXTENSION,

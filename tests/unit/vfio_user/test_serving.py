@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from barfs.attach import DeviceName, open_device
 from barfs.device import Options
 from barfs.emulated.demo import demo_device
 from barfs.emulated.device import SoftwareDevice
 from barfs.errors import DeviceError
+from barfs.opening import DeviceName, open_device
 from barfs.pci import Bdf
 from barfs.uapi import RegionInfo
 from barfs.vfio_user import messages as m

@@ -82,7 +82,9 @@ def _first_device(source: str) -> str:
 @dataclass(frozen=True, slots=True)
 class MountInfo:
     """The description in a mount's hidden `.barfs`: its process, the sources of its devices by BDF,
-    its trace file, and the files that describe registers, by BDF, as `-o registers=` has them.
+    its trace file, the files that describe registers, by BDF, as `-o registers=` has them, the
+    socket that hands out windows (`-o map`), and the options that a client must know: whether only
+    single accesses are permitted, and the seconds that one may take.
 
     JSON strings are Unicode. For a name that is not, `bytes` maps the string in its place to the
     name's bytes in hexadecimal."""
@@ -91,10 +93,17 @@ class MountInfo:
     devices: dict[str, str]
     trace: str | None = None
     registers: dict[str, list[str]] = field(default_factory=dict)
+    map: str | None = None
+    guard: bool = False
+    timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout < float("inf"):
+            raise ValueError(f"timeout {self.timeout}")
 
     def to_text(self) -> str:
         described = itertools.chain.from_iterable(self.registers.values())
-        texts = [*self.devices.values(), *filter(None, [self.trace]), *described]
+        texts = [*self.devices.values(), *filter(None, [self.trace, self.map]), *described]
         pairs = [(unicode(text), os.fsencode(text)) for text in texts]
         exact = {text: data.hex() for text, data in pairs if text.encode() != data}
         return dump_json(dataclasses.asdict(self) | ({"bytes": exact} if exact else {}))
@@ -130,10 +139,13 @@ class MountInfo:
 
             sources = data["devices"].items()
             devices = {str(Bdf.parse(bdf)): decoded(source) for bdf, source in sources}
-            trace = None if data["trace"] is None else decoded(data["trace"])
+            trace, socket = (
+                None if data.get(name) is None else decoded(data[name]) for name in ("trace", "map")
+            )
             described = data.get("registers", {}).items()
             registers = {str(Bdf.parse(bdf)): [*map(decoded, texts)] for bdf, texts in described}
-            return cls(int(data["pid"]), devices, trace, registers)
+            options = bool(data.get("guard", False)), float(data.get("timeout", 5.0))
+            return cls(int(data["pid"]), devices, trace, registers, socket, *options)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f"invalid description of a mount: {error}") from None
 

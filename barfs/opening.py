@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""From the name that a user types to an open device: the one place that chooses a backend.
+"""From what a user types to an open device: the one place that chooses a backend.
 
 A device is named by its address (`0000:01:00.0`, `01:00.0`; for a virtual function with a token
 `0000:01:00.0,vf_token=UUID`), by the socket of its vfio-user server
-(`vfio-user:SOCKET[,bdf=BDF]`), or as `demo`, the built-in software device.
+(`vfio-user:SOCKET[,bdf=BDF]`), or as `demo`, the built-in software device. A device that
+a mount holds is named by its directory there.
 
 Rule 1: what opens a device is imported when one is opened: a command that finds its device in a
         mount only reads the name.
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from barfs.backend import Backend
-    from barfs.device import Device, Options
+    from barfs.device import Device, MappingMode, Options
+    from barfs.registers.find import Choice
 
 _VFIO_USER = "vfio-user:"
 _SOFTWARE_DOMAIN = 0xFFFF
@@ -36,8 +38,8 @@ _SYSFS = re.compile("(?s)^/sys/.*/")
 
 @dataclass(frozen=True, slots=True)
 class DeviceName:
-    """A device as the user named it. `bdf` is None until `attach` assigns one. `socket` is the path
-    as written, since the absolute path may be too long.
+    """A device as the user named it. `bdf` is None until `open_all` assigns one. `socket` is the
+    path as written, since the absolute path may be too long.
 
     `shown` is the source that a mount of the device shows: the name as written, without a token.
     mount(8) compares it with fstab to tell which lines are mounted.
@@ -118,7 +120,7 @@ def with_addresses(names: Sequence[DeviceName], taken: Collection[Bdf]) -> list[
     return [name if name.bdf is not None else replace(name, bdf=next(free)) for name in names]
 
 
-def attach(names: Sequence[DeviceName], options: Options) -> list[Device]:
+def open_all(names: Sequence[DeviceName], options: Options) -> list[Device]:
     """Open devices, all or none.
 
     Raises UsageError when two have the same address, DeviceError when one cannot be opened.
@@ -165,15 +167,52 @@ def _serve_demo() -> socket.socket:
 
 def open_device(name: DeviceName, options: Options) -> Device:
     """Open one device. Raises UsageError, DeviceError."""
-    (device,) = attach([name], options)
+    (device,) = open_all([name], options)
     return device
 
 
-def open_implicitly(name: DeviceName, tell: Callable[[str], object]) -> Device:
+def attach(
+    path: str | os.PathLike[str], *, mapping: MappingMode, registers: Choice | None
+) -> Device:
+    """Attach to the device that a mount holds in the directory `path`. Raises UsageError,
+    DeviceError."""
+    from barfs.attached.departure import close_at_departure
+    from barfs.attached.device import AttachedDevice, MountedDirectory
+    from barfs.device import Device, Options
+    from barfs.registers.find import parse_choice
+
+    directory = MountedDirectory.find(path)
+    options = Options(
+        mapping=mapping,
+        read_only=directory.read_only,
+        timeout=directory.info.timeout,
+        guard=directory.info.guard,
+        policy=directory.policy,
+        registers=parse_choice(directory.registers) if registers is None else registers,
+    )
+    backend = AttachedDevice(directory, mapping=mapping != "off")
+    connection = backend.connection
+    device = Device(backend, options)
+    try:
+        if registers is not None:
+            _ = device.registers  # now, so that an error of a description is told
+        if connection is not None:
+            close_at_departure(device, connection, lambda: backend.connection is None)
+    except BaseException as error:
+        device.close()
+        if isinstance(error, OSError | RuntimeError):
+            raise DeviceError(f"{path}: {reason(error)}") from error
+        raise
+    return device
+
+
+def open_implicitly(
+    name: DeviceName, tell: Callable[[str], object], registers: Choice | None = None
+) -> Device:
     """Open a device for a command that needs it open; `tell` gets a notice for the user, if any."""
     from barfs.device import Options
 
-    device = open_device(name, Options())
+    device = open_device(name, Options(registers=registers))
     if name.opening_notice:
         tell(name.opening_notice)
     return device
