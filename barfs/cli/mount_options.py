@@ -22,6 +22,7 @@ from barfs.fuse.fusermount import MountOptions
 from barfs.policy import AccessPolicy
 from barfs.ranges import parse_number
 from barfs.registers.find import Choice, parse_choice
+from barfs.widths import Widths, widths_of
 
 # util-linux: libmount/src/optmap.c.
 _FROM_MOUNT = frozenset(
@@ -64,6 +65,10 @@ def _trace_limit(text: str) -> int:
     if not LEAST_TRACE <= value < 1 << 63:
         raise ValueError
     return value
+
+
+def _widths(text: str) -> Widths:
+    return widths_of(map(int, text.split(":")))
 
 
 def _registers(texts: Sequence[str]) -> Choice:
@@ -154,11 +159,20 @@ OPTIONS = (
         "the VFIO interface to open devices with (default auto: cdev, or else group)",
         expected="auto, cdev, group or noiommu",
     ),
+    Option(
+        "widths",
+        "WIDTHS",
+        "the only widths of accesses, like 4 or 4:8, in all regions but config: the device never "
+        "sees another, and what cannot be made of these is refused",
+        read=_widths,
+        expected="some of 1, 2, 4 and 8, like 4 or 4:8",
+    ),
     Option("guard", "", "refuse requests that are not exactly one access to the device"),
     Option(
         "policy",
         "FILE",
-        "TOML file of ranges that must not be written, or not be accessed at all",
+        "TOML file of ranges that must not be written, or not be accessed at all, or only with "
+        "some widths",
         read=AccessPolicy.load,
         expected="a file of rules",
     ),
@@ -195,10 +209,17 @@ OPTIONS = (
         expected="a positive number of seconds",
     ),
     Option(
+        "reconnect",
+        "",
+        "a vfio-user device whose server has ended comes back, opened anew, when a server listens "
+        "on its socket again",
+        _MOUNT,
+    ),
+    Option(
         "map",
         "",
         "let programs of yours map the windows (barfs run, barfs.attach); excludes ro, guard, "
-        "policy, trace and mapping=off, which a mapping cannot keep",
+        "widths, policy, trace and mapping=off, which a mapping cannot keep",
         _MOUNT,
     ),
     Option(
@@ -288,6 +309,7 @@ def _words(text: str) -> list[str]:
 _BROKEN_BY_MAP = {
     "ro": "a program that maps a window can write to it",
     "guard": "accesses of mapped memory may have any width",
+    "widths": "accesses of mapped memory may have any width",
     "policy": "a program that maps a window has all of it",
     "trace": "accesses of mapped memory leave no line in a trace",
     "mapping=off": "without windows there is nothing to map",

@@ -53,8 +53,8 @@ log = logging.getLogger(__name__)
 class MountOptions:
     """`uid` and `gid` None mean the caller's; `umask` None means 0077, for region files alone.
 
-    `map`: hand out the windows to processes that map them. The contexts are SELinux's, for the
-    kernel.
+    `map`: hand out the windows to processes that map them. `reconnect`: a vfio-user device whose
+    server has ended comes back with the next server. The contexts are SELinux's, for the kernel.
     """
 
     allow_other: bool = False
@@ -62,6 +62,7 @@ class MountOptions:
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
+    reconnect: bool = False
     map: bool = False
     context: str | None = None
     fscontext: str | None = None
