@@ -204,7 +204,8 @@ static void size_next(struct batch *batch, const struct request *request, int64_
 
 static int walk_memory(struct request *request, const struct barfs_table_entry *entry, uint64_t end)
 {
-    uint64_t cap = barfs_min(request->limit, entry->max_width);
+    uint32_t widths = barfs_widths_within(entry->widths, request->limit);
+    uint32_t widest = barfs_widest_of(widths);
     bool pauses = request->control->until_ns != 0;
     bool timed = is_timed(request->control);
     struct batch batch = first_batch(request);
@@ -221,10 +222,10 @@ static int walk_memory(struct request *request, const struct barfs_table_entry *
         error = look(request);
         if (error != 0)
             return error;
-        width = barfs_widest(position, end, cap);
+        width = barfs_widest(position, end, widths);
         at = entry->base + (position - entry->start);
         most = barfs_min(end - position, pauses ? rest_of_page(at) : end) / width;
-        accesses = width == cap ? barfs_min(batch.size, most) : 1;
+        accesses = width == widest ? barfs_min(batch.size, most) : 1;
         access_memory(request, at, width, accesses);
         if (timed) {
             int64_t took = answered(request, NULL, accesses);
@@ -295,7 +296,7 @@ typedef int access_fn(struct request *, const struct barfs_table_entry *, uint64
 static int walk_singly(struct request *request, const struct barfs_table_entry *entry, uint64_t end,
                        access_fn *access)
 {
-    uint64_t cap = barfs_min(request->limit, entry->max_width);
+    uint32_t widths = barfs_widths_within(entry->widths, request->limit);
     bool timed = is_timed(request->control) || entry->turns != NULL;
     uint64_t paced = entry->kind == BARFS_FD ? 1 : 0;
 
@@ -309,7 +310,7 @@ static int walk_singly(struct request *request, const struct barfs_table_entry *
         error = request->control->carried ? 0 : look(request); /* the access has begun */
         if (error != 0)
             return error;
-        width = barfs_widest(position, end, cap);
+        width = barfs_widest(position, end, widths);
         error = access(request, entry, position, width);
         if (request->control->paused)
             return error;

@@ -45,12 +45,13 @@ class AllDevices:
             candidates = machine.functions()
             while True:
                 for bdf in candidates:
-                    if not machine.is_vfio(bdf) or mounted.has(bdf):
-                        continue
-                    device = await trio.to_thread.run_sync(self._try_open, bdf)
-                    if device is not None:
-                        log.info("added %s", device.source)
-                        mounted.add([device])
+                    async with mounted.changing:
+                        if not machine.is_vfio(bdf) or mounted.has(bdf):
+                            continue
+                        device = await trio.to_thread.run_sync(self._try_open, bdf)
+                        if device is not None:
+                            log.info("added %s", device.source)
+                            mounted.add([device])
                 bound = await events.next_bound()
                 candidates = [bound.bdf] if bound.bdf is not None else machine.functions()
         finally:

@@ -45,6 +45,8 @@ class SlowDevice(Device):
 class Pair:
     """The slow device and the quick one."""
 
+    options = Options()
+
     def __init__(self, target: engine.Target, sockets: Sequence[str]) -> None:
         SlowDevice.target = target
         self._sockets = sockets
@@ -54,7 +56,7 @@ class Pair:
             VfioUserClient(path, bdf=Bdf.parse(f"ffff:00:0{number}.0"), source=path, timeout=5.0)
             for number, path in enumerate(self._sockets)
         )
-        return SlowDevice(slow, Options(mapping="off")), Device(quick, Options())
+        return SlowDevice(slow, Options(mapping="off")), Device(quick, self.options)
 
     def source(self, opened: Sequence[Device]) -> str:
         return opened[0].source

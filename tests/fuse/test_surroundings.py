@@ -165,7 +165,11 @@ def run(folder: Path, surroundings: Surroundings, command: str) -> Ended:
             if command.startswith(FOREGROUND):
                 try:
                     wait_until(
-                        lambda: process.poll() is not None or _is_ready(notified, process.pid),
+                        lambda: (
+                            process.poll() is not None
+                            or _has_told(notified)
+                            or (command.startswith("serve") and _listens(process.pid))
+                        ),
                         "readiness",
                     )
                 finally:
@@ -175,15 +179,20 @@ def run(folder: Path, surroundings: Surroundings, command: str) -> Ended:
     return Ended(process.returncode, output, errors)
 
 
-def _is_ready(notified: socket.socket, pid: int) -> bool:
+def _has_told(notified: socket.socket) -> bool:
     with contextlib.suppress(BlockingIOError):
         return b"READY=1" in notified.recv(4096)
+    return False
+
+
+def _listens(pid: int) -> bool:
+    """Whether it listens on a socket: what tells no service manager serves then."""
     listening = {
         int(line.split()[6])
         for line in Path("/proc/net/unix").read_text().split("\n")[1:]
         if len(line.split()) > 6 and int(line.split()[3], 16) & SO_ACCEPTCON
     }
-    try:  # what tells no service manager listens on a socket when it serves
+    try:
         names = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:
         return False
