@@ -167,8 +167,7 @@ def run(folder: Path, surroundings: Surroundings, command: str) -> Ended:
                     wait_until(
                         lambda: (
                             process.poll() is not None
-                            or _has_told(notified)
-                            or (command.startswith("serve") and _listens(process.pid))
+                            or _is_ready(notified, process.pid, command.startswith("serve"))
                         ),
                         "readiness",
                     )
