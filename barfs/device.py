@@ -161,6 +161,8 @@ class Device:
                 )
             self.attributes = self._discover()
             self.links = backend.links()
+            self.host_files = backend.host_files()
+            self.slot = backend.slot()
         except BaseException:
             self.close()
             raise

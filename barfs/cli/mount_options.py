@@ -3,11 +3,13 @@
 
 Rule 1: an unknown word is an error that names the known ones; words that contradict each other are
         an error.
-Rule 2: words that mount(8) and fstab pass to every file system, and those that the kernel shows for
+Rule 2: a value in double quotes may have commas, as for mount(8).
+Rule 3: words that mount(8) and fstab pass to every file system, and those that the kernel shows for
         a mount, are accepted and ignored.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +43,13 @@ _WITH_VALUE_FROM_KERNEL = frozenset(
 )
 
 
+_WORD = re.compile(r'[^,"]*="[^"]*"(?=,|\Z)|[^,]+')
+_QUOTED = re.compile(r'="([^"]*)"\Z')
+
+# user:role:type and, with MLS, a range, whose categories may be separated by commas.
+_CONTEXT = re.compile(r'[^\s,:"\\]+(:[^\s,:"\\]+){2}(:[^\s"\\]+)?')
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -67,6 +76,12 @@ def _registers(texts: Sequence[str]) -> Choice:
     # The mount runs in another directory.
     named = (replace(each, path=Path(os.path.abspath(each.path))) for each in choice.named)
     return replace(choice, named=tuple(named))
+
+
+def _context(text: str) -> str:
+    if not _CONTEXT.fullmatch(text):
+        raise ValueError
+    return text
 
 
 def _umask(text: str) -> int:
@@ -104,6 +119,18 @@ class Option:
 
 
 _MOUNT = (MountOptions,)
+
+
+def _security_context(name: str, whose: str) -> Option:
+    return Option(
+        name,
+        "CONTEXT",
+        f"SELinux context {whose}; in double quotes if it has commas",
+        _MOUNT,
+        _context,
+        "an SELinux context like system_u:object_r:usr_t:s0",
+    )
+
 
 OPTIONS = (
     Option("ro", "", "allow no writes", (Options, MountOptions), field="read_only"),
@@ -225,6 +252,10 @@ OPTIONS = (
         _umask,
         "an octal number like 027",
     ),
+    _security_context("context", "of all files"),
+    _security_context("fscontext", "of the file system"),
+    _security_context("defcontext", "of files that have none"),
+    _security_context("rootcontext", "of the root directory"),
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -237,7 +268,7 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
     found: dict[str, Any] = {}
     # Always there: a mount finds descriptions when it starts, not when they are first used.
     repeated: dict[str, list[str]] = {option.name: [] for option in OPTIONS if option.repeated}
-    words = [_without_reach(word) for text in texts for word in text.split(",") if word]
+    words = [_without_reach(word) for text in texts for word in _words(text)]
     # First, since mount(8) mixes it with any words of fstab and of the mount.
     if "remount" in words:
         raise UsageError(
@@ -246,6 +277,8 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
         )
     if "ro" in words and "rw" in words:
         raise UsageError("options ro and rw contradict each other")
+    if {"context", "defcontext"} <= {word.partition("=")[0] for word in words}:
+        raise UsageError("options context and defcontext contradict each other")
     for word in words:
         name, value = _read_word(word)
         if name is None:
@@ -267,6 +300,10 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
     if "map" in found:
         _check_with_map(found)
     return Options(**ours), MountOptions(**theirs)
+
+
+def _words(text: str) -> list[str]:
+    return [_QUOTED.sub(r"=\1", word) for word in _WORD.findall(text)]
 
 
 _BROKEN_BY_MAP = {

@@ -180,7 +180,12 @@ class Mount:
             # Mount options must fit in one page, which all sources may not.
             source += f"+{len(devices) - 1}"
         try:
-            return FuseMount(self._mountpoint, source=source, options=self._options.fuse_options())
+            return FuseMount(
+                self._mountpoint,
+                source=source,
+                options=self._options.fuse_options(),
+                contexts=self._options.contexts(),
+            )
         except MountError:
             if self._signals.first:  # ^C on a terminal also ends fusermount3
                 raise Ended(self._signals.first) from None

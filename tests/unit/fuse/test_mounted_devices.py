@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from barfs import engine
-from barfs.backend import Signal, SignalKind
+from barfs.backend import HostFile, Signal, SignalKind
 from barfs.device import Device, Options
 from barfs.fuse import mounted_devices
 from barfs.fuse.gate import Gate
@@ -38,6 +38,8 @@ class StubDevice:
     regions: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=lambda: {"vendor": "0x1234\n"})
     links: dict[str, str] = field(default_factory=dict)
+    host_files: dict[str, HostFile] = field(default_factory=dict)
+    slot: None = None
     options: Options = field(default_factory=Options)
     closings: int = 0
     registers: DeviceRegisters = field(default_factory=lambda: DeviceRegisters({}, {}, 5.0))
