@@ -142,15 +142,15 @@ class Mount:
             for device in devices:
                 stack.callback(device.close, grace=0)
             filesystem = self._filesystem()
-            control = mount_socket(KIND)
-            if control is not None:
-                stack.callback(control.close)
-                filesystem.tree.set_socket(KIND, control.path)
             self._signals.mounting = True
             maps = None
             if self._options.map:
                 socket = stack.enter_context(contextlib.closing(MountSocket(MAP)))
                 maps = MapServer(socket, filesystem.tree)
+            control = mount_socket(KIND)
+            if control is not None:
+                stack.callback(control.close)
+                filesystem.tree.set_socket(KIND, control.path)
             with contextlib.closing(self._mount(devices)) as fuse:
                 gate = Gate(fuse.fd)
                 mounted = MountedDevices(

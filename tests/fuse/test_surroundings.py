@@ -167,8 +167,7 @@ def run(folder: Path, surroundings: Surroundings, command: str) -> Ended:
                     wait_until(
                         lambda: (
                             process.poll() is not None
-                            or _has_told(notified)
-                            or (command.startswith("serve") and _listens(process.pid))
+                            or _is_ready(notified, process.pid, command.startswith("serve"))
                         ),
                         "readiness",
                     )
@@ -179,24 +178,19 @@ def run(folder: Path, surroundings: Surroundings, command: str) -> Ended:
     return Ended(process.returncode, output, errors)
 
 
-def _has_told(notified: socket.socket) -> bool:
+def _is_ready(notified: socket.socket, pid: int, serves: bool) -> bool:
     with contextlib.suppress(BlockingIOError):
         return b"READY=1" in notified.recv(4096)
-    return False
-
-
-def _listens(pid: int) -> bool:
-    """Whether it listens on a socket: what tells no service manager serves then."""
     listening = {
         int(line.split()[6])
         for line in Path("/proc/net/unix").read_text().split("\n")[1:]
         if len(line.split()) > 6 and int(line.split()[3], 16) & SO_ACCEPTCON
     }
-    try:
+    try:  # what tells no service manager listens on a socket when it serves
         names = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:
         return False
-    return any(f"socket:[{inode}]" in names for inode in listening)
+    return serves and any(f"socket:[{inode}]" in names for inode in listening)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
