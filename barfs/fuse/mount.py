@@ -31,7 +31,7 @@ from barfs.fuse.map_server import KIND, MapServer
 from barfs.fuse.mount_socket import MountSocket
 from barfs.fuse.mounted_devices import MountedDevices
 from barfs.fuse.tree import Tree
-from barfs.opening import DeviceName, open_all
+from barfs.opening import DeviceName, close_all, open_all
 from barfs.process.signals import Ended, end, heard
 
 log = logging.getLogger(__name__)
@@ -129,8 +129,7 @@ class Mount:
         """
         with self._signals.handled(), contextlib.ExitStack() as stack:
             devices = self._devices.open()
-            for device in devices:
-                stack.callback(device.close, grace=0)
+            stack.callback(close_all, devices)
             filesystem = self._filesystem()
             self._signals.mounting = True
             maps = None
