@@ -162,6 +162,7 @@ LANES: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
     "load": _load,
     "registers": _registers,
     "start": lambda bench: commands.starts(bench.barfs, bench.prefix, bench.count(9)),
+    "script": lambda bench: commands.script(bench.barfs, bench.prefix, bench.count(100_000)),
 }
 
 AT_THE_END: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {"memory": _memory}
