@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from os import PathLike
     from typing import Literal
 
@@ -113,6 +113,7 @@ def open(
     trace: str | PathLike[str] | None = None,
     trace_limit: int = 256 << 20,
     registers: Mapping[str, str | PathLike[str]] | Literal["off"] | None = None,
+    widths: Collection[int] | None = None,
 ) -> Device:
     """Open a device: a PCI address, `vfio-user:SOCKET`, or `demo`. Close it, or use `with`.
 
@@ -148,6 +149,7 @@ def open(
         trace,
         trace_limit,
         _choice(registers),
+        widths,
     )
     return open_device(DeviceName.parse(device), options)
 

@@ -10,6 +10,7 @@ Rule 3: a backend is an open device; making one opens it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from barfs.layout import Layout
@@ -37,6 +38,21 @@ class Signal:
     kind: SignalKind
     fd: int
     events: int
+
+
+HOST_FILES = ("vpd",)
+"""The names of files that a mount reads through."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostFile:
+    """A file of the host's sysfs that only root may read, and that a read may take long for.
+
+    `size` is what sysfs shows for it.
+    """
+
+    path: Path
+    size: int
 
 
 class Accessor(Protocol):
@@ -107,6 +123,12 @@ class Backend(Protocol):
     def links(self) -> Mapping[str, str]:
         """The links that sysfs has for the function, by name, each as the folder and name of its
         target: `driver` is `drivers/vfio-pci`."""
+
+    def host_files(self) -> Mapping[str, HostFile]:
+        """The files of the function in sysfs that a mount reads through, by name (`vpd`)."""
+
+    def slot(self) -> str | None:
+        """The name of the physical slot that the function is in, where the kernel knows it."""
 
     def signals(self) -> tuple[Signal, ...]:
         """The events to wait for. The backend keeps ownership; valid until `close`."""

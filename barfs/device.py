@@ -9,12 +9,13 @@ Rule 3: a device belongs to the process that opened it: in one that is forked fr
 Rule 4: `close` refuses new accesses, waits for those inside, and only then unmaps.
 """
 
+import bisect
 import errno
 import functools
 import logging
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from types import TracebackType
@@ -38,10 +39,11 @@ from barfs.pci import (
     sysfs_attributes,
 )
 from barfs.policy import EVERYTHING, AccessPolicy
-from barfs.ranges import merge
+from barfs.ranges import merge, overlay
 from barfs.region import Region, forked, restrict, unmap
 from barfs.text.system_errors import reason
 from barfs.uapi import RegionInfo
+from barfs.widths import AllowedWidths, Widths, widths_of
 
 if TYPE_CHECKING:
     from barfs.registers.access import DeviceRegisters
@@ -65,8 +67,9 @@ class Options:
     shape, or none. `width`: how longer or misaligned requests are cut, in bytes (1, 2, 4, 8).
     `msix`: whether the MSI-X table's pages stay in the windows. `timeout`: seconds that the device
     may take for one access. `guard`: refuse a request that is not one access of the device (except
-    reads of configuration space, which have no side effects; pciutils reads it whole). `policy`:
-    the ranges that may not be written or not be accessed. `vfio`: the way into kernel VFIO;
+    reads of configuration space, which have no side effects; pciutils reads it whole). `widths`:
+    the widths that accesses may have, except in configuration space. `policy`: the ranges that may
+    not be written or not be accessed, or only with some widths. `vfio`: the way into kernel VFIO;
     `noiommu` leaves DMA unconfined. `trace`: a file that gets a line for each access, and is
     renamed to end in `.1` when it has `trace_limit` bytes. `registers`: the description of each
     region's registers (a file for `"bar0"` or `"bar0+0x100"`), "off" for none; without it, the
@@ -91,8 +94,11 @@ class Options:
     trace: str | PathLike[str] | None = None
     trace_limit: int = 256 << 20
     registers: "Choice | None" = None
+    widths: Collection[int] | None = None
 
     def __post_init__(self) -> None:
+        if self.widths is not None:
+            object.__setattr__(self, "widths", _checked_widths(self.widths))
         if self.mapping not in ("separate", "contiguous", "off"):
             raise UsageError(f"mapping must be separate, contiguous or off, not {self.mapping!r}")
         if self.msix not in ("map", "carve"):
@@ -112,6 +118,15 @@ class Options:
     @property
     def plan_options(self) -> PlanOptions:
         return PlanOptions(self.width, self.mapping != "off", self.msix, self.read_only)
+
+
+def _checked_widths(widths: Collection[int]) -> Widths:
+    try:
+        return widths_of(widths)
+    except (ValueError, TypeError):
+        raise UsageError(
+            f"widths must be some of 1, 2, 4 and 8 bytes, like (4, 8), not {widths!r}"
+        ) from None
 
 
 class Device:
@@ -148,6 +163,8 @@ class Device:
                 )
             self.attributes = self._discover()
             self.links = backend.links()
+            self.host_files = backend.host_files()
+            self.slot = backend.slot()
         except BaseException:
             self.close()
             raise
@@ -245,6 +262,7 @@ class Device:
     def _discover(self) -> dict[str, str]:
         """Make the regions; returns the texts of the sysfs-like attributes."""
         infos = self._region_infos()
+        self._widths = self._allowed_widths(infos.values())
         config = self._read_config(infos.pop(CONFIG_INDEX, None))
         bars = config.bars()
         msix = config.msix()
@@ -261,6 +279,21 @@ class Device:
         restrictions = self.options.policy.restrictions([str(self.bdf), self.source], sizes)
         for name, parts in restrictions.items():
             restrict(self.regions[name], parts)
+
+    def _allowed_widths(self, infos: Iterable[RegionInfo]) -> dict[int, list[AllowedWidths]]:
+        """The widths that the options and the policy allow in the ranges of each region."""
+        sizes = {region_name(info.index): info.size for info in infos}
+        found: dict[int, list[AllowedWidths]] = {}
+        if self.options.widths is not None:
+            allowed = tuple(self.options.widths)
+            for name, size in sizes.items():
+                if region_index(name) != CONFIG_INDEX:
+                    found[region_index(name)] = [AllowedWidths(0, size, allowed)]
+        names = [str(self.bdf), self.source]
+        for name, parts in self.options.policy.widths(names, sizes).items():
+            layers = [*found.get(region_index(name), ()), *parts]
+            found[region_index(name)] = merge(overlay(layers))
+        return found
 
     def _region_infos(self) -> dict[int, RegionInfo]:
         count = self._backend.device_info().num_regions
@@ -311,6 +344,8 @@ class Device:
         fd = self._backend.region_fd(info.index) if layout.windows else None
         mapped, failed = self._map_windows(layout, fd, info.offset)
         layout = layout.with_failed_windows(failed, self._backend.max_width)
+        widths = self._widths.get(info.index, ())
+        layout = layout.with_widths(widths)
         table = engine.Table(
             self._in_flight,
             layout.size,
@@ -324,7 +359,7 @@ class Device:
             trace=self._trace,
         )
         backing = (fd, info.offset) if isinstance(fd, int) else None
-        region = Region(layout, table, mapped, backing)
+        region = Region(layout, table, mapped, backing, restricted=bool(widths))
         self.regions[layout.region] = region
         return region
 
@@ -353,10 +388,12 @@ class Device:
         """The table of a layout. Segments that differ in their reason alone are one entry, so that
         no access is cut at an edge that means nothing to the device."""
         gap = self._gap(info)
+        starts = sorted(mapped.mappings)
 
         def target(segment: Segment) -> engine.Target:
-            if segment.access == "mmap":
-                return engine.Memory(mapped.mappings[segment.start])
+            if segment.access == "mmap":  # all of a window, or the part that some widths have
+                start = starts[bisect.bisect_right(starts, segment.start) - 1]
+                return engine.Memory(mapped.mappings[start], segment.start - start)
             return engine.Refused() if segment.access == "none" else gap
 
         return merge(
@@ -367,6 +404,7 @@ class Device:
                 segment.writable,
                 segment.width,
                 target(segment),
+                segment.allowed,
             )
             for segment in layout.segments
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -32,6 +32,7 @@ from barfs.ranges import (
     overlay,
 )
 from barfs.text import dump_json, with_hex
+from barfs.widths import WIDTHS, AllowedWidths, Widths, cut_width
 
 if TYPE_CHECKING:
     from barfs.policy import Restriction
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 Access = Literal["mmap", "pread", "none"]
 MsixMode = Literal["map", "carve"]
 
-WIDTHS = (1, 2, 4, 8)
 WINDOW_WIDTH = 8
 NARROW_WIDTH = 4
 """The widest access of ROM, configuration space and I/O ports, and of gaps in kernel VFIO."""
@@ -58,6 +58,7 @@ REASON_NO_DESCRIPTOR: Final = "no-descriptor"
 REASON_BAD_DESCRIPTOR: Final = "bad-descriptor"
 REASON_DESCRIPTORS_DIFFER: Final = "descriptors-differ"
 REASON_POLICY = "policy"
+REASON_WIDTHS = "widths"
 
 
 class LayoutError(BarfsError):
@@ -69,12 +70,24 @@ class Segment(Range):
     """A range of a region that is accessed in one way.
 
     `perm` is what is in force ("rw", "r-", "-w", "--"); `width` is the widest single access.
+    `allowed` are the widths that the user allows, the narrowest first: those up to `width` are in
+    force.
     """
 
     access: Access
     perm: str
     width: int
     reason: str = REASON_NONE
+    allowed: Widths = WIDTHS
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of single accesses; none where the place takes none that is allowed."""
+        return tuple(width for width in self.allowed if width <= self.width)
+
+    def cut(self, width: int) -> int:
+        """The width into which requests are cut here, in a file of that `width`."""
+        return cut_width(self.widths or (self.width,), width)
 
     @property
     def readable(self) -> bool:
@@ -183,6 +196,32 @@ class Layout:
         segments = merge(overlay(itertools.chain(self.segments, restricted)))
         return replace(self, segments=tuple(segments))
 
+    def with_widths(self, widths: Sequence[AllowedWidths]) -> Layout:
+        """The layout with widths in force: ranges in order, without overlap.
+
+        The file's width becomes one that most of its bytes take.
+        """
+        if not widths:
+            return self
+        limited = (
+            _under_widths(part, allowed.widths)
+            for allowed in widths
+            for part in clip(self.segments, allowed)
+        )
+        segments = overlay(itertools.chain(self.segments, limited))
+        sizes: dict[Widths, int] = {}
+        for one in segments:
+            sizes[one.allowed] = sizes.get(one.allowed, 0) + one.size
+        _size, most = max((size, allowed) for allowed, size in sizes.items())
+        width = cut_width(most, self.width)
+        return replace(self, width=width, segments=tuple(segments))
+
+    @property
+    def widths(self) -> list[AllowedWidths]:
+        """The ranges in which not all widths are allowed; neighbours that agree are one."""
+        allowed = (AllowedWidths(one.start, one.end, one.allowed) for one in self.segments)
+        return merge(one for one in allowed if one.widths != WIDTHS)
+
     def to_text(self) -> str:
         """The text of `barN.layout` (format: `barfs layout v1`)."""
         lines = [
@@ -195,6 +234,8 @@ class Layout:
             parts = (("table", self.msix.table), ("pba", self.msix.pba))
             named = [f"{name}={at[0]:#x}+{at[1]:#x}" for name, at in parts if at is not None]
             lines.append(f"msix   {' '.join(named)}")
+        if self.widths:
+            lines.append(f"widths {' '.join(self._widths_in_words())}")
         digits = max(8, len(f"{self.size:x}"))
         columns = [f"{name:<{digits + 2}}" for name in ("# start", "end", "size")]
         lines.append(f"{' '.join(columns)} access perm width reason")
@@ -206,6 +247,12 @@ class Layout:
                 f"{segment.reason}"
             )
         return "\n".join(lines) + "\n"
+
+    def _widths_in_words(self) -> Iterator[str]:
+        for part in self.widths:
+            words = ":".join(map(str, part.widths))
+            whole = part.size == self.size
+            yield words if whole else f"{part.start:#x}+{part.size:#x}={words}"
 
     @classmethod
     def from_text(cls, text: str) -> Layout:
@@ -231,6 +278,11 @@ class Layout:
             "flags": list(self.flags),
             "width": self.width,
             "msix": msix,
+            "widths": [
+                with_hex(start=part.start, end=part.end, size=part.size)
+                | {"widths": list(part.widths)}
+                for part in self.widths
+            ],
             "segments": [
                 {
                     **with_hex(start=segment.start, end=segment.end, size=segment.size),
@@ -253,6 +305,14 @@ def _under_policy(segment: Segment, permission: Literal["ro", "none"]) -> Segmen
     return replace(segment, access=access, perm=perm, reason=REASON_POLICY)
 
 
+def _under_widths(segment: Segment, allowed: Widths) -> Segment:
+    """The segment with these widths allowed, of which it may take none."""
+    widths = [width for width in allowed if width <= segment.width]
+    if widths:
+        return replace(segment, width=max(widths), allowed=allowed)
+    return replace(segment, access="none", perm="--", reason=REASON_WIDTHS, allowed=allowed)
+
+
 def layouts_to_json(layouts: Iterable[Layout]) -> str:
     """Layouts as a JSON list, indented, with a final newline."""
     return dump_json([layout.to_json() for layout in layouts], indent=2)
@@ -262,6 +322,7 @@ _ACCESS: dict[str, Access] = {"mmap": "mmap", "pread": "pread", "none": "none"}
 _PERMS = ("rw", "r-", "-w", "--")
 _HEAD = re.compile(r"# barfs layout v1: (\S+) of (\S+)")
 _MSIX = re.compile(r"(table|pba)=(0x[0-9a-f]+)\+(0x[0-9a-f]+)")
+_ALLOWED = re.compile(r"(?:(0x[0-9a-f]+)\+(0x[0-9a-f]+)=)?([1248](?::[248])*)")
 
 
 def _parse_text(text: str) -> Layout:
@@ -286,18 +347,34 @@ def _parse_text(text: str) -> Layout:
             segments.append(
                 Segment(int(start, 16), int(end, 16), _ACCESS[access], perm, int(width), reason)
             )
+    size = int(fields["size"], 16)
+    segments = _with_allowed(segments, fields.get("widths", ""), size)
     if int(fields["width"]) not in WIDTHS:
         raise ValueError(f"width must be 1, 2, 4 or 8 bytes, not {fields['width'][:20]}")
     flags = fields["flags"].split()
     return Layout(
         device=head[2],
         region=head[1],
-        size=int(fields["size"], 16),
+        size=size,
         flags=() if flags == ["-"] else tuple(flags),
         width=int(fields["width"]),
         msix=msix,
         segments=tuple(segments),
     )
+
+
+def _with_allowed(segments: list[Segment], words: str, size: int) -> list[Segment]:
+    """The segments with the widths that the line `widths` of a layout has for them."""
+    found = []
+    for word in words.split():
+        match = _ALLOWED.fullmatch(word)
+        if match is None:
+            raise ValueError(f"{word[:100]!r} are not widths")
+        start = int(match[1] or "0", 16)
+        end = start + int(match[2], 16) if match[2] else size
+        allowed = tuple(map(int, match[3].split(":")))
+        found += [replace(part, allowed=allowed) for part in clip(segments, Range(start, end))]
+    return overlay([*segments, *found])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -113,6 +113,12 @@ def _free_addresses(names: Sequence[DeviceName]) -> Iterator[Bdf]:
             bdf = Bdf(_SOFTWARE_DOMAIN, bus, device, 0)
             if bdf not in taken:
                 yield bdf
+
+
+def with_addresses(names: Sequence[DeviceName], taken: Collection[Bdf]) -> list[DeviceName]:
+    """The names, each with an address that is not in `taken` if it had none."""
+    free = (bdf for bdf in _free_addresses(names) if bdf not in taken)
+    return [name if name.bdf is not None else replace(name, bdf=next(free)) for name in names]
 
 
 def open_all(names: Sequence[DeviceName], options: Options) -> list[Device]:

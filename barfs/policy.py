@@ -7,8 +7,10 @@
     region = "bar0"             # default "*"
     range  = "0x100-0x13f"      # or "0x100+0x40"; default: the whole region
     access = "ro"               # "rw", "ro" or "none"
+    widths = [4]                # bytes of an access: some of 1, 2, 4 and 8
 
-`device` and `region` may hold shell wildcards. A byte of a name that is not UTF-8 is \\xNN here.
+A rule has `access`, `widths` or both, and decides nothing else. `device` and `region` may hold
+shell wildcards. A byte of a name that is not UTF-8 is \\xNN here.
 
 Rule 1: pure, except for reading the file. `barfs.engine` enforces, `barfs.layout` shows.
 Rule 2: a rule that matches nothing on the device it names is an error: better no mount than a
@@ -23,14 +25,17 @@ from os import PathLike
 from typing import Any, Literal
 
 from barfs.errors import UsageError
+from barfs.pci import CONFIG_INDEX, region_name
 from barfs.ranges import Range, merge, overlay, parse_range
 from barfs.text import unicode
 from barfs.text.system_errors import reason
+from barfs.widths import WIDTHS, AllowedWidths, Widths, widths_of
 
 Permission = Literal["rw", "ro", "none"]
 
 _PERMISSIONS: dict[str, Permission] = {"rw": "rw", "ro": "ro", "none": "none"}
-_FIELDS = {"device", "region", "range", "access"}
+_FIELDS = {"device", "region", "range", "access", "widths"}
+_CONFIG = region_name(CONFIG_INDEX)
 _LONGEST = 1 << 20
 _WILDCARDS = frozenset("*?[")
 
@@ -44,12 +49,13 @@ class Restriction(Range):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One `[[rule]]`; without a `span` it covers the whole region."""
+    """One `[[rule]]`; without a `span` it covers the whole region. What is None it leaves alone."""
 
-    permission: Permission
+    permission: Permission | None
     device: str = "*"
     region: str = "*"
     span: Range | None = None
+    widths: Widths | None = None
 
     def names_device(self, names: Sequence[str]) -> bool:
         return any(fnmatch.fnmatchcase(unicode(name), self.device) for name in names)
@@ -97,14 +103,38 @@ class AccessPolicy:
         `sizes` are the sizes of its regions, in bytes. Raises UsageError for a rule that names
         a region that the device does not have, or a range that leaves its region.
         """
-        rules = [rule for rule in self.rules if rule.names_device(names)]
-        for rule in rules:
-            _check(rule, names, sizes)
+        rules = self._rules_for(names, sizes)
         return {
             region: found
             for region, size in sizes.items()
             if (found := _restricted(_rules_of(region, rules), size))
         }
+
+    def widths(
+        self, names: Sequence[str], sizes: Mapping[str, int]
+    ) -> dict[str, tuple[AllowedWidths, ...]]:
+        """The ranges of each region in which rules allow only some widths, in order and disjoint.
+
+        Arguments and errors as for `restrictions`. Configuration space takes all widths, by the
+        specification of PCI: only a rule whose `region` is that name has widths for it.
+        """
+        rules = [rule for rule in self._rules_for(names, sizes) if rule.widths is not None]
+        found = {}
+        for region, size in sizes.items():
+            layers = (
+                AllowedWidths(part.start, part.end, rule.widths or WIDTHS)
+                for rule in _rules_of(region, rules)
+                if region != _CONFIG or rule.region == _CONFIG
+                for part in [_part(rule, size)]
+            )
+            found[region] = tuple(merge(overlay(layers)))
+        return {region: parts for region, parts in found.items() if parts}
+
+    def _rules_for(self, names: Sequence[str], sizes: Mapping[str, int]) -> list[Rule]:
+        rules = [rule for rule in self.rules if rule.names_device(names)]
+        for rule in rules:
+            _check(rule, names, sizes)
+        return rules
 
 
 EVERYTHING = AccessPolicy()
@@ -114,20 +144,38 @@ Restrictions = dict[str, tuple[Restriction, ...]]
 
 
 def _read_rule(where: str, row: Any) -> Rule:
-    if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
-        raise UsageError(f"{where}: every value must be a string")
+    if not isinstance(row, dict) or not all(
+        isinstance(value, str) for name, value in row.items() if name != "widths"
+    ):
+        raise UsageError(f"{where}: every value must be a string, except widths")
     if unknown := set(row) - _FIELDS:
         raise UsageError(
             f"{where}: unknown {', '.join(sorted(unknown))}; there are {', '.join(sorted(_FIELDS))}"
         )
     permission = _PERMISSIONS.get(row.get("access", ""))
-    if permission is None:
+    if permission is None and ("access" in row or "widths" not in row):
         raise UsageError(f'{where}: access must be "rw", "ro" or "none"')
     try:
         span = parse_range(row["range"]) if "range" in row else None
+        widths = _read_widths(row["widths"], span) if "widths" in row else None
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
-    return Rule(permission, row.get("device", "*"), row.get("region", "*"), span)
+    return Rule(permission, row.get("device", "*"), row.get("region", "*"), span, widths)
+
+
+def _read_widths(value: Any, span: Range | None) -> Widths:
+    try:
+        widths = widths_of(value if isinstance(value, list) else ())
+    except ValueError:
+        raise UsageError(
+            f"widths must be a list of some of 1, 2, 4 and 8, like [4], not {value!r}"
+        ) from None
+    if span is not None and (span.start | span.end) % widths[0]:
+        raise UsageError(
+            f"the range {span.start:#x}-{span.end - 1:#x} must consist of whole, aligned accesses "
+            f"of {widths[0]} bytes, the narrowest of its widths"
+        )
+    return widths
 
 
 def _rules_of(region: str, rules: Sequence[Rule]) -> list[Rule]:
@@ -148,6 +196,12 @@ def _check(rule: Rule, names: Sequence[str], sizes: Mapping[str, int]) -> None:
     )
 
 
+def _part(rule: Rule, size: int) -> Range:
+    """The part of a region of `size` bytes that a rule covers."""
+    region = Range(0, size)
+    return (rule.span or region).overlap(region)
+
+
 @dataclass(frozen=True, slots=True)
 class _Painted(Range):
     permission: Permission
@@ -155,9 +209,10 @@ class _Painted(Range):
 
 def _restricted(rules: Sequence[Rule], size: int) -> tuple[Restriction, ...]:
     """The restrictions of a region of `size` bytes under the rules, as few as possible."""
-    region = Range(0, size)
-    parts = ((rule, (rule.span or region).overlap(region)) for rule in rules)
-    painted = overlay(_Painted(part.start, part.end, rule.permission) for rule, part in parts)
+    parts = ((rule.permission, _part(rule, size)) for rule in rules)
+    painted = overlay(
+        _Painted(part.start, part.end, permission) for permission, part in parts if permission
+    )
     return tuple(
         Restriction(part.start, part.end, part.permission)
         for part in merge(painted)

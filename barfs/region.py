@@ -46,6 +46,8 @@ class Region:
         table: engine.Table,
         mapped: MappedWindows,
         backing: tuple[int, int] | None,
+        *,
+        restricted: bool = False,
     ) -> None:
         self.layout = layout.merged()
         self.name = layout.region
@@ -55,7 +57,7 @@ class Region:
         self._table = table
         self._backing = backing
         self._windows = layout.windows
-        self._restricted = False
+        self._restricted = restricted
         self._owner = engine.Owner()
         self._mappings = list(mapped.mappings.values())
         self._reservation = mapped.reservation
@@ -70,14 +72,14 @@ class Region:
         """Where the region begins in this process; each window is at its own offset from there.
 
         The rest of the range is reserved and not accessible. Needs `mapping="contiguous"`, at
-        least one window and no policy for this region (a mapping cannot enforce one), else
-        UsageError. Valid until the device is closed, and in this process: one that is forked from
-        it has nothing there (ForkedDevice).
+        least one window, and neither a policy nor widths for this region (a mapping cannot
+        enforce them), else UsageError. Valid until the device is closed, and in this process: one
+        that is forked from it has nothing there (ForkedDevice).
         """
         if not self._owner.is_here:
             raise forked(self.layout.device)
         if self._restricted:
-            raise UsageError(f"{self.name} has no address: a policy restricts it")
+            raise UsageError(f"{self.name} has no address: a policy or widths restrict it")
         if not self.layout.windows:
             raise UsageError(f"{self.name} has no address: it has no window; its layout says why")
         if self._reservation is None:

@@ -26,7 +26,7 @@ from typing import Self
 from barfs.attached.client import Granted, ask
 from barfs.attached.mounts import MountError, MountInfo, layouts_in
 from barfs.attached.wire import Window
-from barfs.backend import NoDescriptor, Signal
+from barfs.backend import HOST_FILES, HostFile, NoDescriptor, Signal
 from barfs.engine import PAGE_SIZE, Owner, keep_from_children
 from barfs.errors import (
     AccessDenied,
@@ -319,7 +319,7 @@ class AttachedDevice:
         regions = {region_name(index) for index in self._regions}
         for name in names:
             path = self._directory.path / name
-            if name in regions or name.endswith(".layout") or path.is_symlink():
+            if name in (*regions, *HOST_FILES) or name.endswith(".layout") or path.is_symlink():
                 continue
             with contextlib.suppress(OSError), path.open("rb") as file:  # a directory is none
                 yield name, os.fsdecode(file.read(_LONGEST_TEXT))
@@ -328,6 +328,18 @@ class AttachedDevice:
         """The mount's, by the last names of their targets (`barfs.fuse.tree`)."""
         links = [path for path in self._directory.path.iterdir() if path.is_symlink()]
         return {path.name: "/".join(path.readlink().parts[-2:]) for path in links}
+
+    def host_files(self) -> Mapping[str, HostFile]:
+        """The mount's."""
+        found = {}
+        for name in HOST_FILES:
+            with contextlib.suppress(OSError):
+                path = self._directory.path / name
+                found[name] = HostFile(path, path.stat().st_size)
+        return found
+
+    def slot(self) -> None:
+        """The mount shows it to lspci, which asks no other."""
 
     def signals(self) -> tuple[Signal, ...]:
         """The end of the connection, and a request that found the device or the mount gone."""

@@ -46,6 +46,15 @@ def device_number(mountpoint: Path) -> str | None:
     return found[-1].device if found and found[-1].fstype == FSTYPE else None
 
 
+def owner_of(mountpoint: Path) -> tuple[int, int] | None:
+    """The user and group that made the barfs mount there, if there is one."""
+    found = [entry for entry in mounts() if entry.mountpoint == mountpoint]
+    if not found or found[-1].fstype != FSTYPE:
+        return None
+    words = dict(word.partition("=")[::2] for word in found[-1].options.split(","))
+    return int(words["user_id"]), int(words["group_id"])
+
+
 def mountpoints_by_device(proc: Path = Path("/proc")) -> dict[str, Path]:
     """The mount points of all mounted devices, by BDF or source.
 

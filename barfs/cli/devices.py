@@ -19,7 +19,7 @@ from barfs.host.executor import Executor
 from barfs.host.steps import Owner, Step
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
-from barfs.text import printable
+from barfs.text import printable, printable_lines
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,8 @@ def add_list(parser: argparse.ArgumentParser) -> None:
         parser,
         "barfs list",
         "barfs list --json",
-        details="Prints a line for each function: its IDs, its driver, its IOMMU group, where "
-        "barfs has mounted it, and why it cannot be mounted yet.",
+        details="Prints a line for each function: its IDs, its driver, its IOMMU group, what "
+        "binds it at boot, where barfs has mounted it, and why it cannot be mounted yet.",
     )
     parser.set_defaults(run=_list)
 
@@ -51,6 +51,16 @@ def _add_binding(parser: argparse.ArgumentParser) -> None:
 
 def add_bind(parser: argparse.ArgumentParser) -> None:
     _add_binding(parser)
+    parser.add_argument(
+        "--group-members",
+        action="store_true",
+        help="also every other endpoint of their IOMMU groups, which VFIO takes only as a whole",
+    )
+    parser.add_argument(
+        "--persist",
+        action="store_true",
+        help="also at each boot and hot-plug, by a udev rule, until barfs unbind",
+    )
     parser.add_argument("--driver", metavar="NAME", default=VFIO_PCI, help="use a variant driver")
     parser.add_argument(
         "--user", metavar="USER", help="let this user open the devices, to mount without root"
@@ -65,10 +75,11 @@ def add_bind(parser: argparse.ArgumentParser) -> None:
         parser,
         "barfs bind --user alice 0000:01:00.0",
         "barfs bind --dry-run 01:00.0 01:00.1",
+        "barfs bind --group-members --persist 0000:01:00.0",
         "barfs bind --driver nvgrace_gpu_vfio_pci --group vfio 0000:01:00.0",
         details="Refuses bridges, devices without an IOMMU group, and devices that carry a mounted "
         "file system, swap or the default route. The binding lasts until barfs unbind or the next "
-        "boot.",
+        "boot; with --persist, until barfs unbind.",
     )
     parser.set_defaults(run=_bind)
 
@@ -83,17 +94,25 @@ def _bind(choice: argparse.Namespace) -> int:
     machine, bdfs = Machine(), _addresses(choice.bdfs)
     owner = Owner(find_user(choice.user), find_group(choice.group))
     binder = Binder(machine, Executor())
+    persist = choice.persist
     with contextlib.nullcontext() if choice.dry_run else binder.exclusive():
-        binder.check_bind(bdfs, choice.driver, force=choice.force)
+        if choice.group_members:
+            bdfs = binder.with_group_members(bdfs, choice.driver)
+        binder.check_bind(bdfs, choice.driver, force=choice.force, persist=persist)
         if choice.dry_run:
-            return _print_steps(binder.rehearse_bind(bdfs, choice.driver, owner))
-        binder.bind(bdfs, choice.driver, owner)
+            return _print_steps(binder.rehearse_bind(bdfs, choice.driver, owner, persist=persist))
+        binder.bind(bdfs, choice.driver, owner, persist=persist)
     for bdf in bdfs:
         nodes = " ".join(map(str, machine.device_nodes(bdf)))
-        print(f"{bdf} is bound to {choice.driver}: {nodes}")
-    for note in binder.notes(bdfs, owner):
-        tell(f"barfs: note: {note}")
+        print(f"{bdf} is bound to {choice.driver}{', at boot too' if persist else ''}: {nodes}")
+    bridges = binder.bridges(bdfs) if choice.group_members else []
+    _tell_notes([*bridges, *binder.notes(bdfs, owner)])
     return 0
+
+
+def _tell_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        tell(f"barfs: note: {note}")
 
 
 def _unbind(choice: argparse.Namespace) -> int:
@@ -105,13 +124,17 @@ def _unbind(choice: argparse.Namespace) -> int:
             return _print_steps(binder.rehearse_unbind(bdfs))
         binder.unbind(bdfs)
     for bdf in bdfs:
-        print(printable(f"{bdf} {machine.driver_state(bdf)}"))
+        if machine.pci_device(bdf).is_dir():
+            print(printable(f"{bdf} {machine.driver_state(bdf)}"))
+        else:
+            print(f"{bdf} is absent, and will not be bound at boot")
+    _tell_notes(binder.notes_of_unbind(bdfs))
     return 0
 
 
 def _print_steps(steps: Iterable[Step]) -> int:
     for step in steps:
-        print(printable(step))
+        print(printable_lines(str(step)))
     return 0
 
 

@@ -88,6 +88,8 @@ def _declare(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentPar
 _COMMANDS = {
     "mount": ("mount", "mount devices and serve their regions as files"),
     "umount": ("mount", "unmount, and wait until the devices are released"),
+    "add": ("change", "add devices to a mount"),
+    "remove": ("change", "remove devices from a mount"),
     "layout": ("layout", "show the windows and gaps of a device's regions"),
     "demo": ("mount", "mount the built-in software device"),
     "serve": ("serve", "run a software device for vfio-user clients"),

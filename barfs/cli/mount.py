@@ -62,6 +62,7 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
     """A mount in the foreground calls `announce` when it answers."""
     # Imported here, not for umount: trio and pyfuse3 take longer to import than it takes to run.
     from barfs.cli.mount_options import parse_options
+    from barfs.fuse import context_mount
     from barfs.fuse.hotplug import AllDevices
     from barfs.fuse.mount import Listener, Mount, NamedDevices
 
@@ -73,6 +74,7 @@ def _mount(choice: argparse.Namespace, announce: Callable[[], None] = lambda: No
         raise UsageError("use barfs mount DEVICE... MOUNTPOINT or barfs mount --all MOUNTPOINT")
     names = [DeviceName.parse(text) for text in choice.devices]
     mountpoint = check_mountpoint(choice.mountpoint)
+    context_mount.check(mount_options.contexts())
 
     def serve(listener: Listener) -> int:
         devices = AllDevices(options) if choice.all else NamedDevices(names, options)

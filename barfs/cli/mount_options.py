@@ -3,11 +3,13 @@
 
 Rule 1: an unknown word is an error that names the known ones; words that contradict each other are
         an error.
-Rule 2: words that mount(8) and fstab pass to every file system, and those that the kernel shows for
+Rule 2: a value in double quotes may have commas, as for mount(8).
+Rule 3: words that mount(8) and fstab pass to every file system, and those that the kernel shows for
         a mount, are accepted and ignored.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from barfs.fuse.fusermount import MountOptions
 from barfs.policy import AccessPolicy
 from barfs.ranges import parse_number
 from barfs.registers.find import Choice, parse_choice
+from barfs.widths import Widths, widths_of
 
 # util-linux: libmount/src/optmap.c.
 _FROM_MOUNT = frozenset(
@@ -40,6 +43,13 @@ _WITH_VALUE_FROM_KERNEL = frozenset(
 )
 
 
+_WORD = re.compile(r'[^,"]*="[^"]*"(?=,|\Z)|[^,]+')
+_QUOTED = re.compile(r'="([^"]*)"\Z')
+
+# user:role:type and, with MLS, a range, whose categories may be separated by commas.
+_CONTEXT = re.compile(r'[^\s,:"\\]+(:[^\s,:"\\]+){2}(:[^\s"\\]+)?')
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -57,11 +67,21 @@ def _trace_limit(text: str) -> int:
     return value
 
 
+def _widths(text: str) -> Widths:
+    return widths_of(map(int, text.split(":")))
+
+
 def _registers(texts: Sequence[str]) -> Choice:
     choice = parse_choice(texts)
     # The mount runs in another directory.
     named = (replace(each, path=Path(os.path.abspath(each.path))) for each in choice.named)
     return replace(choice, named=tuple(named))
+
+
+def _context(text: str) -> str:
+    if not _CONTEXT.fullmatch(text):
+        raise ValueError
+    return text
 
 
 def _umask(text: str) -> int:
@@ -100,6 +120,18 @@ class Option:
 
 _MOUNT = (MountOptions,)
 
+
+def _security_context(name: str, whose: str) -> Option:
+    return Option(
+        name,
+        "CONTEXT",
+        f"SELinux context {whose}; in double quotes if it has commas",
+        _MOUNT,
+        _context,
+        "an SELinux context like system_u:object_r:usr_t:s0",
+    )
+
+
 OPTIONS = (
     Option("ro", "", "allow no writes", (Options, MountOptions), field="read_only"),
     Option(
@@ -127,11 +159,20 @@ OPTIONS = (
         "the VFIO interface to open devices with (default auto: cdev, or else group)",
         expected="auto, cdev, group or noiommu",
     ),
+    Option(
+        "widths",
+        "WIDTHS",
+        "the only widths of accesses, like 4 or 4:8, in all regions but config: the device never "
+        "sees another, and what cannot be made of these is refused",
+        read=_widths,
+        expected="some of 1, 2, 4 and 8, like 4 or 4:8",
+    ),
     Option("guard", "", "refuse requests that are not exactly one access to the device"),
     Option(
         "policy",
         "FILE",
-        "TOML file of ranges that must not be written, or not be accessed at all",
+        "TOML file of ranges that must not be written, or not be accessed at all, or only with "
+        "some widths",
         read=AccessPolicy.load,
         expected="a file of rules",
     ),
@@ -168,10 +209,17 @@ OPTIONS = (
         expected="a positive number of seconds",
     ),
     Option(
+        "reconnect",
+        "",
+        "a vfio-user device whose server has ended comes back, opened anew, when a server listens "
+        "on its socket again",
+        _MOUNT,
+    ),
+    Option(
         "map",
         "",
         "let programs of yours map the windows (barfs run, barfs.attach); excludes ro, guard, "
-        "policy, trace and mapping=off, which a mapping cannot keep",
+        "widths, policy, trace and mapping=off, which a mapping cannot keep",
         _MOUNT,
     ),
     Option(
@@ -204,6 +252,10 @@ OPTIONS = (
         _umask,
         "an octal number like 027",
     ),
+    _security_context("context", "of all files"),
+    _security_context("fscontext", "of the file system"),
+    _security_context("defcontext", "of files that have none"),
+    _security_context("rootcontext", "of the root directory"),
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -216,7 +268,7 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
     found: dict[str, Any] = {}
     # Always there: a mount finds descriptions when it starts, not when they are first used.
     repeated: dict[str, list[str]] = {option.name: [] for option in OPTIONS if option.repeated}
-    words = [_without_reach(word) for text in texts for word in text.split(",") if word]
+    words = [_without_reach(word) for text in texts for word in _words(text)]
     # First, since mount(8) mixes it with any words of fstab and of the mount.
     if "remount" in words:
         raise UsageError(
@@ -225,6 +277,8 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
         )
     if "ro" in words and "rw" in words:
         raise UsageError("options ro and rw contradict each other")
+    if {"context", "defcontext"} <= {word.partition("=")[0] for word in words}:
+        raise UsageError("options context and defcontext contradict each other")
     for word in words:
         name, value = _read_word(word)
         if name is None:
@@ -248,9 +302,14 @@ def parse_options(texts: Iterable[str]) -> tuple[Options, MountOptions]:
     return Options(**ours), MountOptions(**theirs)
 
 
+def _words(text: str) -> list[str]:
+    return [_QUOTED.sub(r"=\1", word) for word in _WORD.findall(text)]
+
+
 _BROKEN_BY_MAP = {
     "ro": "a program that maps a window can write to it",
     "guard": "accesses of mapped memory may have any width",
+    "widths": "accesses of mapped memory may have any width",
     "policy": "a program that maps a window has all of it",
     "trace": "accesses of mapped memory leave no line in a trace",
     "mapping=off": "without windows there is nothing to map",

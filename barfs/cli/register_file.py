@@ -27,6 +27,7 @@ from barfs.layout import NARROW_WIDTH, Layout, Segment
 from barfs.pci import region_index
 from barfs.ranges import parse_number
 from barfs.text.system_errors import reason
+from barfs.widths import in_words
 
 if TYPE_CHECKING:
     from barfs.device import Device
@@ -299,9 +300,19 @@ def check_range(start: int, end: int, width: int, size: int | None) -> None:
 def check_widths(start: int, end: int, width: int, places: Iterable[Segment]) -> None:
     """Raises UsageError unless each register of `[start, end)` is one access in its segment."""
     for place in places:
-        if place.width < width and place.start < end and start < place.end:
-            register = max(start, place.start - place.start % width)
+        if width in place.widths or place.end <= start or end <= place.start:
+            continue
+        register = max(start, place.start - place.start % width)
+        if not place.widths:
             raise UsageError(
-                f"an access at {register:#x} must have at most {place.width} bytes, not {width}; "
-                f"use -{_LETTER[place.width]}"
+                f"no access is possible at {register:#x}: the device takes at most {place.width} "
+                "bytes there, which the mount's widths do not allow"
             )
+        if sum(place.widths) == 2 * place.width - 1:
+            taken, letters = f"at most {place.width} bytes", place.widths[-1:]
+        else:
+            taken, letters = in_words(place.widths), place.widths
+        options = " or ".join(f"-{_LETTER[one]}" for one in letters)
+        raise UsageError(
+            f"an access at {register:#x} must have {taken}, not {width}; use {options}"
+        )

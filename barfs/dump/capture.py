@@ -30,6 +30,7 @@ from barfs.ranges import Range, align_down, align_up, clip, merge, overlay
 from barfs.region import backing_of
 from barfs.registers.access import DeviceRegisters
 from barfs.registers.find import Choice
+from barfs.widths import WIDTHS, Widths
 
 SIDE_EFFECTS = "side-effects"
 """The reason of a hole where a register is whose read does something."""
@@ -192,6 +193,7 @@ class RegionReader:
         self._skips = [skip for skip in skips if skip.region == layout.region]
         self._singly = False
         self._width = layout.width
+        self._widths: Widths = WIDTHS
         self.holes: list[Hole] = []
 
     def pieces(self) -> Iterator[Piece]:
@@ -221,7 +223,7 @@ class RegionReader:
         return overlay((*parts, *layers))
 
     def _read(self, segment: Segment, start: int, end: int) -> Iterator[Piece]:
-        self._width = min(self._layout.width, segment.width)
+        self._width, self._widths = segment.cut(self._layout.width), segment.widths
         position, failures = start, 0
         known: dict[int, bytes] = {}
         while True:
@@ -253,7 +255,7 @@ class RegionReader:
             count = min(end - position, _CHUNK - position % _CHUNK)
             # Between registers that are left out, 8 bytes are two others, and no single access.
             if self._singly or (self._effects and count <= _WIDEST):
-                count = _single(position, end, self._width)
+                count = self._single(position, end)
             try:
                 return self._source.read(self._layout.region, position, count), "short-read"
             except OSError as error:
@@ -299,9 +301,13 @@ class RegionReader:
     def _hole(self, start: int, end: int, reason: str) -> None:
         self.holes[-1:] = merge((*self.holes[-1:], Hole(start, end, reason)))
 
-
-def _single(position: int, end: int, width: int) -> int:
-    """The widest single access at a position."""
-    while position % width or position + width > end:
-        width //= 2
-    return width
+    def _single(self, position: int, end: int) -> int:
+        """The widest single access at a position; one that is refused if none is possible."""
+        return max(
+            (
+                width
+                for width in self._widths
+                if width <= self._width and position % width == 0 and position + width <= end
+            ),
+            default=1,
+        )

@@ -14,6 +14,7 @@ from barfs.layout import (
     REASON_BAD_CAPABILITY,
     REASON_NOT_IN_AREA,
     REASON_SUB_PAGE,
+    REASON_WIDTHS,
     Layout,
     Segment,
 )
@@ -31,7 +32,8 @@ from barfs.uapi import SparseArea
 
 _PAGE = 4096
 _MOST_CONTENTS = 1 << 29
-_NOT_MAPPABLE = (REASON_NOT_IN_AREA, REASON_BAD_AREA, REASON_BAD_CAPABILITY)
+# A window takes every width.
+_NOT_MAPPABLE = (REASON_NOT_IN_AREA, REASON_BAD_AREA, REASON_BAD_CAPABILITY, REASON_WIDTHS)
 
 
 def spec_of(dump: Dump) -> DeviceSpec:

@@ -27,14 +27,16 @@ DECLARATIONS = """
 enum barfs_direction { BARFS_READ = 0, BARFS_WRITE = 1 };
 enum barfs_permission { BARFS_MAY_READ = 1, BARFS_MAY_WRITE = 2 };
 enum barfs_kind { BARFS_REFUSED, BARFS_MEMORY, BARFS_FD, BARFS_CALL };
-enum barfs_table_flags { BARFS_PORT = 1, BARFS_GUARD_READS = 2, BARFS_GUARD_WRITES = 4 };
+enum barfs_table_flags {
+    BARFS_PORT = 1, BARFS_GUARD_READS = 2, BARFS_GUARD_WRITES = 4, BARFS_WIDTHS = 8,
+};
 
 typedef int barfs_call_fn(void *context, uint64_t offset, uint32_t width,
                           enum barfs_direction direction, void *data);
 struct barfs_table_entry {
     uint64_t start, end;
     enum barfs_kind kind;
-    uint32_t permission, max_width;
+    uint32_t permission, widths;
     int fd;
     uint64_t fd_offset;
     volatile uint8_t *base;
@@ -74,7 +76,6 @@ int64_t barfs_transfer(const struct barfs_table *, uint64_t offset, void *buffer
 int64_t barfs_load(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t *value);
 int64_t barfs_load_narrow(const struct barfs_table *, uint64_t offset, uint32_t width);
 int64_t barfs_store(const struct barfs_table *, uint64_t offset, uint32_t width, uint64_t value);
-uint32_t barfs_widest_access(const struct barfs_table *, uint64_t offset);
 uint32_t barfs_inflight_inside(struct barfs_inflight *);
 void barfs_inflight_close(struct barfs_inflight *);
 bool barfs_inflight_drain(struct barfs_inflight *, int64_t timeout_ns);
@@ -142,7 +143,6 @@ ffibuilder.set_source(
             "engine/sigbus",
             "engine/trace",
             "engine/transfer",
-            "engine/validate",
             "fuse/gate",
         )
     ),

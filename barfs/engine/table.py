@@ -16,10 +16,11 @@ from typing import Any
 from barfs.engine import sigbus
 from barfs.engine.extension import ffi, lib
 from barfs.engine.inflight import Control, InFlight
-from barfs.engine.table_entry import WIDTHS, Call, Descriptor, Memory, TableEntry
+from barfs.engine.table_entry import Call, Descriptor, Memory, TableEntry
 from barfs.engine.trace import Trace
 from barfs.errors import AccessError, BarfsError, access_error
 from barfs.ranges import Range, check_cover
+from barfs.widths import WIDTHS, in_words
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ _faulthandler_enabled = faulthandler.is_enabled
 
 # The most that is allocated for a request that a port or the guard refuses anyway.
 _REFUSED_ANYWAY = 16
+
+_MOST_OF_A_PORT = 4
 
 _BYTES = ffi.typeof("char[]")
 _POINTER_64 = ffi.typeof("uint64_t *")
@@ -85,6 +88,7 @@ class Table:
         self.entries = tuple(entries)
         self.in_flight = in_flight
         self._single = port or guard_reads
+        self._port = port
         self._calls = any(isinstance(entry.target, Call) for entry in entries)
         self._kept: list[Any] = []  # what the C structures point to
         traced = ffi.NULL if trace is None else trace.of_region(name)
@@ -97,7 +101,8 @@ class Table:
                 "width": width,
                 "flags": (lib.BARFS_PORT if port else 0)
                 | (lib.BARFS_GUARD_READS if guard_reads else 0)
-                | (lib.BARFS_GUARD_WRITES if guard_writes else 0),
+                | (lib.BARFS_GUARD_WRITES if guard_writes else 0)
+                | (lib.BARFS_WIDTHS if any(map(_lacks_widths, entries)) else 0),
                 "timeout_ns": 0 if timeout is None else max(1, int(timeout * 1e9)),
                 "entry_count": len(self.entries),
                 "entries": rows,
@@ -192,7 +197,7 @@ class Table:
             "kind": lib.BARFS_REFUSED,
             "permission": (lib.BARFS_MAY_READ if entry.readable else 0)
             | (lib.BARFS_MAY_WRITE if entry.writable else 0),
-            "max_width": entry.max_width,
+            "widths": sum(entry.widths),
         }
         match entry.target:
             case Memory(mapping, offset):
@@ -228,20 +233,35 @@ class Table:
             error, _raised.error = _raised.error, None
             if error is not None:
                 return error
-        problem = self._width_problem(offset, width) if result == -errno.EINVAL else ""
+        problem = self.width_problem(offset, width) if result == -errno.EINVAL else ""
         return access_error(-result, problem, region=self.name, offset=offset, width=width)
 
-    def _width_problem(self, offset: int, width: int) -> str:
-        if width not in WIDTHS or offset % width or not 0 <= offset < self.size:
+    def width_problem(self, offset: int, width: int) -> str:
+        """What a place takes, for a request that it refuses as InvalidAccess; "" if that is not
+        for its width."""
+        entry = next((one for one in self.entries if one.start <= offset < one.end), None)
+        if entry is None:
             return ""
-        most = lib.barfs_widest_access(self._table, offset)
-        return f"this place takes {most} bytes at most" if width > most else ""
+        if _lacks_widths(entry):
+            if not entry.widths:
+                return f"this place takes at most {entry.max_width} bytes, which are not allowed"
+            return f"this place takes accesses of {in_words(entry.widths)} only"
+        most = _MOST_OF_A_PORT if self._port else entry.max_width
+        fits = [one for one in entry.widths if offset % one == 0 and offset + one <= entry.end]
+        widest = min(fits[-1], most)
+        refused = width in WIDTHS and offset % width == 0 and width > widest
+        return f"this place takes {widest} bytes at most" if refused else ""
 
     def _end_short(self) -> None:
         """Drop the error behind a short count, but never a KeyboardInterrupt."""
         error, _raised.error = _raised.error, None
         if error is not None and not isinstance(error, AccessError):
             raise error
+
+
+def _lacks_widths(entry: TableEntry) -> bool:
+    """Whether it refuses a width up to its `max_width`."""
+    return sum(entry.widths) != 2 * entry.max_width - 1
 
 
 def _outside(_kind: object, error: BaseException, _traceback: object) -> int:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from barfs.engine.inflight import Turns
 from barfs.engine.mapping import Mapping
 from barfs.ranges import Range
-
-WIDTHS = (1, 2, 4, 8)
+from barfs.widths import WIDTHS, Widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +53,28 @@ Target = Memory | Descriptor | Call | Refused
 
 @dataclass(frozen=True, slots=True)
 class TableEntry(Range):
-    """A range of a region; `max_width` is the widest single access it takes: 1, 2, 4, 8."""
+    """A range of a region; `max_width` is the widest single access it takes: 1, 2, 4, 8.
+
+    `allowed` are the widths that the user allows; with none of them up to `max_width`, none fits.
+    """
 
     readable: bool
     writable: bool
     max_width: int
     target: Target
+    allowed: Widths = WIDTHS
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the accesses that it takes, the narrowest first."""
+        return tuple(width for width in self.allowed if width <= self.max_width)
 
     def __post_init__(self) -> None:
         Range.__post_init__(self)
         if self.max_width not in WIDTHS:
             raise ValueError(f"{self}: max_width must be 1, 2, 4 or 8, not {self.max_width}")
+        if not self.allowed or any(width not in WIDTHS for width in self.allowed):
+            raise ValueError(f"{self}: allowed must be some of 1, 2, 4 and 8, not {self.allowed}")
         match self.target:
             case Memory(mapping, offset):
                 self._check_memory(mapping, offset)

@@ -199,7 +199,8 @@ static void access_memory(struct request *request, volatile uint8_t *base, uint3
  * long. */
 static int walk_memory(struct request *request, const struct barfs_table_entry *entry, uint64_t end)
 {
-    uint64_t cap = barfs_min(request->limit, entry->max_width);
+    uint32_t widths = barfs_widths_within(entry->widths, request->limit);
+    uint32_t widest = barfs_widest_of(widths);
     uint64_t most = request->table->trace == NULL ? MOST_BETWEEN_LOOKS : 1;
     bool timed = request->control->timeout_ns != 0;
     uint64_t batch = timed ? 1 : barfs_min(BATCH_WITHOUT_CLOCK, most);
@@ -215,8 +216,8 @@ static int walk_memory(struct request *request, const struct barfs_table_entry *
         error = look(request);
         if (error != 0)
             return error;
-        width = barfs_widest(position, end, cap);
-        accesses = width == cap ? barfs_min(batch, (end - position) / width) : 1;
+        width = barfs_widest(position, end, widths);
+        accesses = width == widest ? barfs_min(batch, (end - position) / width) : 1;
         access_memory(request, entry->base + (position - entry->start), width, accesses);
         if (timed) {
             int64_t took = answered(request, NULL);
@@ -272,7 +273,7 @@ typedef int access_fn(struct request *, const struct barfs_table_entry *, uint64
 static int walk_singly(struct request *request, const struct barfs_table_entry *entry, uint64_t end,
                        access_fn *access)
 {
-    uint64_t cap = barfs_min(request->limit, entry->max_width);
+    uint32_t widths = barfs_widths_within(entry->widths, request->limit);
     bool timed = request->control->timeout_ns != 0 || entry->turns != NULL;
 
     for (;;) {
@@ -285,7 +286,7 @@ static int walk_singly(struct request *request, const struct barfs_table_entry *
         error = look(request);
         if (error != 0)
             return error;
-        width = barfs_widest(position, end, cap);
+        width = barfs_widest(position, end, widths);
         error = access(request, entry, position, width);
         if (timed && error != -ETIMEDOUT && error != -EINTR)
             request->late = is_late(request, answered(request, entry->turns));

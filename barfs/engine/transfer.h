@@ -6,8 +6,10 @@
  *         its width.  It is never widened, merged, speculated or repeated.
  * Rule 2: a request is first clipped to the end of the region.  If the rest is naturally aligned
  *         and 1, 2, 4 or 8 bytes long, its own length is the limit, else the table's width is.
- *         Then, from the start: the widest access that is naturally aligned at its offset and fits
- *         the limit, the entry's max_width, the entry and the request.
+ *         Then, from the start: the widest access of the entry's widths that is naturally aligned
+ *         at its offset and fits the limit, the entry and the request.  Where no width of an entry
+ *         is within the limit, its narrowest takes the limit's place.  A request that cannot be
+ *         made of such accesses to its end is refused before the first.
  * Rule 3: the result is the number of bytes done, or -errno if none were.  Nothing is undone.
  * Rule 4: no code here knows Python or allocates memory.  Any thread may call; the SIGBUS handler
  *         must be installed (sigbus.h) before a table with memory entries is used.
@@ -44,6 +46,7 @@ enum barfs_table_flags {
     BARFS_PORT = 1,        /* an I/O-port BAR: one access of 1, 2 or 4 bytes inside, or -EINVAL */
     BARFS_GUARD_READS = 2, /* a request that is not a single access there: -EINVAL */
     BARFS_GUARD_WRITES = 4,
+    BARFS_WIDTHS = 8, /* an entry lacks a width that is narrower than its widest, or has none */
 };
 
 /* One access of a BARFS_CALL entry: `data` holds or receives `width` bytes in the device's order.
@@ -55,7 +58,7 @@ struct barfs_table_entry {
     uint64_t start, end; /* offsets in the region, half-open */
     enum barfs_kind kind;
     uint32_t permission;
-    uint32_t max_width;     /* 1, 2, 4 or 8 */
+    uint32_t widths;        /* of its accesses: the sum of some of 1, 2, 4 and 8; 0: none fits */
     int fd;                 /* BARFS_FD */
     uint64_t fd_offset;     /* BARFS_FD: where `start` is in the fd */
     volatile uint8_t *base; /* BARFS_MEMORY: the address of `start`, congruent to it modulo 8 */
@@ -108,7 +111,7 @@ struct barfs_control {
  *   -EFBIG      a write at or past the end         -EACCES     the entry does not permit it
  *   -EIO        the device refused the access      -ENODEV     `inflight` is closed
  *   -EINTR      control->stop                      -ETIMEDOUT  an access exceeded timeout_ns
- *   -EINVAL     the BARFS_PORT and BARFS_GUARD rules
+ *   -EINVAL     the BARFS_PORT and BARFS_GUARD rules, or the entries' widths
  *   -EPERM      the first access touches a denied byte
  *   -ECHILD     the device belongs to the process that this one was forked from
  * or the error of pread()/pwrite() (ENODEV, ETIMEDOUT, EACCES; any other becomes EIO) or of the
@@ -125,9 +128,9 @@ struct barfs_cost {
 struct barfs_cost barfs_transfer_cost(const struct barfs_table *table, uint64_t offset,
                                       uint64_t count);
 
-/* Exactly one access of `width` bytes, or an error as above; -EINVAL if it is misaligned, wider
- * than the entry's max_width, or crosses the end of its entry or of the region.  The device's bytes
- * are little-endian, `value` is in host order. */
+/* Exactly one access of `width` bytes, or an error as above; -EINVAL if it is misaligned, of no
+ * width of its entry, or crosses the end of its entry or of the region.  The device's bytes are
+ * little-endian, `value` is in host order. */
 int64_t barfs_load(const struct barfs_table *table, uint64_t offset, uint32_t width,
                    uint64_t *value);
 int64_t barfs_store(const struct barfs_table *table, uint64_t offset, uint32_t width,

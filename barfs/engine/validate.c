@@ -24,17 +24,30 @@ const struct barfs_table_entry *barfs_entry_at(const struct barfs_table *table, 
 
 bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint64_t count)
 {
-    return barfs_is_natural(offset, count) && count <= barfs_widest_access(table, offset);
+    const struct barfs_table_entry *entry = barfs_entry_at(table, offset);
+
+    if (table->flags & BARFS_PORT && count > MOST_OF_A_PORT)
+        return false;
+    return barfs_is_natural(offset, count) && entry->widths & count && count <= entry->end - offset;
 }
 
-uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset)
+/* Whether accesses of the entries' widths make up the request: they do if the narrowest do. */
+static bool can_be_made(const struct barfs_table *table, uint64_t offset, uint64_t count,
+                        uint64_t limit)
 {
     const struct barfs_table_entry *entry = barfs_entry_at(table, offset);
-    uint64_t cap = entry->max_width;
+    uint64_t end = offset + count;
 
-    if (table->flags & BARFS_PORT)
-        cap = barfs_min(cap, MOST_OF_A_PORT);
-    return barfs_widest(offset, entry->end, cap);
+    for (; offset < end; entry++) {
+        uint32_t widths = barfs_widths_within(entry->widths, limit);
+        uint64_t narrowest = widths & -widths;
+        uint64_t part_end = barfs_min(entry->end, end);
+
+        if (widths == 0 || ((offset | part_end) & (narrowest - 1)) != 0)
+            return false;
+        offset = part_end;
+    }
+    return true;
 }
 
 /* The first denied range that ends after `offset`; NULL if none does. */
@@ -63,16 +76,24 @@ bool barfs_is_denied(const struct barfs_table *table, uint64_t offset, uint64_t 
     return range != NULL && range->start < offset + count;
 }
 
-/* The number of bytes before the first access, `limit` wide at most, that touches a denied one. */
+/* The number of bytes before the first access that touches a denied one.  That access may be any of
+ * those which the entry takes there. */
 static uint64_t permitted(const struct barfs_table *table, uint64_t offset, uint64_t count,
                           uint64_t limit, enum barfs_direction direction)
 {
     const struct barfs_range *range = denied_from(table, offset, direction);
-    uint64_t end;
+    const struct barfs_table_entry *entry;
+    uint64_t end, widest;
 
     if (range == NULL || range->start >= offset + count)
         return count;
-    end = range->start & ~(limit - 1);
+    if (range->start <= offset)
+        return 0;
+    entry = barfs_entry_at(table, range->start);
+    widest = barfs_widest_of(barfs_widths_within(entry->widths, limit));
+    end = range->start & ~(widest - 1);
+    if (end < entry->start)
+        end = entry->start;
     return end > offset ? end - offset : 0;
 }
 
@@ -95,8 +116,10 @@ struct barfs_validated barfs_validate(const struct barfs_table *table, uint64_t 
     count = barfs_min(count, table->size - offset);
     if (guarded && !barfs_is_one_access(table, offset, count))
         return valid;
-    valid.result = 0;
     valid.limit = barfs_is_natural(offset, count) ? count : table->width;
+    if (table->flags & BARFS_WIDTHS && !can_be_made(table, offset, count, valid.limit))
+        return valid;
+    valid.result = 0;
     valid.count = permitted(table, offset, count, valid.limit, direction);
     if (valid.count == 0)
         valid.result = -EPERM;

@@ -7,6 +7,7 @@
  *         touches a denied byte, not even with a part of itself: an access that would is left out.
  * Rule 2: denied ranges do not change how the rest is accessed: an access beside one is as wide as
  *         it would be without it.
+ * Rule 3: no access has a width that its entry lacks: a request that no others make up is refused.
  */
 #ifndef BARFS_VALIDATE_H
 #define BARFS_VALIDATE_H
@@ -34,9 +35,6 @@ bool barfs_is_denied(const struct barfs_table *table, uint64_t offset, uint64_t 
 /* The entry that contains `position`, an offset inside the region. */
 const struct barfs_table_entry *barfs_entry_at(const struct barfs_table *table, uint64_t position);
 
-/* The widest single access at `offset`, which is inside the region. */
-uint32_t barfs_widest_access(const struct barfs_table *table, uint64_t offset);
-
 /* Whether `count` bytes at `offset`, which is inside the region, can be one access. */
 bool barfs_is_one_access(const struct barfs_table *table, uint64_t offset, uint64_t count);
 
@@ -45,14 +43,29 @@ static inline bool barfs_is_natural(uint64_t offset, uint64_t count)
     return (count == 1 || count == 2 || count == 4 || count == 8) && offset % count == 0;
 }
 
-/* The widest naturally aligned access at `position` that ends by `end` and is at most `cap`. */
-static inline uint32_t barfs_widest(uint64_t position, uint64_t end, uint64_t cap)
+/* Of an entry's widths, those that make up a request of this limit. */
+static inline uint32_t barfs_widths_within(uint32_t widths, uint64_t limit)
 {
-    uint64_t width = cap;
+    uint32_t within = widths & (uint32_t)(2 * limit - 1);
 
-    while ((position & (width - 1)) != 0 || width > end - position)
+    return within != 0 ? within : widths & -widths;
+}
+
+/* The widest of `widths`, of which there is one. */
+static inline uint32_t barfs_widest_of(uint32_t widths)
+{
+    return 1u << (31 - __builtin_clz(widths));
+}
+
+/* The widest naturally aligned access of `widths` at `position` that ends by `end`.  There is one:
+ * barfs_validate() has seen to it that the narrowest fits. */
+static inline uint32_t barfs_widest(uint64_t position, uint64_t end, uint32_t widths)
+{
+    uint32_t width = barfs_widest_of(widths);
+
+    while ((widths & width) == 0 || (position & (width - 1)) != 0 || width > end - position)
         width >>= 1;
-    return (uint32_t)width;
+    return width;
 }
 
 #pragma GCC visibility pop

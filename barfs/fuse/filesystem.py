@@ -25,9 +25,11 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import FUSEError
 
+from barfs.fuse.host_files import HostFiles
 from barfs.fuse.register_files import OpenRegister, RegisterFiles
 from barfs.fuse.tree import (
     Directory,
+    HostNode,
     Link,
     Node,
     RegionFile,
@@ -76,6 +78,7 @@ class Filesystem(pyfuse3.Operations):
         self._gid = gid
         self._time_ns = time.time_ns()
         self._registers = RegisterFiles()
+        self._host_files = HostFiles()
         # Far from inode numbers, which are the handles of everything else.
         self._handles = itertools.count(1 << 62)
         self._open_registers: dict[int, OpenRegister] = {}
@@ -225,16 +228,23 @@ class Filesystem(pyfuse3.Operations):
             return pyfuse3.FileInfo(fh=handle, direct_io=True)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise FUSEError(errno.EACCES)
+        if isinstance(node, HostNode):
+            handle = next(self._handles)
+            self._host_files.open(node, handle)
+            return pyfuse3.FileInfo(fh=handle, direct_io=True)
         return pyfuse3.FileInfo(fh=inode)
 
     @_guarded
     async def release(self, fh: int) -> None:
         self._open_registers.pop(fh, None)
+        self._host_files.close(fh)
 
     @_guarded
     async def read(self, fh: int, off: int, size: int) -> bytes:
         if fh in self._open_registers:
             return await self._registers.read(self._open_registers[fh], off, size)
+        if fh in self._host_files:
+            return await self._host_files.read(fh, off, size)
         node = self._node(fh)
         assert isinstance(node, Text), "the gate reads regions"
         return node.content[off : off + size]

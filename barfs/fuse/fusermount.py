@@ -2,7 +2,8 @@
 """Mounting and unmounting through `fusermount3`.
 
 Rule 1: the helper makes every mount, root's included: only it may mount for a user, and it stays
-        to unmount if this process is killed (`auto_unmount`).
+        to unmount if this process is killed (`auto_unmount`). It only stays where root mounts with
+        an SELinux context, which it does not know (`context_mount`).
 Rule 2: the options that protect other users are always on: `default_permissions`, `nosuid`,
         `nodev`, `noexec`.
 
@@ -19,13 +20,16 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from barfs.attached.mounts import ANSWER_TIME, MountError, barfs_mounts, device_number
 from barfs.engine import Owner, keep_from_children
+from barfs.fuse import context_mount
+from barfs.host import apparmor
 from barfs.host.programs import find_program
+from barfs.host.sysfs import Machine
 from barfs.text import shell_word
 from barfs.text.system_errors import (
     in_user_namespace,
@@ -50,7 +54,8 @@ log = logging.getLogger(__name__)
 class MountOptions:
     """`uid` and `gid` None mean the caller's; `umask` None means 0077, for region files alone.
 
-    `map`: hand out the windows to processes that map them.
+    `map`: hand out the windows to processes that map them. `reconnect`: a vfio-user device whose
+    server has ended comes back with the next server. The contexts are SELinux's, for the kernel.
     """
 
     allow_other: bool = False
@@ -58,11 +63,20 @@ class MountOptions:
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
+    reconnect: bool = False
     map: bool = False
+    context: str | None = None
+    fscontext: str | None = None
+    defcontext: str | None = None
+    rootcontext: str | None = None
 
     def fuse_options(self) -> list[str]:
         flags = {"allow_other": self.allow_other, "ro": self.read_only}
         return [name for name, chosen in flags.items() if chosen]
+
+    def contexts(self) -> dict[str, str]:
+        given = {name: getattr(self, name) for name in context_mount.CONTEXTS}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def fusermount() -> str:
@@ -132,10 +146,22 @@ class FuseMount:
     holds none of its descriptors, and `close` does nothing there.
     """
 
-    def __init__(self, mountpoint: Path, *, source: str, options: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        mountpoint: Path,
+        *,
+        source: str,
+        options: Iterable[str] = (),
+        contexts: Mapping[str, str] | None = None,
+    ) -> None:
         self.mountpoint = mountpoint
+        context_mount.check(contexts or {})
+        words = (*ALWAYS, *options)
+        fd = context_mount.mount(mountpoint, source, words, contexts) if contexts else None
         escaped = re.sub(r"([\\,])", r"\\\1", source)
-        arguments = ",".join((*ALWAYS, f"fsname={escaped}", *options))
+        # A helper without --auto-unmount (Debian 12) exits at once. A process that is killed then
+        # leaves its mount, which the next one on the same directory removes.
+        how = ["-o", ",".join((*words, f"fsname={escaped}"))] if fd is None else ["--auto-unmount"]
         self._socket, theirs = socket.socketpair()
         # A pipe needs no disk space and, non-blocking, cannot stall the helper. It stays open as
         # long as the helper runs, or SIGPIPE would end that.
@@ -144,7 +170,7 @@ class FuseMount:
         try:
             with theirs, os.fdopen(writing, "wb") as messages:
                 self._helper = subprocess.Popen(
-                    with_limits_before([fusermount(), "-o", arguments, "--", str(mountpoint)]),
+                    with_limits_before([fusermount(), *how, "--", str(mountpoint)]),
                     env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
@@ -154,8 +180,10 @@ class FuseMount:
         except OSError as error:
             self._socket.close()
             os.close(self._messages)
+            if fd is not None:
+                os.close(fd)
             raise MountError(f"cannot mount on {mountpoint}: {reason(error)}") from error
-        self.fd = self._receive_fd()
+        self.fd = self._receive_fd() if fd is None else fd
         self._owner = Owner()
         keep_from_children(self)
         self._number = device_number(mountpoint)
@@ -212,8 +240,10 @@ class FuseMount:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(data[: fds.itemsize])
                 return fds[0]
-        # Before the wait: a helper that has mounted unmounts once the socket is closed.
+        # Before the wait: a helper that has mounted unmounts once the socket is closed, and one
+        # that has been waited for has no profile.
         self._socket.close()
+        profile = apparmor.confining(self._helper.pid, Machine().proc)
         self._helper.wait()
         text = os.read(self._messages, _LONGEST_MESSAGE).decode(errors="replace")
         os.close(self._messages)
@@ -222,6 +252,8 @@ class FuseMount:
             problem = why_no_descriptor_came()
         elif "Operation not permitted" in problem and in_user_namespace():
             problem += "; a user namespace needs a mount namespace of its own: unshare -Urm"
+        elif "mount failed: Permission denied" in problem and profile is not None:
+            problem += f"; {apparmor.why_refused(Machine(), profile, self.mountpoint)}"
         raise MountError(f"cannot mount on {self.mountpoint}: {problem}")
 
 

@@ -7,6 +7,7 @@ Rule 2: they are daemons: one that hangs inside an access does not keep the proc
 Rule 3: a table registered with the gate lives until the gate is closed.
 """
 
+import errno
 import logging
 import os
 import socket
@@ -142,9 +143,16 @@ class Gate:
             if entry.operation == lib.BARFS_LOG_OPEN:
                 what += f"{table.name}: {os.strerror(entry.error)}"
             else:
+                problem = ""
+                if entry.error == errno.EINVAL:
+                    problem = table.width_problem(entry.offset, entry.count)
                 what += str(
                     access_error(
-                        entry.error, region=table.name, offset=entry.offset, width=entry.count
+                        entry.error,
+                        problem,
+                        region=table.name,
+                        offset=entry.offset,
+                        width=entry.count,
                     )
                 )
             more = f", and {entry.more} more" if entry.more else ""

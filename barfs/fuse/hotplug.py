@@ -45,11 +45,14 @@ class AllDevices:
             # A device may have been bound between `open` and the subscription.
             candidates = machine.functions()
             while True:
-                new = [bdf for bdf in candidates if machine.is_vfio(bdf) and not mounted.has(bdf)]
-                devices = await trio.to_thread.run_sync(self._open_all, new)
-                for device in devices:
-                    log.info("added %s", device.source)
-                mounted.add(devices)
+                async with mounted.changing:
+                    new = [
+                        bdf for bdf in candidates if machine.is_vfio(bdf) and not mounted.has(bdf)
+                    ]
+                    devices = await trio.to_thread.run_sync(self._open_all, new)
+                    for device in devices:
+                        log.info("added %s", device.source)
+                    mounted.add(devices)
                 bound = await events.next_bound()
                 candidates = [bound.bdf] if bound.bdf is not None else machine.functions()
         finally:

@@ -10,10 +10,11 @@ Rule 4: the trio thread answers requests, so anything that can block on the moun
 """
 
 import contextlib
+import functools
 import logging
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,15 +25,21 @@ import trio
 from barfs import engine
 from barfs.attached.mounts import MountError
 from barfs.device import Device, Options
+from barfs.fuse.changes import Changes
+from barfs.fuse.control import KIND, LONGEST
 from barfs.fuse.filesystem import Filesystem
 from barfs.fuse.fusermount import GRACE, FuseMount, MountOptions, unmount_command
 from barfs.fuse.gate import Gate
-from barfs.fuse.map_server import KIND, MapServer
-from barfs.fuse.mount_socket import MountSocket
+from barfs.fuse.map_server import KIND as MAP
+from barfs.fuse.map_server import MapServer
+from barfs.fuse.mount_socket import MountSocket, mount_socket
 from barfs.fuse.mounted_devices import MountedDevices
 from barfs.fuse.tree import Tree
 from barfs.opening import DeviceName, close_all, open_all
 from barfs.process.signals import Ended, end, heard
+
+Service = Callable[[], Awaitable[None]]
+"""What a mount runs beside its requests, until it ends."""
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +86,10 @@ class Listener:
 
 
 class DeviceSet(Protocol):
-    """The devices of a mount."""
+    """The devices of a mount, which are opened with `options`."""
+
+    @property
+    def options(self) -> Options: ...
 
     def open(self) -> Sequence[Device]:
         """Open the devices that the mount starts with."""
@@ -93,7 +103,7 @@ class DeviceSet(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NamedDevices:
-    """The devices that the user named; none appear later."""
+    """The devices that the user named; none appear by themselves."""
 
     names: Sequence[DeviceName]
     options: Options
@@ -134,14 +144,24 @@ class Mount:
             self._signals.mounting = True
             maps = None
             if self._options.map:
-                socket = stack.enter_context(contextlib.closing(MountSocket(KIND)))
+                socket = stack.enter_context(contextlib.closing(MountSocket(MAP)))
                 maps = MapServer(socket, filesystem.tree)
+            control = mount_socket(KIND)
+            if control is not None:
+                stack.callback(control.close)
+                filesystem.tree.set_socket(KIND, control.path)
             with contextlib.closing(self._mount(devices)) as fuse:
                 gate = Gate(fuse.fd)
-                mounted = MountedDevices(filesystem.tree, gate, maps)
+                mounted = MountedDevices(
+                    filesystem.tree, gate, maps, reconnect=self._options.reconnect
+                )
                 stack.callback(mounted.close)
                 mounted.add(devices)
-                self._run(filesystem, gate, mounted, maps)
+                services: list[Service] = [] if maps is None else [maps.serve]
+                if control is not None:
+                    changes = Changes(mounted, self._devices.options, self._mountpoint)
+                    services.append(functools.partial(control.serve, LONGEST, changes.answer))
+                self._run(filesystem, gate, mounted, services)
         if not self._answered and not self._signals.first:
             raise MountError(f"the mount on {self._mountpoint} ended before it answered; try again")
 
@@ -159,27 +179,38 @@ class Mount:
             # Mount options must fit in one page, which all sources may not.
             source += f"+{len(devices) - 1}"
         try:
-            return FuseMount(self._mountpoint, source=source, options=self._options.fuse_options())
+            return FuseMount(
+                self._mountpoint,
+                source=source,
+                options=self._options.fuse_options(),
+                contexts=self._options.contexts(),
+            )
         except MountError:
             if self._signals.first:  # ^C on a terminal also ends fusermount3
                 raise Ended(self._signals.first) from None
             raise
 
     def _run(
-        self, filesystem: Filesystem, gate: Gate, mounted: MountedDevices, maps: MapServer | None
+        self,
+        filesystem: Filesystem,
+        gate: Gate,
+        mounted: MountedDevices,
+        services: Sequence[Service],
     ) -> None:
         """Answer the mount's requests until it ends."""
         pyfuse3.init(filesystem, f"/dev/fd/{gate.libfuse_fd}", set())
         stopped = False
         try:
-            stopped = trio.run(self._session, gate, mounted, maps)
+            stopped = trio.run(self._session, gate, mounted, services)
         finally:
             pyfuse3.close(unmount=False)
             # An access that hangs still uses a gate that has not stopped.
             if stopped:
                 gate.close()
 
-    async def _session(self, gate: Gate, mounted: MountedDevices, maps: MapServer | None) -> bool:
+    async def _session(
+        self, gate: Gate, mounted: MountedDevices, services: Sequence[Service]
+    ) -> bool:
         """Serve until the end; returns whether every access has finished."""
         stopped = False
         token = trio.lowlevel.current_trio_token()
@@ -191,8 +222,8 @@ class Mount:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
             nursery.start_soon(mounted.watch)
-            if maps is not None:
-                nursery.start_soon(maps.serve)
+            for service in services:
+                nursery.start_soon(service)
             nursery.start_soon(self._announce)
             gate.start(on_end)
             nursery.start_soon(self._devices.follow, mounted)

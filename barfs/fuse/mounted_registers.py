@@ -15,9 +15,12 @@ from pathlib import Path
 
 from barfs.attached.mounts import MountError, MountInfo, layouts_in
 from barfs.errors import DeviceGone, UsageError, access_error
+from barfs.layout import Layout
+from barfs.ranges import Range, clip
 from barfs.registers.access import DeviceRegisters, bind
 from barfs.registers.find import Choice, parse_choice
 from barfs.text.system_errors import reason
+from barfs.widths import in_words
 
 _IDS = ("vendor", "device", "subsystem_vendor", "subsystem_device", "class")
 _GONE = (errno.ENODEV, errno.ENXIO, errno.ENOENT, errno.ENOTCONN, errno.ECONNABORTED)
@@ -27,9 +30,10 @@ _GONE = (errno.ENODEV, errno.ENXIO, errno.ENOENT, errno.ENOTCONN, errno.ECONNABO
 class MountedRegion:
     """A region's file in a mount, as `barfs.registers.access` wants regions."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, layout: Layout) -> None:
         self.name = path.name
-        self.size = size
+        self.size = layout.size
+        self._layout = layout
         self._path = path
         self._stack = contextlib.ExitStack()
 
@@ -64,10 +68,19 @@ class MountedRegion:
             data = os.pread(self._fd, width, offset)
         except OSError as error:
             number = errno.ENODEV if error.errno in _GONE else error.errno or errno.EIO
-            raise access_error(number, region=self.name, offset=offset, width=width) from error
+            problem = self._width_problem(offset, width) if number == errno.EINVAL else ""
+            raise access_error(
+                number, problem, region=self.name, offset=offset, width=width
+            ) from error
         if len(data) != width:
             raise access_error(errno.EIO, region=self.name, offset=offset, width=width)
         return int.from_bytes(data, "little")
+
+    def _width_problem(self, offset: int, width: int) -> str:
+        for place in clip(self._layout.segments, Range(offset, offset + 1)):
+            if place.widths and width not in place.widths:
+                return f"this place takes accesses of {in_words(place.widths)} only"
+        return ""
 
     def _refuse(self, offset: int, value: int) -> None:
         raise AssertionError("the files of registers are written")
@@ -87,7 +100,7 @@ def mounted_registers(directory: Path, choice: Choice | None = None) -> Iterator
     with contextlib.ExitStack() as stack:
         regions = {}
         for name, layout in layouts_in(directory).items():
-            region = MountedRegion(directory / name, layout.size)
+            region = MountedRegion(directory / name, layout)
             stack.callback(region.close)
             regions[name] = region
         if choice is None:

@@ -68,6 +68,14 @@ class Link(Node):
 
 
 @dataclass(slots=True)
+class HostNode(Node):
+    """A file of the host that is read through; `parent` is the device's directory."""
+
+    path: Path = field(kw_only=True)
+    parent: int = field(kw_only=True)
+
+
+@dataclass(slots=True)
 class RegionFile(Node):
     device: Device = field(kw_only=True)
     region: Region = field(kw_only=True)
@@ -127,6 +135,7 @@ class Tree:
         self.bus = self._directory(self.root, b"bus")
         self._link(self.root, b"devices", b"bus")
         self.flat = self._directory(self.root, b"flat")
+        self._in_slots: dict[bytes, set[Device]] = {}
 
     def add(self, device: Device) -> list[RegionFile]:
         """Make a device's directory in `bus/`; returns the files of its regions."""
@@ -152,6 +161,14 @@ class Tree:
             self._kernel_directory(target)
             place = f"../../{KERNEL_NAME.decode()}/{target}"
             self._link(directory, name.encode(), os.fsencode(place))
+        for name, file in device.host_files.items():
+            mode = stat.S_IFREG | (0o400 & ~self._umask)
+            host = HostNode(
+                next(self._inodes), mode, file.size, path=file.path, parent=directory.inode
+            )
+            self._adopt(directory, name.encode(), host)
+        if device.slot is not None:
+            self._enter_slot(device, os.fsencode(device.slot))
         self._link(self.flat, device.bdf.flat.encode(), f"../bus/{device.bdf}".encode())
         if device.registers:
             self._add_registers(directory, device)
@@ -161,6 +178,25 @@ class Tree:
         """Remove a device's directory with everything in it, and its link."""
         self._forget(self.bus.children.pop(str(device.bdf).encode()))
         self._forget(self.flat.children.pop(device.bdf.flat.encode()))
+        if device.slot is not None:
+            self._leave_slot(device, os.fsencode(device.slot))
+
+    def _enter_slot(self, device: Device, name: bytes) -> None:
+        """Make `slots/NAME/address`, where lspci looks a slot up; its functions share it."""
+        slots = self.root.children.get(b"slots")
+        if not isinstance(slots, Directory):
+            slots = self._directory(self.root, b"slots")
+        inside = self._in_slots.setdefault(name, set())
+        if not inside:
+            address = str(device.bdf).partition(".")[0]
+            self._text(self._directory(slots, name), "address", f"{address}\n")
+        inside.add(device)
+
+    def _leave_slot(self, device: Device, name: bytes) -> None:
+        self._in_slots[name].discard(device)
+        slots = self.root.children[b"slots"]
+        if not self._in_slots[name] and isinstance(slots, Directory):
+            self._forget(slots.children.pop(name))
 
     def _add_registers(self, parent: Directory, device: Device) -> None:
         directory = self._directory(parent, b"registers")

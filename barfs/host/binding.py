@@ -5,6 +5,7 @@ Rule 1: all or nothing. Every check comes before the first write; when a step fa
         function gets back its driver and its override.
 Rule 2: the binding of a function is saved (`/run/barfs/BDF.json`) before it is changed.
 Rule 3: a rehearsal (`--dry-run`) makes the same steps from the same code, and only prints them.
+Rule 4: what lasts (`--persist`, `barfs.host.at_boot`) is written last, and goes with the binding.
 """
 
 import contextlib
@@ -16,13 +17,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from barfs.errors import DeviceError, UsageError
-from barfs.host.advice import bind_command
+from barfs.host import at_boot
+from barfs.host.advice import unblock_command
 from barfs.host.device_nodes import user_may_open
 from barfs.host.executor import Executor
 from barfs.host.in_use import dependents, openers
 from barfs.host.iommu import group_awaits_driver, require_iommu_group
 from barfs.host.saved_binding import SavedBinding, read_file, write_file
-from barfs.host.steps import Own, Owner, State, Step, Write, release, transition
+from barfs.host.steps import Own, Owner, Reload, State, Step, Write, release, transition
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.process.signals import Ended, Held
@@ -69,12 +71,29 @@ class Binder:
                     ) from None
             yield
 
-    def check_bind(self, bdfs: Iterable[Bdf], driver: str, *, force: bool = False) -> None:
+    def with_group_members(self, bdfs: Iterable[Bdf], driver: str) -> list[Bdf]:
+        """The functions, and the endpoints of their IOMMU groups that no VFIO driver has yet."""
+        found: list[Bdf] = []
+        for bdf in bdfs:
+            self._check_function(bdf)
+            group = self._machine.find_iommu_group(bdf)
+            members = [] if group is None else self._machine.endpoints(group)
+            found += [bdf, *(member for member in members if self._is_free(member, driver))]
+        return list(dict.fromkeys(found))
+
+    def _is_free(self, bdf: Bdf, driver: str) -> bool:
+        return self._machine.driver(bdf) == driver or not self._machine.is_vfio(bdf)
+
+    def check_bind(
+        self, bdfs: Iterable[Bdf], driver: str, *, force: bool = False, persist: bool = False
+    ) -> None:
         """Raises DeviceError, saying what to do, for a function that must not be bound."""
         if not _DRIVER_NAME.fullmatch(driver):
             raise UsageError(f"driver must be a name like {VFIO_PCI}, not {driver!r}")
         for bdf in bdfs:
             self._check_function(bdf)
+            if persist:
+                self._check_at_boot(bdf, driver)
             if self._machine.driver(bdf) == driver:
                 continue
             self._check_not_open(bdf)
@@ -93,6 +112,15 @@ class Binder:
         if not self._machine.noiommu_allowed() and not group_awaits_driver(self._machine, bdf):
             require_iommu_group(self._machine, bdf)
 
+    def _check_at_boot(self, bdf: Bdf, driver: str) -> None:
+        at_boot.rule_driver(self._machine, bdf)
+        other = at_boot.driverctl_override(self._machine, bdf)
+        if other not in (None, driver):
+            raise DeviceError(
+                f"driverctl binds {bdf} to {other} at boot; first run: driverctl unset-override "
+                f"{bdf}"
+            )
+
     def _check_not_open(self, bdf: Bdf) -> None:
         # The unbind would block, even against SIGKILL, until the last descriptor is closed.
         users = openers(self._machine, bdf) if self._machine.is_vfio(bdf) else []
@@ -104,21 +132,33 @@ class Binder:
             )
 
     def check_unbind(self, bdfs: Iterable[Bdf]) -> None:
-        """Raises DeviceError for a function that is not bound to VFIO, or is in use."""
+        """Raises DeviceError for a function that is not bound to VFIO, or is in use.
+
+        What is to be bound at boot may also be absent, or have another driver now.
+        """
         for bdf in bdfs:
+            if at_boot.rule_driver(self._machine, bdf) and not self._machine.is_vfio(bdf):
+                continue
             self._machine.require_pci_device(bdf)
             if not self._machine.is_vfio(bdf):
                 state = self._machine.driver_state(bdf)
                 raise DeviceError(f"{bdf} {state}, so it cannot be unbound from VFIO")
             self._check_not_open(bdf)
 
-    def rehearse_bind(self, bdfs: Iterable[Bdf], driver: str, owner: Owner) -> list[Step]:
+    def rehearse_bind(
+        self, bdfs: Sequence[Bdf], driver: str, owner: Owner, *, persist: bool = False
+    ) -> list[Step]:
         steps: list[Step] = []
         for bdf in bdfs:
             now = State.read(self._machine, bdf)
             steps += transition(self._machine, bdf, now, State(driver, driver))
             steps += self._expected_device_nodes(bdf, owner)
+        if persist:
+            steps += self._kept(bdfs, driver, owner)
         return _without_repeats(steps)
+
+    def _kept(self, bdfs: Iterable[Bdf], driver: str, owner: Owner) -> list[Step]:
+        return _reloaded(at_boot.keep(self._machine, bdf, driver, owner) for bdf in bdfs)
 
     def _expected_device_nodes(self, bdf: Bdf, owner: Owner) -> list[Step]:
         if self._machine.is_vfio(bdf):
@@ -138,8 +178,15 @@ class Binder:
     def _give_device_nodes(self, bdf: Bdf, owner: Owner) -> list[Step]:
         return _own(map(str, self._machine.device_nodes(bdf)), owner)
 
-    def rehearse_unbind(self, bdfs: Iterable[Bdf]) -> list[Step]:
-        return _without_repeats([step for bdf in bdfs for step in self._way_back(bdf)[0]])
+    def rehearse_unbind(self, bdfs: Sequence[Bdf]) -> list[Step]:
+        steps = [step for bdf in self._bound(bdfs) for step in self._way_back(bdf)[0]]
+        return _without_repeats([*steps, *self._dropped(bdfs)])
+
+    def _bound(self, bdfs: Iterable[Bdf]) -> list[Bdf]:
+        return list(filter(self._machine.is_vfio, bdfs))
+
+    def _dropped(self, bdfs: Iterable[Bdf]) -> list[Step]:
+        return _reloaded(at_boot.drop(self._machine, bdf) for bdf in bdfs)
 
     def _way_back(self, bdf: Bdf) -> tuple[list[Step], State | None]:
         """The steps to the saved binding, and that; None if the kernel is to choose a driver."""
@@ -149,21 +196,30 @@ class Binder:
             return release(self._machine, bdf, now), None
         return transition(self._machine, bdf, now, saved.before), saved.before
 
-    def bind(self, bdfs: Sequence[Bdf], driver: str, owner: Owner) -> None:
+    def bind(
+        self, bdfs: Sequence[Bdf], driver: str, owner: Owner, *, persist: bool = False
+    ) -> None:
         """Bind all functions or none. Raises DeviceError; call `check_bind` first."""
         self._need_rights("bind")
 
         def bind_each() -> None:
             for bdf in bdfs:
                 self._bind(bdf, driver, owner)
+            if persist:
+                self._run(self._kept(bdfs, driver, owner))
 
-        self._all_or_nothing(bdfs, bind_each)
+        self._all_or_nothing(bdfs, bind_each, self._rules(bdfs) if persist else {})
+
+    def _rules(self, bdfs: Iterable[Bdf]) -> dict[Bdf, str | None]:
+        return {bdf: at_boot.rule_text(self._machine, bdf) for bdf in bdfs}
 
     def _bind(self, bdf: Bdf, driver: str, owner: Owner) -> None:
         before = State.read(self._machine, bdf)
         if before.driver != driver:
             saved = SavedBinding.read(self._machine, bdf)
-            SavedBinding(saved.before if saved else before, driver).write(self._machine, bdf)
+            # An override that already names the driver is a step towards it: that of our rule.
+            own = State(before.driver, None if before.override == driver else before.override)
+            SavedBinding(saved.before if saved else own, driver).write(self._machine, bdf)
             self._run(transition(self._machine, bdf, before, State(driver, driver)))
             self._expect(bdf, driver)
         self._wait_for_device_nodes(bdf)
@@ -174,7 +230,7 @@ class Binder:
         self._need_rights("unbind")
 
         def unbind_each() -> None:
-            for bdf in bdfs:
+            for bdf in self._bound(bdfs):
                 steps, goal = self._way_back(bdf)
                 self._run(steps)
                 if goal is not None:
@@ -186,8 +242,9 @@ class Binder:
                     )
             for bdf in bdfs:
                 write_file(self._machine, bdf, None)
+            self._run(self._dropped(bdfs))
 
-        self._all_or_nothing(bdfs, unbind_each)
+        self._all_or_nothing(bdfs, unbind_each, self._rules(bdfs))
 
     def _need_rights(self, command: str) -> None:
         if not self._executor.permitted():
@@ -196,8 +253,13 @@ class Binder:
                 "or --dry-run to see what it would do"
             )
 
-    def _all_or_nothing(self, bdfs: Iterable[Bdf], work: Callable[[], None]) -> None:
-        """Do all of `work`, or undo what was done when it fails or a signal arrives."""
+    def _all_or_nothing(
+        self, bdfs: Iterable[Bdf], work: Callable[[], None], rules: Mapping[Bdf, str | None]
+    ) -> None:
+        """Do all of `work`, or undo what was done when it fails or a signal arrives.
+
+        `rules` are those of udev that it may change, as they are now.
+        """
         before = {bdf: State.read(self._machine, bdf) for bdf in bdfs}
         files = {bdf: read_file(self._machine, bdf) for bdf in before}
         self._given = []
@@ -206,7 +268,7 @@ class Binder:
                 with hold.released():
                     work()
             except BaseException as error:
-                left = self._roll_back(before)
+                left = [*self._roll_back(before), *self._roll_back_rules(rules)]
                 for bdf, content in files.items():
                     try:
                         write_file(self._machine, bdf, content)
@@ -230,6 +292,15 @@ class Binder:
             except DeviceError as error:
                 left.append(f"undoing it failed: {error}")
         return left
+
+    def _roll_back_rules(self, rules: Mapping[Bdf, str | None]) -> list[str]:
+        try:
+            self._run(
+                _reloaded(at_boot.restore(self._machine, bdf, text) for bdf, text in rules.items())
+            )
+        except DeviceError as error:
+            return [f"undoing it failed: {error}"]
+        return []
 
     def _run(self, steps: Iterable[Step]) -> None:
         for step in steps:
@@ -269,10 +340,54 @@ class Binder:
             for member, driver in self._machine.blockers(group) if group is not None else ():
                 found.append(
                     f"group {group} is not viable yet: {member} is bound to {driver}; "
-                    f"{bind_command(member)}"
+                    + unblock_command(self._machine, bdf, [(member, driver)])
                 )
             found += self._iommufd_note(bdf, owner)
+            found += self._boot_notes(bdf)
         return list(dict.fromkeys(found))
+
+    def _boot_notes(self, bdf: Bdf) -> list[str]:
+        """What happens to the function at the next boot, where its driver of today does not tell.
+
+        A rule of barfs may be there from an earlier bind.
+        """
+        now, boot = self._machine.driver(bdf), at_boot.at_boot(self._machine, bdf)
+        if boot is None or (boot.by == "barfs" and boot.driver == now):
+            return []
+        if boot.by == "barfs":
+            return [f"{bdf} goes to {boot.driver} at the next boot; barfs unbind {bdf} ends that"]
+        return [
+            f"driverctl binds {bdf} to {boot.driver} at the next boot; "
+            f"driverctl unset-override {bdf} ends that"
+        ]
+
+    def notes_of_unbind(self, bdfs: Sequence[Bdf]) -> list[str]:
+        """The members of the functions' groups that stay bound to VFIO, and what boot brings."""
+        found = []
+        for bdf in bdfs:
+            group = self._machine.find_iommu_group(bdf)
+            found += [] if group is None else self._left_bound(group)
+            found += self._boot_notes(bdf)
+        return list(dict.fromkeys(found))
+
+    def _left_bound(self, group: int) -> list[str]:
+        blockers = self._machine.blockers(group)
+        unless = "".join(f", of no use while {name} is bound to {of}" for name, of in blockers[:1])
+        return [
+            f"{member} of group {group} stays bound to {self._machine.driver(member)}{unless}"
+            for member in filter(self._machine.is_vfio, self._machine.members(group))
+        ]
+
+    def bridges(self, bdfs: Iterable[Bdf]) -> list[str]:
+        """A note for each bridge that shares a group with one of the functions."""
+        groups = dict.fromkeys(map(self._machine.find_iommu_group, bdfs))
+        return [
+            f"{member} of group {group} is a bridge, and stays as it is"
+            for group in groups
+            if group is not None
+            for member in self._machine.members(group)
+            if self._machine.is_bridge(member)
+        ]
 
     def _iommufd_note(self, bdf: Bdf, owner: Owner) -> list[str]:
         iommufd = self._machine.iommufd
@@ -290,6 +405,12 @@ def _own(paths: Iterable[str], owner: Owner) -> list[Step]:
     if owner == Owner():
         return []
     return [Own(path, owner, None if owner.gid is None else 0o660) for path in paths]
+
+
+def _reloaded(changes: Iterable[list[Step]]) -> list[Step]:
+    """Changes of udev's rules, and then the step that makes udev see them."""
+    steps = [step for change in changes for step in change]
+    return [*steps, Reload()] if steps else []
 
 
 def _without_repeats(steps: Iterable[Step]) -> list[Step]:

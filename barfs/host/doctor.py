@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from barfs.host.advice import bind_command
+from barfs.host import apparmor
+from barfs.host.advice import bind_command, unblock_command
 from barfs.host.device_nodes import MayOpen, cdev_usable, first_closed, may_open
 from barfs.host.in_use import dependents, openers
 from barfs.host.iommu import group_awaits_driver, has_iommu, how_to_enable, without_group
@@ -131,7 +132,7 @@ class Doctor:
             yield Finding(
                 "FAIL",
                 f"group {group} is not viable: {member} is bound to {driver}: "
-                f"{bind_command(member, self._uid)}",
+                + unblock_command(self._machine, bdf, [(member, driver)], self._uid),
             )
         if not blockers:
             yield Finding("ok", f"group {group}: viable")
@@ -172,6 +173,7 @@ class Doctor:
         else:
             yield Finding("FAIL", f"{fuse} does not exist: modprobe fuse, as root")
         yield self._helper()
+        yield from self._apparmor()
         lines = read_lines(self._machine.etc / "fuse.conf")
         if b"user_allow_other" in map(bytes.strip, lines):
             yield Finding(
@@ -183,6 +185,21 @@ class Doctor:
                 f"user_allow_other is not in {self._machine.etc}/fuse.conf: only root may mount "
                 "with -o allow_other",
             )
+
+    def _apparmor(self) -> Iterator[Finding]:
+        if not apparmor.enabled(self._machine):
+            return
+        profile = apparmor.find_profile(self._machine)
+        if profile is not None:
+            places = " ".join(profile.targets()) or "nothing"
+            yield Finding(
+                "note",
+                f"AppArmor: the profile {profile.name} lets fusermount3 mount only on {places}; "
+                f"for another directory DIR, {profile.remedy('DIR')}",
+            )
+        for name, place in apparmor.refused_mounts(self._machine):
+            why = apparmor.why_refused(self._machine, name, Path(place))
+            yield Finding("note", f"the kernel's log has a refused mount on {place}: {why}")
 
     def _helper(self) -> Finding:
         program = find_program("fusermount3")

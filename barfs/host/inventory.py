@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from barfs.host.at_boot import AtBoot, at_boot
 from barfs.host.device_nodes import MayOpen, first_closed, may_open
 from barfs.host.in_use import dependents, openers
 from barfs.host.iommu import group_awaits_driver
@@ -21,7 +22,8 @@ from barfs.text import dump_json, printable
 class Function:
     """A PCI function: ids and their names, driver, IOMMU group, device node, mount, obstacle.
 
-    `obstacle` is None if `barfs mount` should work, or the function is already mounted.
+    `at_boot` is what binds it at boot. `obstacle` is None if `barfs mount` should work, or the
+    function is already mounted.
     """
 
     bdf: Bdf
@@ -30,6 +32,7 @@ class Function:
     driver: str | None
     group: int | None
     device_node: Path | None
+    at_boot: AtBoot | None
     mounted: Path | None
     obstacle: str | None
 
@@ -46,6 +49,7 @@ class Function:
             "driver": self.driver,
             "iommu_group": self.group,
             "node": None if self.device_node is None else str(self.device_node),
+            "at_boot": None if self.at_boot is None else self.at_boot.to_json(),
             "mounted": None if self.mounted is None else str(self.mounted),
             "obstacle": self.obstacle,
         }
@@ -80,6 +84,7 @@ def _function(
         machine.driver(bdf),
         machine.find_iommu_group(bdf),
         next(iter([*usable, *device_nodes]), None),
+        at_boot(machine, bdf),
         mounted,
         None if mounted else _obstacle(machine, bdf, closed),
     )
@@ -111,7 +116,18 @@ def _obstacle(machine: Machine, bdf: Bdf, closed: list[Path | None]) -> str | No
     return f"is in use by {users[0]}" if users else None
 
 
-_HEADINGS = ("BDF", "ID", "CLASS", "DEVICE", "DRIVER", "GROUP", "NODE", "MOUNTED", "IN THE WAY")
+_HEADINGS = (
+    "BDF",
+    "ID",
+    "CLASS",
+    "DEVICE",
+    "DRIVER",
+    "GROUP",
+    "NODE",
+    "AT BOOT",
+    "MOUNTED",
+    "IN THE WAY",
+)
 
 
 def to_table(found: Iterable[Function]) -> str:
@@ -131,6 +147,7 @@ def _cells(function: Function) -> tuple[str, ...]:
         function.driver,
         function.group,
         function.device_node,
+        function.at_boot,
         function.mounted,
         function.obstacle,
     )

@@ -13,12 +13,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class MountEntry:
-    """A line of mountinfo: mount point, type, source and device number (`8:1`)."""
+    """A line of mountinfo: mount point, type, source, device number (`8:1`), and the options of
+    the file system itself."""
 
     mountpoint: Path
     fstype: str
     source: str
     device: str
+    options: str = ""
 
 
 def mounts(proc: Path = Path("/proc")) -> Iterator[MountEntry]:
@@ -34,7 +36,11 @@ def read_mounts(text: bytes) -> Iterator[MountEntry]:
         if not separator or len(places) < 5 or len(types) < 2:
             continue
         yield MountEntry(
-            Path(unescape(places[4])), unescape(types[0]), unescape(types[1]), places[2].decode()
+            Path(unescape(places[4])),
+            unescape(types[0]),
+            unescape(types[1]),
+            places[2].decode(),
+            unescape(b" ".join(types[2:])),
         )
 
 

@@ -58,7 +58,36 @@ class Own:
         return change if self.mode is None else f"{change}; chmod {self.mode:o} {self.path}"
 
 
-Step = Write | Load | Own
+@dataclass(frozen=True, slots=True)
+class Save:
+    """A file to write, or to replace as a whole."""
+
+    path: Path
+    text: str
+
+    def __str__(self) -> str:
+        return f"cat > {self.path} <<'EOF'\n{self.text}EOF"
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """A file to remove."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"rm {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """udev, to read its rules again: it looks for changes only every few seconds."""
+
+    def __str__(self) -> str:
+        return "udevadm control --reload"
+
+
+Step = Write | Load | Own | Save | Remove | Reload
 
 
 @dataclass(frozen=True, slots=True)

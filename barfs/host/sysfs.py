@@ -77,6 +77,12 @@ class Machine:
             raise DeviceError(f"{bdf}: no such PCI device; barfs list shows those present")
         return device
 
+    def find_slot(self, bdf: Bdf) -> str | None:
+        """The name of the physical slot that the function is in, None if the kernel knows none."""
+        slots = self.sysfs / "bus/pci/slots"
+        address = str(bdf).partition(".")[0]
+        return next((n for n in _names(slots) if read_text(slots / n / "address") == address), None)
+
     def driver(self, bdf: Bdf) -> str | None:
         """The name of the driver that the function is bound to."""
         return _link_name(self.pci_device(bdf) / "driver")
@@ -151,6 +157,19 @@ class Machine:
         if announced and self.find_cdev(bdf) is None:
             return False
         return bool(self.device_nodes(bdf))
+
+    def endpoints(self, group: int) -> list[Bdf]:
+        """The members of a group that VFIO can take, in order: all but bridges."""
+        return [bdf for bdf in self.members(group) if not self.is_bridge(bdf)]
+
+    def members(self, group: int) -> list[Bdf]:
+        """The functions in an IOMMU group, in order."""
+        names = _names(self.sysfs / "kernel/iommu_groups" / str(group) / "devices")
+        found = []
+        for name in names:
+            with contextlib.suppress(UsageError):  # a group may hold devices that are not PCI
+                found.append(Bdf.parse(name))
+        return sorted(found)
 
     def blockers(self, group: int) -> list[tuple[str, str]]:
         """The members whose host drivers keep a group from being viable: (member, driver)."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A `Backend` over the device file of a function, whichever way it was opened."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -9,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from uuid import UUID
 
-from barfs.backend import Signal, SignalKind, VfioPath
+from barfs.backend import HOST_FILES, HostFile, Signal, SignalKind, VfioPath
 from barfs.engine import Owner, keep_from_children
 from barfs.errors import DeviceError, RegionError
 from barfs.host.device_nodes import cdev_usable
@@ -181,6 +182,19 @@ class KernelDevice:
                 continue
             found[name] = f"{folder}/{target}"
         return found
+
+    def host_files(self) -> Mapping[str, HostFile]:
+        """`vpd`: VFIO hides that it is read by a dialogue in configuration space, which the kernel
+        keeps to itself."""
+        found = {}
+        for name in HOST_FILES:
+            path = self._machine.pci_device(self.bdf) / name
+            with contextlib.suppress(OSError):
+                found[name] = HostFile(path, path.stat().st_size)
+        return found
+
+    def slot(self) -> str | None:
+        return self._machine.find_slot(self.bdf)
 
     def reset(self) -> None:
         try:

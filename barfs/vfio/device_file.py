@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from barfs.errors import DeviceError
-from barfs.host.advice import bind_command
+from barfs.host.advice import bind_command, unblock_command
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 from barfs.text.system_errors import reason
@@ -66,10 +66,10 @@ def not_viable(machine: Machine, group: int) -> DeviceError:
     """Another member of the group is bound to a host driver."""
     blockers = machine.blockers(group)
     names = ", ".join(f"{member} is bound to {driver}" for member, driver in blockers)
-    members = " ".join(member for member, _driver in blockers)
+    member = blockers[0][0] if blockers else "BDF"
     return DeviceError(
         f"group {group} is not viable: {names or 'a member is bound to a host driver'}; "
-        f"{bind_command(members or 'BDF')}"
+        + unblock_command(machine, member, blockers)
     )
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Self, TypeVar
 
-from barfs.backend import NoDescriptor, Signal
+from barfs.backend import HostFile, NoDescriptor, Signal
 from barfs.engine import Owner, keep_from_children
 from barfs.errors import (
     AccessError,
@@ -155,6 +155,13 @@ class VfioUserClient:
     def links(self) -> Mapping[str, str]:
         """None: the device has neither driver nor IOMMU group."""
         return {}
+
+    def host_files(self) -> Mapping[str, HostFile]:
+        """None: sysfs does not know the device."""
+        return {}
+
+    def slot(self) -> None:
+        """None, too."""
 
     def read(self, region: int, offset: int, width: int) -> bytes:
         """One access. Raises AccessError, or PeerError when it gives up the peer."""

@@ -86,3 +86,31 @@ def test_mounts_leave_nothing_behind(tmp_path: Path, campaign: Campaign) -> None
     assert_no_more(before, after)
     assert not list(path.iterdir())
     campaign.report("no leaks", f"{cycles} mounts in one process: {difference(before, after)}")
+
+
+def test_servers_that_restart_leave_nothing_behind(tmp_path: Path, campaign: Campaign) -> None:
+    cycles = campaign.size(50, 1_000)
+    with contextlib.ExitStack() as first:
+        name = first.enter_context(software(tmp_path, demo_device()))
+        with mounted(tmp_path, name, "demo", options="reconnect") as mount:
+            bar0 = mount.device("ffff:00:00.0") / "bar0"
+
+            def restart() -> None:
+                assert len(bar0.read_bytes()) > 0
+                first.close()
+                wait_until(lambda: not os.path.exists(bar0), "the device to leave")
+                first.enter_context(software(tmp_path, demo_device()))
+                wait_until(lambda: os.path.exists(bar0), "the device to come back")
+
+            for _cycle in range(10):  # after which nothing grows any more
+                restart()
+            before = Held.by(mount.process.pid)
+            for _cycle in range(cycles):
+                restart()
+            wait_until(
+                lambda: Held.by(mount.process.pid).fds <= before.fds, "the last one to be closed"
+            )
+            after = Held.by(mount.process.pid)
+        campaign.report("servers that restart", f"{cycles} times: {difference(before, after)}")
+    assert after.fds == before.fds
+    assert after.threads <= before.threads

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from barfs.host.apparmor import selinux_enabled
+from barfs.host.sysfs import Machine
 from tests.support import is_mounted, require, served
 from tests.support.namespace import AS_NOBODY, NOBODY, in_namespace, opened_to_others
 
@@ -74,6 +76,27 @@ def test_options_and_what_the_system_shows(command: Path, path: Path, unmount: s
     assert "width  8" in layout
     permissions = {words.split()[4] for words in layout if words.startswith("0x")}
     assert permissions == {"r-"}
+
+
+def test_values_in_quotes_keep_their_commas(command: Path, path: Path, tmp_path: Path) -> None:
+    """mount(8) itself drops contexts where there is no SELinux, its helper does not."""
+    fstab, folder = tmp_path / "fstab", tmp_path / "a,b"
+    folder.mkdir()
+    fstab.write_text(line("demo", path, f'ro,trace="{folder}/trace",x-mine="c,d"'))
+    script = """
+        mount -T "$3" $mnt
+        umount $mnt
+        ls "$4"
+    """
+    assert succeeds(script, command, path, fstab, folder) == ["trace"]
+    if selinux_enabled(Machine()):
+        return
+    context = "a_u:b_r:c_t:s0:c1,c2"
+    helper = f"""/sbin/mount.fuse3 demo $mnt -t fuse.barfs -o 'rw,context="{context}"'"""
+    _code, message = fails(helper, command, path)
+    assert message.endswith(
+        "Invalid argument; this kernel does not use SELinux: leave out context="
+    )
 
 
 def test_fstab_with_sources_of_all_kinds(command: Path, path: Path, tmp_path: Path) -> None:

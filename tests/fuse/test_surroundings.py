@@ -165,7 +165,10 @@ def run(folder: Path, surroundings: Surroundings, command: str) -> Ended:
             if command.startswith(FOREGROUND):
                 try:
                     wait_until(
-                        lambda: process.poll() is not None or _is_ready(notified, process.pid),
+                        lambda: (
+                            process.poll() is not None
+                            or _is_ready(notified, process.pid, command.startswith("serve"))
+                        ),
                         "readiness",
                     )
                 finally:
@@ -175,7 +178,7 @@ def run(folder: Path, surroundings: Surroundings, command: str) -> Ended:
     return Ended(process.returncode, output, errors)
 
 
-def _is_ready(notified: socket.socket, pid: int) -> bool:
+def _is_ready(notified: socket.socket, pid: int, serves: bool) -> bool:
     with contextlib.suppress(BlockingIOError):
         return b"READY=1" in notified.recv(4096)
     listening = {
@@ -187,7 +190,7 @@ def _is_ready(notified: socket.socket, pid: int) -> bool:
         names = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:
         return False
-    return any(f"socket:[{inode}]" in names for inode in listening)
+    return serves and any(f"socket:[{inode}]" in names for inode in listening)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -23,6 +23,7 @@ class Place:
     start: int
     end: int
     max_width: int
+    allowed: tuple[int, ...] = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Access:
 
 
 def split(places: list[Place], file_width: int, offset: int, count: int) -> list[Access]:
-    """The accesses that a request must become, in order."""
+    """The accesses that a request must become, in order; ValueError if they cannot make it up."""
     size = places[-1].end
     end = min(offset + count, size)
     length = end - offset
@@ -48,11 +49,11 @@ def split(places: list[Place], file_width: int, offset: int, count: int) -> list
     while offset < end:
         place = next(place for place in places if place.start <= offset < place.end)
         stop = min(end, place.end)
-        fits = [
-            width
-            for width in (1, 2, 4, 8)
-            if offset % width == 0 and width <= min(limit, place.max_width, stop - offset)
-        ]
+        taken = [width for width in place.allowed if width <= place.max_width]
+        within = [width for width in taken if width <= limit] or taken[:1]
+        fits = [width for width in within if offset % width == 0 and width <= stop - offset]
+        if not fits:
+            raise ValueError(f"nothing fits at {offset:#x}")
         accesses.append(Access(offset, fits[-1]))
         offset += fits[-1]
     return accesses

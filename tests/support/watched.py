@@ -25,7 +25,7 @@ class Watched:
 
     def places(self, name: str = "bar0") -> list[Place]:
         text = self.region(f"{name}.layout").read_text()
-        return [Place(s.start, s.end, s.width) for s in Layout.from_text(text).segments]
+        return [Place(s.start, s.end, s.width, s.allowed) for s in Layout.from_text(text).segments]
 
     def accesses(self) -> list[tuple[str, str, int, int]]:
         """The accesses since the last call, as (r or w, region, offset, width)."""

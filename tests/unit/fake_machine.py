@@ -5,7 +5,7 @@ import contextlib
 from pathlib import Path
 
 from barfs.host.executor import Executor
-from barfs.host.steps import Load, Own, Step, Write
+from barfs.host.steps import Load, Own, Remove, Save, Step, Write
 from barfs.host.sysfs import Machine
 from barfs.pci import Bdf
 
@@ -123,6 +123,8 @@ class FakeKernel(Executor):
                 self._write(path, text)
             case Own():
                 self.owners.append(step)
+            case Save() | Remove():
+                super().run(step)
 
     def _write(self, path: Path, text: str) -> None:
         if path.name == "driver_override":

@@ -12,6 +12,7 @@ ROOMS = (
     "errors",
     "text",
     "ranges",
+    "widths",
     "pci",
     "uapi",
     "engine",

@@ -77,6 +77,63 @@ def test_neighbours_are_one_range() -> None:
     assert left(text) == {"bar2": [(0, 12, "ro")]}
 
 
+def allowed(text: str) -> dict[str, list[tuple[int, int, tuple[int, ...]]]]:
+    found = policy(text).widths(NAMES, SIZES)
+    return {
+        region: [(part.start, part.end, part.widths) for part in parts]
+        for region, parts in found.items()
+    }
+
+
+def test_widths_of_a_range_leave_its_access_alone() -> None:
+    text = """
+        [[rule]]
+        region = "bar0"
+        widths = [4, 8]
+        [[rule]]
+        region = "bar0"
+        range = "0x10+0x10"
+        access = "ro"
+        widths = [4]
+        [[rule]]
+        region = "bar0"
+        range = "0x18+8"
+        access = "rw"
+        [[rule]]
+        range = "0x40+1"
+        widths = [1]
+    """
+    assert left(text) == {"bar0": [(0x10, 0x18, "ro")]}
+    assert allowed(text) == {
+        "bar0": [
+            (0, 0x10, (4, 8)),
+            (0x10, 0x20, (4,)),
+            (0x20, 0x40, (4, 8)),
+            (0x40, 0x41, (1,)),
+            (0x41, 0x1000, (4, 8)),
+        ],
+        "bar2": [(0x40, 0x41, (1,))],
+    }
+
+
+def test_configuration_space_has_widths_only_by_its_name() -> None:
+    text = '[[rule]]\nregion = "{}"\nwidths = [4]\n'
+    assert set(allowed(text.format("*"))) == {"bar0", "bar2"}
+    assert allowed(text.format("config")) == {"config": [(0, 0x1000, (4,))]}
+
+
+@pytest.mark.parametrize("value", ["[]", "4", '["4"]', "[3]", "[4, 16]", "[true]", "[4.0]", "{}"])
+def test_widths_are_a_list_of_widths(value: str) -> None:
+    with pytest.raises(UsageError, match="rule 1: widths must be a list of some of 1, 2, 4 and 8"):
+        policy(f"[[rule]]\nwidths = {value}\n")
+
+
+@pytest.mark.parametrize("span", ["0x102+4", "0x100+6", "0x100-0x100"])
+def test_a_range_with_widths_is_whole_accesses(span: str) -> None:
+    with pytest.raises(UsageError, match="must consist of whole, aligned accesses of 4 bytes"):
+        policy(f'[[rule]]\nrange = "{span}"\nwidths = [8, 4]\n')
+
+
 def test_a_device_is_known_by_its_address_and_its_name() -> None:
     rule = '[[rule]]\ndevice = "vfio-user:/run/*"\nregion = "bar0"\naccess = "none"\n'
     assert left(rule) == {}

@@ -169,7 +169,7 @@ def test_a_layout_of_somebody_else() -> None:
 
 def function(mounted: bytes, driver: bytes) -> Function:
     where = Path(os.fsdecode(mounted))
-    return Function(BDF, Ids(1, 2, 0), Names(), os.fsdecode(driver), 12, None, where, None)
+    return Function(BDF, Ids(1, 2, 0), Names(), os.fsdecode(driver), 12, None, None, where, None)
 
 
 @pytest.mark.parametrize(("name", "shown"), NAMES.items(), ids=NAMES.values())

@@ -98,7 +98,10 @@ def test_a_foreign_driver_in_the_group_is_named(command: Command) -> None:
     try:
         code, text, _ = command("doctor", first)
         assert code == 1
-        assert f"is not viable: {second} is bound to {driver}: barfs bind {second}" in text
+        assert (
+            f"is not viable: {second} is bound to {driver}: barfs bind --group-members {first}"
+            in text
+        )
         _, table, _ = command("list")
         assert f"is not viable: {second} is bound to {driver}" in table
     finally:

@@ -42,7 +42,7 @@ def test_lspci_prints_the_same(mount: Mounted, number: int) -> None:
     words = ["-Dnnvvvxxxx", "-s", bdf]
     shown = pciutils("lspci", mount, *words)
     assert shown.splitlines() == pciutils("lspci", None, *words).splitlines()
-    for promised in ("Region 0: Memory at ", "IOMMU group: ", "Kernel driver in use: vfio-pci"):
+    for promised in (": Memory at ", "IOMMU group: ", "Kernel driver in use: vfio-pci"):
         assert promised in shown
 
 

@@ -110,6 +110,8 @@ def field_of(name: str, text: str) -> int:
     for start, number in NAMED.get(name, {}).items():
         if start in text:
             return number
+    if text.endswith("Enforced"):  # where the bit allows no other way
+        return int(text.startswith("Not"))
     match = re.match(r"(0x)?([0-9a-f]+)", text)
     if match is None:
         return int(not NEGATIVE.search(text))

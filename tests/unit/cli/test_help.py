@@ -64,6 +64,8 @@ def test_what_the_table_offers_is_what_the_parser_takes(option: Option, tmp_path
         "USER": "0",
         "GROUP": "0",
         "OCTAL": "027",
+        "CONTEXT": "system_u:object_r:usr_t:s0",
+        "WIDTHS": "4:8",
     }
     values = [sample.get(value, value) for value in option.value.split("|")]
     parsed = [

@@ -65,6 +65,28 @@ def test_words_of_mount_and_fstab_mean_nothing() -> None:
     assert parse_options(["ro=recursive"]) == parse_options(["ro"])
 
 
+def test_contexts_go_through_to_the_mount() -> None:
+    text = 'ro,context="system_u:object_r:usr_t:s0:c1,c2",fscontext=a_u:object_r:b_t'
+    _device, mount = parse_options([f"{text},rootcontext=c:d:e:s0-s15:c0.c1023"])
+    assert mount.fuse_options() == ["ro"]
+    assert mount.contexts() == {
+        "context": "system_u:object_r:usr_t:s0:c1,c2",
+        "fscontext": "a_u:object_r:b_t",
+        "rootcontext": "c:d:e:s0-s15:c0.c1023",
+    }
+    assert parse_options(["defcontext=a:b:c"])[1].contexts() == {"defcontext": "a:b:c"}
+
+
+def test_a_value_in_quotes_may_have_commas() -> None:
+    device, _mount = parse_options(['trace="/tmp/a,b",x-mine="c,d",registers=bar0="e,f",width=8'])
+    assert device.trace == "/tmp/a,b"
+    assert device.registers == Choice((Named(Path.cwd() / "e,f"),))
+    assert device.width == 8
+    # Elsewhere a quote is a character like any other.
+    assert parse_options(['trace=/tmp/a"b,ro'])[0].trace == '/tmp/a"b'
+    assert parse_options(['trace="/tmp/a'])[0].trace == f'{Path.cwd()}/"/tmp/a'
+
+
 def test_words_that_the_kernel_shows_of_a_mount_mean_nothing() -> None:
     words = "user_id=0,group_id=0,fd=5,rootmode=40000,default_permissions,max_read=4096,blksize=512"
     assert parse_options([words]) == parse_options([])
@@ -113,7 +135,13 @@ def test_a_remount_is_refused_for_what_it_is(words: str) -> None:
         ("nosymfollow=1", "unknown option 'nosymfollow=1'"),
         ("user_id", "unknown option 'user_id'"),
         ("width=recursive", "1, 2, 4 or 8"),
-        ("context=x", "unknown option 'context=x'"),
+        ("context=x", "context must be an SELinux context like system_u:.*, not 'x'"),
+        ("context", "unknown option 'context'"),
+        ('fscontext="a:b:c', "fscontext must be an SELinux context"),
+        ("rootcontext=a:b:c\\,d", "rootcontext must be an SELinux context"),
+        ("context=a:b:c:s0:c1,c2", "unknown option 'c2'"),
+        ("context=a:b:c,context=a:b:d", "given twice"),
+        ("context=a:b:c,defcontext=a:b:c", "context and defcontext contradict each other"),
         ("ro,rw", "contradict"),
         ("width=4,width=8", "given twice"),
         ("mapping=off,msix=carve", "no meaning"),

@@ -76,20 +76,20 @@ int main(void)
                                             .end = WINDOW,
                                             .kind = BARFS_MEMORY,
                                             .permission = 3,
-                                            .max_width = 8,
+                                            .widths = 15,
                                             .base = base};
     entries[1] = (struct barfs_table_entry){.start = WINDOW,
                                             .end = WINDOW + GAP,
                                             .kind = BARFS_FD,
                                             .permission = 3,
-                                            .max_width = 4,
+                                            .widths = 7,
                                             .fd = fd,
                                             .fd_offset = WINDOW};
     entries[2] = (struct barfs_table_entry){.start = WINDOW + GAP,
                                             .end = REGION,
                                             .kind = BARFS_CALL,
                                             .permission = 3,
-                                            .max_width = 2,
+                                            .widths = 3,
                                             .call = access_ram,
                                             .context = ram};
     table = (struct barfs_table){.inflight = &inflight,

@@ -195,7 +195,7 @@ static void run(unsigned round)
                                                 .end = REGION,
                                                 .kind = i ? BARFS_CALL : BARFS_MEMORY,
                                                 .permission = 3,
-                                                .max_width = 4,
+                                                .widths = 7,
                                                 .base = ram,
                                                 .call = access_ram,
                                                 .context = i == 1 ? ram : NULL};

@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any, cast
 import pyfuse3
 import pytest
 import trio
+import trio.testing
 
 from barfs import engine
-from barfs.backend import Signal, SignalKind
+from barfs.backend import HostFile, Signal, SignalKind
 from barfs.device import Device, Options
+from barfs.fuse import mounted_devices
 from barfs.fuse.gate import Gate
 from barfs.fuse.mounted_devices import MountedDevices, tell_of_holders
 from barfs.fuse.tree import INFO_NAME, Text, Tree
@@ -35,6 +38,8 @@ class StubDevice:
     regions: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=lambda: {"vendor": "0x1234\n"})
     links: dict[str, str] = field(default_factory=dict)
+    host_files: dict[str, HostFile] = field(default_factory=dict)
+    slot: None = None
     options: Options = field(default_factory=Options)
     closings: int = 0
     registers: DeviceRegisters = field(default_factory=lambda: DeviceRegisters({}, {}, 5.0))
@@ -130,7 +135,11 @@ def test_a_requested_device_leaves_and_is_closed_until_it_is(scene: Scene) -> No
     assert scene.first._in_flight.closed
     assert scene.listed() == [str(scene.second.bdf).encode()]
     assert bdf.encode() not in scene.info().content
-    assert scene.forgotten == [(scene.tree.bus.inode, bdf.encode()), scene.info().inode]
+    assert scene.forgotten == [
+        (scene.tree.bus.inode, bdf.encode()),
+        (scene.tree.flat.inode, scene.first.bdf.flat.encode()),
+        scene.info().inode,
+    ]
     assert scene.gate.devices == 1
     assert not scene.second._in_flight.closed
     assert not scene.second.closings
@@ -163,6 +172,89 @@ def test_an_error_is_logged_each_time_and_changes_nothing(
     }
     assert not scene.first._in_flight.closed
     assert len(scene.listed()) == 2
+
+
+def remove(scene: Scene, timeout: float) -> list[Bdf]:
+    hanging: list[Bdf] = []
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scene.mounted.watch)
+            await trio.testing.wait_all_tasks_blocked()
+            hanging.extend(await scene.mounted.remove([scene.first.bdf], timeout))
+            nursery.cancel_scope.cancel()
+
+    trio.run(run)
+    return hanging
+
+
+def test_a_device_is_removed_on_request(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert remove(scene, timeout=10) == []
+    assert scene.first.closings == 2
+    assert scene.first._in_flight.closed
+    assert scene.listed() == [str(scene.second.bdf).encode()]
+    assert scene.mounted.addresses() == [scene.second.bdf]
+    assert scene.gate.devices == 1
+    assert str(scene.first.bdf).encode() not in scene.info().content
+    assert caplog.messages == [f"removed {scene.first.bdf}"]
+
+
+def test_a_device_in_an_access_that_hangs_leaves_all_the_same(scene: Scene) -> None:
+    release = threading.Event()
+
+    def close() -> bool:
+        return release.wait(30)
+
+    scene.first.close = close  # type: ignore[method-assign]
+    assert remove(scene, timeout=0.05) == [scene.first.bdf]
+    release.set()
+    assert scene.listed() == [str(scene.second.bdf).encode()]
+
+
+def test_devices_join_all_or_none(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate has no memory for the second."""
+    third, fourth = (StubDevice(Bdf(0, 2, 0, function), {}) for function in range(2))
+    add_device = scene.gate.add_device
+
+    def fail(name: str, regions: dict[int, Any]) -> StubGate:
+        if name == str(fourth.bdf):
+            raise MemoryErrorOfTheGate
+        return add_device(name, regions)
+
+    monkeypatch.setattr(scene.gate, "add_device", fail)
+    with pytest.raises(MemoryErrorOfTheGate):
+        scene.mounted.add([cast(Device, third), cast(Device, fourth)])
+    assert len(scene.listed()) == scene.gate.devices == 2
+    assert scene.mounted.addresses() == [scene.first.bdf, scene.second.bdf]
+
+
+def test_what_comes_back_after_its_removal_is_closed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = StubDevice(scene.first.bdf, {})
+    closed: list[float] = []
+
+    async def come_back(_old: Device) -> Device:
+        """The user removes the device when its next server has just been found."""
+        assert scene.mounted.found(str(scene.first.bdf)) == [scene.first.bdf]
+        await scene.mounted.remove([scene.first.bdf], 0)
+        return cast(Device, back)
+
+    monkeypatch.setattr(scene.mounted, "_reconnect", True)
+    monkeypatch.setattr(mounted_devices, "can_come_back", lambda _device: True)
+    monkeypatch.setattr(mounted_devices, "come_back", come_back)
+    monkeypatch.setattr(back, "close", lambda *, grace: closed.append(grace))
+    scene.watch(
+        lambda: os.eventfd_write(scene.first.events["lost"], 1),
+        lambda: bool(closed),
+    )
+    assert scene.mounted.addresses() == [scene.second.bdf]
+    assert scene.listed() == [str(scene.second.bdf).encode()]
+
+
+class MemoryErrorOfTheGate(OSError):
+    pass
 
 
 HOLDING = """

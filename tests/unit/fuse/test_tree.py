@@ -1,9 +1,20 @@
 # SPDX-License-Identifier: MIT
 """The nodes of a mount by name and by inode number."""
 
+from pathlib import Path
+
 import barfs
+from barfs.backend import HostFile
 from barfs.device import Device
-from barfs.fuse.tree import Directory, RegisterDirectory, RegisterFile, Tree
+from barfs.fuse.tree import (
+    Directory,
+    HostNode,
+    RegisterDirectory,
+    RegisterFile,
+    Text,
+    Tree,
+)
+from barfs.pci import Bdf
 
 
 def directory_of(tree: Tree, device: Device) -> Directory:
@@ -70,3 +81,34 @@ def test_nodes_of_registers_go_when_the_kernel_forgets_them() -> None:
         assert again.inode > node.inode
         tree.remove(device)
         assert tree.register_node(bar0, bar0.load(), b"COUNTER") is None
+
+
+def test_functions_share_a_slot() -> None:
+    with barfs.open("demo") as first, barfs.open("demo") as second:
+        first.slot = second.slot = "7-1"
+        first.bdf, second.bdf = Bdf(0, 5, 0, 0), Bdf(0, 5, 0, 1)
+        tree = Tree()
+        tree.add(first)
+        tree.add(second)
+        slots = tree.lookup(tree.root, b"slots")
+        assert isinstance(slots, Directory)
+        slot = tree.lookup(slots, b"7-1")
+        assert isinstance(slot, Directory)
+        address = tree.lookup(slot, b"address")
+        assert isinstance(address, Text)
+        assert address.content == b"0000:05:00\n"
+        tree.remove(first)
+        assert tree.lookup(slots, b"7-1") is slot
+        tree.remove(second)
+        assert tree.lookup(slots, b"7-1") is None
+        assert slot.inode not in tree.nodes
+
+
+def test_a_file_of_the_host_is_its_owners(tmp_path: Path) -> None:
+    with barfs.open("demo") as device:
+        device.host_files = {"vpd": HostFile(tmp_path / "vpd", 32768)}
+        tree = Tree(umask=0)
+        tree.add(device)
+        node = tree.lookup(directory_of(tree, device), b"vpd")
+        assert isinstance(node, HostNode)
+        assert (node.mode & 0o777, node.size) == (0o400, 32768)

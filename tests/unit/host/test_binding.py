@@ -6,7 +6,7 @@ import json
 import pytest
 
 from barfs.errors import BarfsError, DeviceError, UsageError
-from barfs.host.advice import bind_command
+from barfs.host.advice import bind_group_command
 from barfs.host.binding import Binder
 from barfs.host.steps import Owner
 from barfs.pci import Bdf
@@ -366,5 +366,5 @@ def test_says_when_the_group_is_not_viable(fake: FakeMachine, binder: Binder) ->
     fake.add(OTHER, "snd")
     bind(binder, BDF)
     assert binder.notes([BDF], Owner()) == [
-        "group 12 is not viable yet: 0000:01:00.1 is bound to snd; " + bind_command("0000:01:00.1")
+        f"group 12 is not viable yet: 0000:01:00.1 is bound to snd; {bind_group_command(BDF)}"
     ]

@@ -141,7 +141,8 @@ def test_not_viable(fake: FakeMachine) -> None:
     ready(fake)
     fake.add(OTHER, "snd")
     assert failures(fake) == [
-        "group 12 is not viable: 0000:01:00.1 is bound to snd: barfs bind 0000:01:00.1"
+        "group 12 is not viable: 0000:01:00.1 is bound to snd: "
+        "barfs bind --group-members 0000:01:00.0"
     ]
 
 
@@ -262,12 +263,12 @@ def test_table_and_json(fake: FakeMachine) -> None:
     found = list(listed(fake, {str(BDF): Path("/mnt")}).values())
     node = f"{fake.machine.dev}/vfio/12"
     first, second, third = to_table(found).splitlines()
-    assert words(first) == "BDF ID CLASS DEVICE DRIVER GROUP NODE MOUNTED IN THE WAY"
+    assert words(first) == "BDF ID CLASS DEVICE DRIVER GROUP NODE AT BOOT MOUNTED IN THE WAY"
     assert words(second) == (
-        "0000:00:01.0 1234:11e8 0604 Technical Corp. edu pcieport 12 - - is a bridge"
+        "0000:00:01.0 1234:11e8 0604 Technical Corp. edu pcieport 12 - - - is a bridge"
     )
     assert words(third) == (
-        f"{BDF} 1234:11e8 0200 Network controller Technical Corp. edu vfio-pci 12 {node} /mnt -"
+        f"{BDF} 1234:11e8 0200 Network controller Technical Corp. edu vfio-pci 12 {node} - /mnt -"
     )
     assert second.index("pcieport") == third.index("vfio-pci") == first.index("DRIVER")
     assert json.loads(to_json(found))[1] == {
@@ -281,8 +282,9 @@ def test_table_and_json(fake: FakeMachine) -> None:
         "driver": "vfio-pci",
         "iommu_group": 12,
         "node": node,
+        "at_boot": None,
         "mounted": "/mnt",
         "obstacle": None,
     }
-    assert to_table([]) == "BDF  ID  CLASS  DEVICE  DRIVER  GROUP  NODE  MOUNTED  IN THE WAY\n"
+    assert words(to_table([])) == words(first)
     assert json.loads(to_json([])) == []

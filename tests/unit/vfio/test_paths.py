@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Which way into VFIO is taken, and the error when it is closed; the ioctls are simulated."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -12,9 +13,9 @@ from uuid import UUID
 import pytest
 
 from barfs.attached.mounts import mountpoints_by_device
-from barfs.backend import VfioPath
+from barfs.backend import HostFile, VfioPath
 from barfs.errors import DeviceError, UsageError
-from barfs.host.advice import bind_command, rebind_command
+from barfs.host.advice import bind_command, bind_group_command, rebind_command
 from barfs.opening import DeviceName
 from barfs.vfio import KernelDevice
 from barfs.vfio.ioctls import (
@@ -112,6 +113,21 @@ def test_auto_prefers_the_character_device(fake: FakeMachine, kernel: FakeVfio) 
     (data,) = kernel.called(VFIO_DEVICE_BIND_IOMMUFD)
     assert isinstance(data, bytes)
     assert struct.unpack("=IIiI", data)[:2] == (16, 0)
+
+
+def test_vpd_and_slot_are_those_of_sysfs(fake: FakeMachine, kernel: FakeVfio) -> None:
+    def found() -> tuple[dict[str, HostFile], str | None]:
+        with contextlib.closing(KernelDevice(BDF, fake.machine)) as device:
+            return dict(device.host_files()), device.slot()
+
+    assert found() == ({}, None)
+    vpd = fake.machine.pci_device(BDF) / "vpd"
+    vpd.write_bytes(bytes(32768))
+    for name, address in (("3", "0000:01:00"), ("4", "0000:02:00")):
+        slot = fake.machine.sysfs / "bus/pci/slots" / name
+        slot.mkdir(parents=True)
+        (slot / "address").write_text(f"{address}\n")
+    assert found() == ({"vpd": HostFile(vpd, 32768)}, "3")
 
 
 @pytest.mark.parametrize("missing", ["iommu", "vfio/devices/vfio3"])
@@ -222,8 +238,9 @@ def test_what_a_refused_bind_means(
 def test_a_group_that_is_not_viable_names_its_member(fake: FakeMachine, kernel: FakeVfio) -> None:
     fake.add(OTHER, "nvme")
     kernel.errors[VFIO_DEVICE_BIND_IOMMUFD] = errno.EBUSY
-    assert failure(fake, "cdev").startswith(
+    assert failure(fake, "cdev") == (
         "group 12 is not viable: 0000:01:00.1 is bound to nvme; "
+        + bind_group_command("0000:01:00.1")
     )
 
 
