@@ -27,11 +27,13 @@ from barfs.engine.windows import MappedWindows
 from barfs.errors import AccessError, DeviceError, RegionError, UsageError
 from barfs.layout import REASON_MMAP_FAILED, Layout, MsixMode, MsixPlace, PlanOptions, Segment, plan
 from barfs.pci import (
+    CONFIG_HEADER_SIZE,
     CONFIG_INDEX,
     CONFIG_SIZE,
     VGA_INDEX,
     Bdf,
     ConfigSpace,
+    ReadOnDemand,
     region_index,
     region_name,
     sysfs_attributes,
@@ -316,12 +318,18 @@ class Device:
         if info is None:
             return ConfigSpace(b"")
         region = self._add_region(info, port=False, msix=None)
-        try:
-            return ConfigSpace(region.read(0, CONFIG_SIZE))
-        except AccessError as error:
-            raise DeviceError(
-                f"{self.source}: configuration space cannot be read: {error}"
-            ) from error
+
+        def read(offset: int, count: int) -> bytes:
+            try:
+                return region.read(offset, count)
+            except AccessError as error:
+                if offset:
+                    return b""
+                raise DeviceError(
+                    f"{self.source}: configuration space cannot be read: {error}"
+                ) from error
+
+        return ConfigSpace(ReadOnDemand(read, CONFIG_HEADER_SIZE, min(region.size, CONFIG_SIZE)))
 
     def _add_region(self, info: RegionInfo, *, port: bool, msix: MsixPlace | None) -> Region:
         layout = self._backend.layout(info.index) or plan(

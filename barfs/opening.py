@@ -12,11 +12,12 @@ Rule 1: what opens a device is imported when one is opened: a command that finds
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from barfs.errors import DeviceError, UsageError
@@ -121,33 +122,54 @@ def with_addresses(names: Sequence[DeviceName], taken: Collection[Bdf]) -> list[
 
 
 def open_all(names: Sequence[DeviceName], options: Options) -> list[Device]:
-    """Open devices, all or none.
+    """Open devices side by side, all or none.
 
     Raises UsageError when two have the same address, DeviceError when one cannot be opened.
     """
+    from barfs.process.side_by_side import side_by_side, undo_all
+
+    named = Counter(name.bdf for name in names if name.bdf is not None)
+    for bdf, count in named.items():
+        if count > 1:
+            raise UsageError(f"{bdf} is named twice")
+    free = _free_addresses(names)
+    tasks = [partial(_open, name, name.bdf or next(free), options) for name in names]
+    devices = side_by_side(tasks, undo=_close)
+    if options.registers is not None:
+        try:
+            # Now, so that an error of a description is told; one after the other, since compiling
+            # one takes much memory, and the next device finds it compiled.
+            for device in devices:
+                _ = device.registers
+        except BaseException as error:
+            undo_all(devices, undo=_close)
+            if isinstance(error, OSError):
+                raise DeviceError(f"{device.source}: {reason(error)}") from error
+            raise
+    return devices
+
+
+def close_all(devices: Iterable[Device]) -> None:
+    """Close devices side by side, without waiting for accesses that hang."""
+    from barfs.process.side_by_side import undo_all
+
+    undo_all(list(devices), undo=partial(_close, grace=0))
+
+
+def _close(device: Device, grace: float | None = None) -> None:
+    device.close(grace)
+
+
+def _open(name: DeviceName, bdf: Bdf, options: Options) -> Device:
     from barfs.device import Device
 
-    named = [name.bdf for name in names if name.bdf is not None]
-    for bdf in named:
-        if named.count(bdf) > 1:
-            raise UsageError(f"{bdf} is named twice")
-    addresses = _free_addresses(names)
-    with contextlib.ExitStack() as stack:
-        devices = []
-        for name in names:
-            try:
-                backend = _open(name, name.bdf or next(addresses), options)
-                device = stack.enter_context(Device(backend, options))
-                if options.registers is not None:
-                    _ = device.registers  # now, so that an error of a description is told
-                devices.append(device)
-            except OSError as error:
-                raise DeviceError(f"{name.source}: {reason(error)}") from error
-        stack.pop_all()
-        return devices
+    try:
+        return Device(_open_backend(name, bdf, options), options)
+    except OSError as error:
+        raise DeviceError(f"{name.source}: {reason(error)}") from error
 
 
-def _open(name: DeviceName, bdf: Bdf, options: Options) -> Backend:
+def _open_backend(name: DeviceName, bdf: Bdf, options: Options) -> Backend:
     if name.kind == "pci":
         from barfs.vfio import KernelDevice
 

@@ -10,9 +10,9 @@ Layouts are those of the PCI Local Bus Specification 3.0, chapter 6, and `linux/
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from barfs.errors import UsageError
 
@@ -22,6 +22,7 @@ CONFIG_INDEX = 7
 VGA_INDEX = 8
 FIRST_DEVICE_SPECIFIC_INDEX = 9
 
+CONFIG_HEADER_SIZE = 64
 CONFIG_SIZE = 256
 CONFIG_SIZE_EXPRESS = 4096
 
@@ -37,6 +38,7 @@ _STATUS = 0x06
 _STATUS_CAPABILITY_LIST = 0x10
 _CAPABILITY_MSIX = 0x11
 _MSIX_ENTRY_SIZE = 16
+_MSIX_FIELDS = struct.Struct("<HII")
 _INTERRUPT_LINE = 0x3C
 
 # linux/ioport.h, as sysfs prints them in `resource`.
@@ -146,10 +148,51 @@ class MsixCapability:
         return (self.vectors + 63) // 64 * 8
 
 
+class Data(Protocol):
+    """Bytes in memory, or bytes that are read when they are looked at."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+class ReadOnDemand:
+    """The first `size` bytes of what `read(offset, count)` reads.
+
+    The first `head` are read at once, each 4 of the others when they are looked at. Where a read
+    gives fewer, nothing after the head is there: the device would fail the next ones, too.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], head: int, size: int) -> None:
+        self._read = read
+        self._head = read(0, head)
+        self._size = size if len(self._head) == head else len(self._head)
+        self._found: dict[int, bytes] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        start, end, _step = part.indices(self._size)
+        if end <= len(self._head):
+            return self._head[start:end]
+        first = start & ~3
+        data = b"".join(map(self._at, range(first, end, 4)))
+        return data[start - first : end - first]
+
+    def _at(self, offset: int) -> bytes:
+        if offset < len(self._head):
+            return self._head[offset : offset + 4]
+        if offset not in self._found and offset < self._size:
+            self._found[offset] = self._read(offset, 4)
+            if len(self._found[offset]) < 4:
+                self._size = len(self._head)
+        return self._found.get(offset, b"")
+
+
 class ConfigSpace:
     """A snapshot of a function's configuration space, of any length; what is missing reads as 0."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Data) -> None:
         self.data = data
 
     def _value(self, offset: int, width: int) -> int:
@@ -226,8 +269,9 @@ class ConfigSpace:
     def msix(self) -> MsixCapability | None:
         """The MSI-X capability, or None. Its BARs and offsets are the device's, unchecked."""
         for identifier, offset in self.capabilities():
-            if identifier == _CAPABILITY_MSIX and offset + 12 <= len(self.data):
-                control, table, pba = struct.unpack_from("<HII", self.data, offset + 2)
+            fields = self.data[offset + 2 : offset + 12] if identifier == _CAPABILITY_MSIX else b""
+            if len(fields) == _MSIX_FIELDS.size:
+                control, table, pba = _MSIX_FIELDS.unpack(fields)
                 return MsixCapability(
                     vectors=(control & 0x7FF) + 1,
                     table_bar=table & 7,

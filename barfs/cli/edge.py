@@ -28,7 +28,7 @@ from barfs.text.system_errors import is_expected, line
 if TYPE_CHECKING:
     from logging import Logger
 
-_OUTPUT = "standard output"
+STANDARD_OUTPUT = "standard output"
 
 
 class _Stream(io.RawIOBase):
@@ -62,7 +62,7 @@ class _Output(_Stream):
         try:
             return super().write(data)
         except OSError as error:
-            error.filename = _OUTPUT
+            error.filename = STANDARD_OUTPUT
             raise
 
 
@@ -210,7 +210,7 @@ def _told(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    if isinstance(error, OSError) and error.filename == _OUTPUT:
+    if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
         abandon_output()
         if isinstance(error, BrokenPipeError):  # the reader has closed its end
             return EXIT_FAILED

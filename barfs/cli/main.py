@@ -8,28 +8,16 @@ Rule 2: only the module of the command that runs is imported; help of all comman
 
 import argparse
 import importlib
-import re
 import sys
 from collections.abc import Container, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from barfs import __version__
 from barfs.cli.edge import guarded
-from barfs.cli.exit_codes import EXIT_USAGE
 from barfs.cli.help import explain
+from barfs.cli.parser import Parser
 from barfs.process.signals import ended_by_signals
-from barfs.text import printable, take_all_text
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # These are values, not options. By itself, argparse knows -1, but not -0x1 or -1k.
-        self._negative_number_matcher = re.compile("-[0-9]")
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with one line; argparse would print the whole usage above it."""
-        self.exit(EXIT_USAGE, printable(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
+from barfs.text import take_all_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +34,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     if len(words) >= 2 and words[0] not in _COMMANDS and not words[0].startswith("-"):
         words.insert(0, "mount")
     if words and words[0] in _COMMANDS:
-        choice = _declare(_Parser(**_about(words[0])), words[0]).parse_args(words[1:])
+        choice = _declare(Parser(**_about(words[0])), words[0]).parse_args(words[1:])
     else:
         choice = make_parser(words).parse_args(words)
     return int(choice.run(choice))
@@ -57,10 +45,9 @@ def make_parser(names: Container[str] | None = None) -> argparse.ArgumentParser:
 
     It has all commands, and the arguments of those in `names` (default: of all).
     """
-    parser = _Parser(
+    parser = Parser(
         prog="barfs",
         description="Access the BARs of PCI devices as files, through VFIO.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"barfs {__version__}")
     commands = parser.add_subparsers(
@@ -88,7 +75,6 @@ def _about(name: str) -> dict[str, Any]:
     return {
         "prog": f"barfs {name}",
         "description": f"{summary[0].upper()}{summary[1:]}.",
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
     }
 
 
@@ -111,6 +97,7 @@ _COMMANDS = {
     "mw": ("registers", "write registers"),
     "rmw": ("registers", "read a register, change some bits and write it"),
     "poll": ("registers", "read a register until some of its bits have a value"),
+    "script": ("script", "run lines of md, mw, rmw, poll and sleep from a file"),
     "reg": ("reg", "show and write registers and fields by name"),
     "watch": ("watch", "print the registers that change, as they do"),
     "dump": ("dump", "save the contents of a device's regions"),

@@ -6,7 +6,7 @@
     'dma.chan*.status'   'dma.chan[*].ctrl.mode'        where several are taken
 
 Rule 1: a name is looked up in the registers of FILE's region: those of its mount, or of the device,
-        which is then opened once for the name and for the accesses.
+        which is then opened once for the name and for the accesses, as for all lines of a script.
 Rule 2: a block or a pattern does not include registers whose read has side effects.
 """
 
@@ -14,10 +14,11 @@ import argparse
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from barfs.cli.edge import tell
 from barfs.cli.register_file import (
@@ -27,12 +28,10 @@ from barfs.cli.register_file import (
     Registers,
     check_range,
     check_widths,
-    places_of,
     split_bits,
 )
 from barfs.errors import UsageError
 from barfs.ranges import Range, merge, parse_number, parse_range
-from barfs.text import printable
 
 if TYPE_CHECKING:
     from barfs.registers.access import DeviceRegisters
@@ -59,62 +58,105 @@ class Target:
     file: RegionFile
     spans: Sequence[Span]
 
-    def check(self) -> None:
-        """Raises UsageError for what is not inside FILE, if its size is known without a device."""
-        size = None if self.file.path is None else os.stat(self.file.path).st_size
+    def check(self, registers: Registers) -> None:
+        """Raises UsageError for what is not inside FILE, or no access in its place."""
+        size, places = registers.size, registers.places
         for span in self.spans:
             check_range(span.start, span.end, span.width, size)
-
-    @contextlib.contextmanager
-    def open(self, flags: int) -> Iterator[Registers]:
-        """Raises UsageError, DeviceError, RegisterError."""
-        with self.file.open(flags) as registers:
-            places = registers.places
-            for span in self.spans:
-                check_range(span.start, span.end, span.width, registers.size)
-                check_widths(span.start, span.end, span.width, places)
-            yield registers
-
-    def rehearse(self, lines: Iterable[str]) -> int:
-        """Print what would be done."""
-        if self.file.path is not None:
-            places = places_of(self.file.path)
-            for span in self.spans:
-                check_widths(span.start, span.end, span.width, places)
-        if self.file.device is not None:
-            print(printable(f"open {self.file.device.source}"))
-        for line in lines:
-            print(printable(f"{line} of {self.file.text}"))
-        return 0
+            check_widths(span.start, span.end, span.width, places)
 
 
-@contextlib.contextmanager
-def spans_of(choice: argparse.Namespace, text: str) -> Iterator[Target]:
+class Session:
+    """The files, devices and descriptions that operations need: each is found and opened once."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._files: dict[str, tuple[RegionFile, int | None]] = {}
+        self._held: dict[str, RegionFile] = {}
+        self._opened: dict[tuple[str, int], Registers] = {}
+        self._named: dict[str, DeviceRegisters] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def find(self, text: str) -> RegionFile:
+        """A FILE. Raises UsageError."""
+        return self._find(text)[0]
+
+    def _find(self, text: str) -> tuple[RegionFile, int | None]:
+        found = self._files.get(text)
+        if found is None:
+            file = RegionFile.find(text)
+            size = None if file.path is None else os.stat(file.path).st_size
+            found = self._files[text] = file, size
+        return found
+
+    def target(self, file: RegionFile, spans: Sequence[Span]) -> Target:
+        """Raises UsageError for what is not inside FILE, if its size is known without a device."""
+        size = self._find(file.text)[1]
+        for span in spans:
+            check_range(span.start, span.end, span.width, size)
+        return Target(file, spans)
+
+    def open(self, target: Target, flags: int) -> Registers:
+        """The registers of a target, checked. Raises UsageError, DeviceError, RegisterError."""
+        file = target.file
+        registers = self._opened.get((file.text, flags))
+        if registers is None:
+            registers = self._stack.enter_context(self.held(file).open(flags))
+            self._opened[file.text, flags] = registers
+        target.check(registers)
+        return registers
+
+    def held(self, file: RegionFile) -> RegionFile:
+        """The same, with its device open until the end of the session. Raises DeviceError."""
+        if file.device is None:
+            return file
+        source = file.device.source
+        if source not in self._held:
+            self._held[source] = self._stack.enter_context(file.held())
+        return dataclasses.replace(file, opened=self._held[source].opened)
+
+    def mounted(self, directory: Path) -> "DeviceRegisters":
+        """The registers of a device's directory in a mount. Raises BarfsError."""
+        # Imported here: an offset needs no description.
+        from barfs.fuse.mounted_registers import mounted_registers
+
+        name = str(directory)
+        if name not in self._named:
+            self._named[name] = self._stack.enter_context(mounted_registers(directory))
+        return self._named[name]
+
+
+def spans_of(choice: argparse.Namespace, text: str, session: Session) -> Target:
     """What RANGE names, each part in the width that the command has, or that a name has itself.
 
     Raises UsageError, BarfsError.
     """
     if not is_name(text):
         number, bits = _split_bits(text, choice.width)
-        span = parse_range(number, default_size=choice.width)
-        if bits and span.size != choice.width:
+        found = parse_range(number, default_size=choice.width)
+        if bits and found.size != choice.width:
             raise UsageError(f"RANGE must be one register to show bits of, not {text}")
-        target = Target(
-            RegionFile.find(choice.file), [Span(span.start, span.end, choice.width, bits)]
-        )
-        target.check()
-        yield target
-        return
-    with _names_of(choice, text) as (file, registers, text):
-        spans = _named_spans(registers, text, choice.width)
-        choice.width = spans[0].width
-        target = Target(file, spans)
-        target.check()
-        yield target
+        span = Span(found.start, found.end, choice.width, bits)
+        return session.target(session.find(choice.file), [span])
+    file, registers, text = _names_of(choice, text, session)
+    spans = _named_spans(registers, text, choice.width)
+    choice.width = spans[0].width
+    return session.target(file, spans)
 
 
-@contextlib.contextmanager
-def span_of(choice: argparse.Namespace, text: str, count: int = 1) -> Iterator[tuple[Target, Span]]:
+def span_of(
+    choice: argparse.Namespace, text: str, session: Session, count: int = 1
+) -> tuple[Target, Span]:
     """What OFFSET names, `count` registers from there on; their width is then the command's, too.
 
     Raises UsageError, BarfsError.
@@ -123,29 +165,23 @@ def span_of(choice: argparse.Namespace, text: str, count: int = 1) -> Iterator[t
         number, bits = _split_bits(text, choice.width)
         start = parse_number(number)
         span = Span(start, start + count * choice.width, choice.width, bits)
-        target = Target(RegionFile.find(choice.file), [span])
-        target.check()
-        yield target, span
-        return
-    with _names_of(choice, text) as (file, registers, text):
-        span = _named_span(registers, text, choice.width)
-        span = dataclasses.replace(span, end=span.start + count * span.width)
-        choice.width = span.width
-        target = Target(file, [span])
-        target.check()
-        yield target, span
+        return session.target(session.find(choice.file), [span]), span
+    file, registers, text = _names_of(choice, text, session)
+    span = _named_span(registers, text, choice.width)
+    span = dataclasses.replace(span, end=span.start + count * span.width)
+    choice.width = span.width
+    return session.target(file, [span]), span
 
 
-@contextlib.contextmanager
-def register_of(choice: argparse.Namespace, text: str) -> Iterator[tuple[Target, Span]]:
+def register_of(choice: argparse.Namespace, text: str, session: Session) -> tuple[Target, Span]:
     """The one register that OFFSET names. Raises UsageError, BarfsError."""
-    with span_of(choice, text) as (target, span):
-        if span.place is not None:
-            from barfs.registers.model import Register
+    target, span = span_of(choice, text, session)
+    if span.place is not None:
+        from barfs.registers.model import Register
 
-            if not isinstance(span.place.node, Register):
-                raise UsageError(f"{text} must be a register or a field")
-        yield target, span
+        if not isinstance(span.place.node, Register):
+            raise UsageError(f"{text} must be a register or a field")
+    return target, span
 
 
 def is_name(text: str) -> bool:
@@ -172,32 +208,27 @@ def ranges_of(
     return [(found, Range(place.offset, place.end)) for found, place in registers.match(name)]
 
 
-@contextlib.contextmanager
 def _names_of(
-    choice: argparse.Namespace, text: str
-) -> Iterator[tuple[RegionFile, "RegisterMap", str]]:
+    choice: argparse.Namespace, text: str, session: Session
+) -> tuple[RegionFile, "RegisterMap", str]:
     """FILE, the registers of its region, and the name in that region."""
-    # Imported here: an offset needs no description.
-    from barfs.fuse.mounted_registers import mounted_registers
-
-    file = RegionFile.find(choice.file)
-    with contextlib.ExitStack() as stack:
-        if file.path is None:
-            if choice.dry_run:
-                raise UsageError(
-                    f"{text}: a name of a device that is not mounted cannot be looked up without "
-                    "opening it; leave out --dry-run, or give the offset"
-                )
-            file = stack.enter_context(file.held())
-            assert file.opened is not None
-            registers, region = file.opened.registers, file.region
-        else:
-            path = Path(os.path.realpath(file.path))
-            registers, region = stack.enter_context(mounted_registers(path.parent)), path.name
-        if region not in registers.sources:
-            raise UsageError(f"{text}: no description of the registers of {choice.file} is known")
-        found = registers.map(region)
-        yield file, found, text if found.root.child(region) else text.removeprefix(f"{region}.")
+    file = session.find(choice.file)
+    if file.path is None:
+        if choice.dry_run:
+            raise UsageError(
+                f"{text}: a name of a device that is not mounted cannot be looked up without "
+                "opening it; leave out --dry-run, or give the offset"
+            )
+        file = session.held(file)
+        assert file.opened is not None
+        registers, region = file.opened.registers, file.region
+    else:
+        path = Path(os.path.realpath(file.path))
+        registers, region = session.mounted(path.parent), path.name
+    if region not in registers.sources:
+        raise UsageError(f"{text}: no description of the registers of {choice.file} is known")
+    found = registers.map(region)
+    return file, found, text if found.root.child(region) else text.removeprefix(f"{region}.")
 
 
 def _named_spans(registers: "RegisterMap", text: str, width: int) -> list[Span]:

@@ -16,6 +16,18 @@ HEADER = b"# barfs trace v1: time pid device region direction offset width value
 
 log = logging.getLogger(__name__)
 
+_beginning = threading.Lock()
+"""Devices that are opened side by side begin one file."""
+
+
+def _unlock() -> None:
+    """In a forked child, where no thread will release the lock."""
+    global _beginning
+    _beginning = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)
+
 
 class Trace:
     """The trace of one device, named `device` in it, at the end of the file `path`.
@@ -34,11 +46,11 @@ class Trace:
         except OSError as error:
             raise UsageError(f"trace={path}: {reason(error)}") from error
         try:
-            status = os.fstat(self._fd)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise UsageError(f"trace must name a regular file, not {path}")
-            if status.st_size == 0:
-                os.write(self._fd, HEADER)
+            with _beginning:
+                if os.fstat(self._fd).st_size == 0:
+                    os.write(self._fd, HEADER)
             self._told = os.eventfd(0, os.EFD_CLOEXEC)
         except OSError as error:
             os.close(self._fd)

@@ -12,6 +12,7 @@ the socket that `_FUSE_COMMFD` names.
 """
 
 import array
+import contextlib
 import errno
 import logging
 import os
@@ -201,12 +202,17 @@ class FuseMount:
             mounted = not self._unmounted()
         fd, self.fd = self.fd, -1
         os.close(fd)
+        if mounted:
+            # No process could be started to unmount. The helper does when its socket is closed.
+            self._socket.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._helper.wait(GRACE)
+            mounted = device_number(self.mountpoint) == self._number
         # Killed, since otherwise it unmounts, and the mount point may be in use again.
         self._helper.kill()
         self._helper.wait()
         self._socket.close()
         os.close(self._messages)
-        # If no process could be started to unmount, the helper's has become free.
         if mounted and not self._unmounted():
             place = self.mountpoint
             log.warning("%s is still mounted; run: barfs umount %s", place, shell_word(place))

@@ -8,6 +8,7 @@ Rule 2: devices leave as in every mount: when the kernel reclaims them (`mounted
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -18,6 +19,7 @@ from barfs.host.sysfs import Machine
 from barfs.host.uevents import Uevents
 from barfs.opening import DeviceName, open_device
 from barfs.pci import Bdf
+from barfs.process.side_by_side import side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,7 @@ class AllDevices:
 
     def open(self) -> Sequence[Device]:
         machine = Machine()
-        found = (self._try_open(bdf) for bdf in machine.functions() if machine.is_vfio(bdf))
-        return [device for device in found if device is not None]
+        return self._open_all([bdf for bdf in machine.functions() if machine.is_vfio(bdf)])
 
     def source(self, devices: Sequence[Device]) -> str:
         return devices[0].source if devices else "all"
@@ -44,18 +45,24 @@ class AllDevices:
             # A device may have been bound between `open` and the subscription.
             candidates = machine.functions()
             while True:
-                for bdf in candidates:
-                    async with mounted.changing:
-                        if not machine.is_vfio(bdf) or mounted.has(bdf):
-                            continue
-                        device = await trio.to_thread.run_sync(self._try_open, bdf)
-                        if device is not None:
-                            log.info("added %s", device.source)
-                            mounted.add([device])
+                async with mounted.changing:
+                    new = [
+                        bdf for bdf in candidates if machine.is_vfio(bdf) and not mounted.has(bdf)
+                    ]
+                    devices = await trio.to_thread.run_sync(self._open_all, new)
+                    for device in devices:
+                        log.info("added %s", device.source)
+                    mounted.add(devices)
                 bound = await events.next_bound()
                 candidates = [bound.bdf] if bound.bdf is not None else machine.functions()
         finally:
             events.close()
+
+    def _open_all(self, bdfs: Sequence[Bdf]) -> list[Device]:
+        """Those of the functions that can be opened."""
+        tasks = [partial(self._try_open, bdf) for bdf in bdfs]
+        found = side_by_side(tasks, undo=lambda device: device and device.close())
+        return [device for device in found if device is not None]
 
     def _try_open(self, bdf: Bdf) -> Device | None:
         try:

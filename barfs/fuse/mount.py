@@ -35,7 +35,7 @@ from barfs.fuse.map_server import MapServer
 from barfs.fuse.mount_socket import MountSocket, mount_socket
 from barfs.fuse.mounted_devices import MountedDevices
 from barfs.fuse.tree import Tree
-from barfs.opening import DeviceName, open_all
+from barfs.opening import DeviceName, close_all, open_all
 from barfs.process.signals import Ended, end, heard
 
 Service = Callable[[], Awaitable[None]]
@@ -139,8 +139,7 @@ class Mount:
         """
         with self._signals.handled(), contextlib.ExitStack() as stack:
             devices = self._devices.open()
-            for device in devices:
-                stack.callback(device.close, grace=0)
+            stack.callback(close_all, devices)
             filesystem = self._filesystem()
             self._signals.mounting = True
             maps = None

@@ -29,6 +29,7 @@ from barfs.fuse.map_server import MapServer
 from barfs.fuse.reconnection import can_come_back, come_back
 from barfs.fuse.tree import Tree
 from barfs.host.device_clients import Process, still_holding
+from barfs.opening import close_all
 from barfs.pci import Bdf
 from barfs.region import backing_of, table_of
 from barfs.text.system_errors import reason
@@ -136,8 +137,7 @@ class MountedDevices:
 
     def close(self) -> None:
         """Close every remaining device, after the mount is gone."""
-        for device in self._gates:
-            device.close(grace=0)
+        close_all(self._gates)
 
     def _describe(self) -> None:
         sources = {str(device.bdf): device.source for device in self._gates}

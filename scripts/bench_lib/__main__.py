@@ -53,9 +53,10 @@ def main() -> int:
             rows = scale.measure(Path(folder), 2000 if choice.quick else 20000)
             print(scale.text(rows))
             report["scale"] = scale.to_json(rows)
-            results: list[Result] = []
+            met = all(row.is_met for row in rows)
         else:
             results = _measure(Path(folder), choice)
+            met = all(result.is_met for result in results)
             print(table([HEAD, *(result.row() for result in results)]))
             report["figures"] = [result.to_json() for result in results]
             report["floor"] = floor = client("floor", "/dev/shm", prefix=pinned())[0]
@@ -65,7 +66,7 @@ def main() -> int:
             )
     if choice.json:
         choice.json.write_text(json.dumps(report, indent=1) + "\n")
-    return 0 if all(result.is_met for result in results) else 1
+    return 0 if met else 1
 
 
 def _parse() -> argparse.Namespace:

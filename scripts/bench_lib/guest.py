@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""A gap of kernel VFIO, in the guest of scripts/vm-test: through the mount, and from C directly.
+"""Kernel VFIO, in the guest of scripts/vm-test.
 
-Two of the guest's edu devices are alike: barfs mounts one with `mapping=off`, and the C client
-reads the descriptor of the other directly.
+A gap, through the mount and from C directly: two of the guest's edu devices are alike; barfs mounts
+one with `mapping=off`, and the C client reads the descriptor of the other.
+
+Many devices: eight nvme devices are opened and closed, and one. In emulation Python takes seconds
+to start, so only the opening and closing are measured.
 """
 
 import contextlib
@@ -10,8 +13,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from barfs.device import Options
+from barfs.opening import DeviceName, close_all, open_all
 from bench_lib.client import client
 from bench_lib.figures import HEAD, Figure, Result, Sample, table
 from bench_lib.processes import HERE, barfs_mount, build, c_mount, pinned
@@ -20,9 +27,12 @@ from tests.vm.vfio import opened, region_info
 
 ROUNDS = 9
 READS = 2000
+MANY = 8
 
 _GAP = Figure("pread of a kernel-VFIO gap; the device's descriptor", "ns")
 _FUSE = Figure("the same; memory behind the C server", "ns")
+_OPEN = Figure(f"opening {MANY} nvme devices takes longer than one", "ms", 300)
+_CLOSE = Figure(f"closing {MANY} nvme devices takes longer than one", "ms", 300)
 
 
 def run_in_guest() -> int:
@@ -32,7 +42,28 @@ def run_in_guest() -> int:
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     command = f"PYTHONPATH=scripts XDG_CACHE_HOME={caches} {sys.executable} -m bench_lib.guest"
     vm_test = HERE.parent / "vm-test"
-    return subprocess.run([str(vm_test), "--exec", command], check=False).returncode
+    words = [str(vm_test), "--nvmes", str(MANY), "--exec", command]
+    return subprocess.run(words, check=False).returncode
+
+
+def _open_and_close(names: Sequence[DeviceName]) -> tuple[float, float]:
+    """The milliseconds of each."""
+    start = time.perf_counter()
+    devices = open_all(names, Options())
+    opened = time.perf_counter()
+    close_all(devices)
+    return (opened - start) * 1e3, (time.perf_counter() - opened) * 1e3
+
+
+def _many() -> list[Result]:
+    names = [DeviceName.parse(bdf) for bdf in find_all("nvme")][:MANY]
+    assert len(names) == MANY
+    _open_and_close(names[:1])  # imports
+    rounds = [(_open_and_close(names[:1]), _open_and_close(names)) for _ in range(ROUNDS)]
+    return [
+        Result(figure, [Sample(many[step] - one[step]) for one, many in rounds])
+        for step, figure in enumerate((_OPEN, _CLOSE))
+    ]
 
 
 def main() -> None:
@@ -54,6 +85,7 @@ def main() -> None:
     to_c = [Sample(barfs["p50"], server["p50"]) for barfs, _, server in rounds]
     rows = [Result(_GAP, to_bare).row(), Result(_FUSE, to_c).row()]
     print(table([row[:6] for row in ([*HEAD[:3], "", *HEAD[4:]], *rows)]), flush=True)
+    print(table([HEAD, *(result.row() for result in _many())]), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_lib import registers
+from bench_lib import commands, registers
 from bench_lib.client import client, load_ns, read32_ns
 from bench_lib.figures import Figure, Sample
 from bench_lib.processes import Mount, other_cpu, rss_anon
@@ -81,6 +81,7 @@ FIGURES: Mapping[str, Figure] = {
     "load": Figure("4-byte load of a handed out window; plain mmap", "ns", 1.02),
     "memory": Figure("RssAnon, 8 devices, after use", "MB", 50),
     **registers.FIGURES,
+    **commands.FIGURES,
 }
 
 
@@ -249,6 +250,8 @@ LANES: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {
     "api": _api,
     "load": _load,
     "registers": _registers,
+    "start": lambda bench: commands.starts(bench.barfs, bench.prefix, bench.count(9)),
+    "script": lambda bench: commands.script(bench.barfs, bench.prefix, bench.count(100_000)),
 }
 
 AT_THE_END: Mapping[str, Callable[[Bench], dict[str, Sample]]] = {

@@ -18,10 +18,12 @@ from barfs.cli import main
 from barfs.fuse.fusermount import GRACE, unmount
 from tests.support import (
     BARFS,
+    DEADLINE,
     barfs,
     ended,
     is_mounted,
     mounted,
+    require,
     require_fuse,
     served,
     shown_mount,
@@ -307,6 +309,36 @@ def test_the_demo_in_a_directory_of_its_own() -> None:
             process.send_signal(signal.SIGINT)
         assert ended(process) == 0
     assert not device.parents[1].exists()
+
+
+def test_a_demo_with_too_few_files_leaves_neither_mount_nor_directory(tmp_path: Path) -> None:
+    """Also when it has mounted, and none is left to start a process that unmounts."""
+    works = (
+        os.getuid() == 0 and subprocess.run(["unshare", "-m", "true"], check=False).returncode == 0
+    )
+    require("fuse", works, "no mount namespace can be made here: this takes root")
+    place = tmp_path / "tmp"
+    place.mkdir()
+    script = """umount -i -l -a -t fuse.barfs || :; ulimit -n "$1"; shift; exec "$@" """
+    for files in range(20, 60):
+        command = ["unshare", "-m", "bash", "-euc", script, "bash", str(files), *BARFS, "demo"]
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(place)},
+        ) as process:
+            assert process.stdout is not None
+            up = process.stdout.readline()
+            process.terminate()
+            _output, errors = process.communicate(timeout=DEADLINE)
+        assert "still mounted" not in errors
+        assert list(place.iterdir()) == []
+        if up:
+            return
+        assert f"too many open files, {files} are allowed" in errors
+    pytest.fail("60 files are enough")
 
 
 def test_without_a_subcommand_it_is_mount(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def _is_ready(notified: socket.socket, pid: int, serves: bool) -> bool:
         return b"READY=1" in notified.recv(4096)
     listening = {
         int(line.split()[6])
-        for line in Path("/proc/net/unix").read_text().split("\n")[1:]
+        for line in Path("/proc/net/unix").read_text(errors="replace").split("\n")[1:]
         if len(line.split()) > 6 and int(line.split()[3], 16) & SO_ACCEPTCON
     }
     try:  # what tells no service manager listens on a socket when it serves

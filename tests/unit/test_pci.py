@@ -5,9 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barfs import pci
 from barfs.errors import UsageError
-from barfs.pci import Bar, Bdf, ConfigSpace, MsixCapability, region_index, region_name
+from barfs.pci import (
+    Bar,
+    Bdf,
+    ConfigSpace,
+    MsixCapability,
+    ReadOnDemand,
+    region_index,
+    region_name,
+    sysfs_attributes,
+)
 
 bdfs = st.builds(
     Bdf,
@@ -132,11 +140,65 @@ def test_a_bad_list_has_no_msix(fields: list[tuple[int, str, int]]) -> None:
     assert header(*fields).msix() is None
 
 
+class Registers:
+    """Configuration space whose reads are noted; those from `dead` on fail."""
+
+    def __init__(self, data: bytes, dead: int = 256) -> None:
+        self.data = data
+        self.dead = dead
+        self.reads: list[tuple[int, int]] = []
+
+    def read(self, offset: int, count: int) -> bytes:
+        self.reads.append((offset, count))
+        return self.data[offset : min(offset + count, self.dead)]
+
+
+LISTED = header(
+    (0x06, "<H", 0x10),
+    (0x34, "<B", 0x44),
+    (0x44, "<H", 0x8005),
+    (0x80, "<H", 0x0011),
+    (0x82, "<H", 0x8003),
+    (0x84, "<I", 0x2000),
+    (0x88, "<I", 0x3002),
+    (0xF0, "<I", 0xFFFF_FFFF),
+)
+
+
+def test_registers_that_are_read_on_demand_are_read_once_and_only_if_needed() -> None:
+    registers = Registers(bytes(LISTED.data[:]))
+    config = ConfigSpace(ReadOnDemand(registers.read, 64, 256))
+    assert config.msix() == config.msix() == LISTED.msix()
+    assert sysfs_attributes(config, {0: 16}) == sysfs_attributes(LISTED, {0: 16})
+    assert registers.reads == [(0, 64), (0x44, 4), (0x80, 4), (0x84, 4), (0x88, 4)]
+
+
+@pytest.mark.parametrize("dead", [0, 0x22, 0x40, 0x44, 0x86, 0x88])
+def test_what_cannot_be_read_is_not_there_and_not_tried_again(dead: int) -> None:
+    registers = Registers(bytes(LISTED.data[:]), dead)
+    config = ConfigSpace(ReadOnDemand(registers.read, 64, 256))
+    assert config.msix() is None
+    assert config.msix() is None
+    failed = [offset for offset, count in registers.reads if offset + count > dead]
+    assert len(failed) == 1
+    head = header(size=0) if dead == 0 else ConfigSpace(LISTED.data[: min(dead, 64)])
+    assert sysfs_attributes(config, {0: 16}) == sysfs_attributes(head, {0: 16})
+
+
+@given(st.binary(max_size=512))
+def test_what_is_read_on_demand_is_as_if_it_were_read_at_once(data: bytes) -> None:
+    lazy = ConfigSpace(ReadOnDemand(Registers(data, 512).read, 64, len(data)))
+    whole = ConfigSpace(data)
+    assert list(lazy.capabilities()) == list(whole.capabilities())
+    assert lazy.msix() == whole.msix()
+    assert sysfs_attributes(lazy, {0: 16}) == sysfs_attributes(whole, {0: 16})
+
+
 @given(st.binary(max_size=512))
 def test_any_configuration_space_can_be_read(data: bytes) -> None:
     config = ConfigSpace(data)
     assert len(list(config.capabilities())) <= 64
-    texts = pci.sysfs_attributes(config, {0: 0x1000, 6: 0x800})
+    texts = sysfs_attributes(config, {0: 0x1000, 6: 0x800})
     assert len(texts["resource"].splitlines()) == 13
     assert all(text.endswith("\n") for text in texts.values())
 
@@ -151,7 +213,7 @@ def test_sysfs_texts() -> None:
         (0x30, "<I", 0xFD000001),
         (0x3C, "<B", 11),
     )
-    texts = pci.sysfs_attributes(config, {0: 0x1000, 2: 0x100000, 4: 0x40, 6: 0x800, 7: 256})
+    texts = sysfs_attributes(config, {0: 0x1000, 2: 0x100000, 4: 0x40, 6: 0x800, 7: 256})
     assert texts["vendor"] == "0x1234\n"
     assert texts["class"] == "0xff0000\n"
     assert texts["revision"] == "0x01\n"
