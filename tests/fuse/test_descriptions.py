@@ -36,7 +36,7 @@ SVD = """\
 </device>
 """
 BAD = {
-    "rdl": ("addrmap bad {\n    reg { field {} a; } r\n};\n", 3),
+    "rdl": ("addrmap bad {\n    reg { field {} a; } r\n};\n", 2),
     "xml": (IPXACT, 10),
     "svd": (SVD, 5),
     "json": ('{\n  "csr_registers": {\n    "a": ,\n  }\n}\n', 3),
