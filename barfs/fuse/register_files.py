@@ -4,15 +4,17 @@
 Rule 1: a read at offset 0 is one access of the register, whose text is kept for that open file; a
         read further on is of that text. A write(2) is one value, wherever in the file it goes.
 Rule 2: what may wait for a device runs in a worker thread, of which each device has a few, and the
-        request is answered when its time is over: the event loop never waits. Loads and stores of a
-        window it makes itself, as the gate's reader does: two changes of thread cost more than all
-        else.
+        request is answered when its time is over: the event loop never waits. Accesses in a window
+        it makes itself while they are quick, and at the first slow one leaves them to the workers
+        again: two changes of thread cost more than all else.
 Rule 3: what a request may do is up to the region's table. Refused requests are logged, each reason
         once.
 """
 
 import errno
+import functools
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -32,6 +34,8 @@ T = TypeVar("T")
 
 _WORKERS = 4
 _LONGEST_WRITE = 4096
+_QUICK = 100e-6
+"""Seconds that accesses in a window may take in the event loop: about two changes of thread."""
 _GRACE = 1.0
 """Seconds that an answer may be late: the table's own timeout comes first, where it has one."""
 _MOST_TOLD = 1000
@@ -58,6 +62,8 @@ class RegisterFiles:
 
     def __init__(self) -> None:
         self._limits: dict[int, trio.CapacityLimiter] = {}
+        self._quick: set[int] = set()
+        """The devices whose last accesses in windows were."""
         self._told: set[str] = set()
 
     async def load(self, directory: RegisterDirectory) -> Place:
@@ -94,9 +100,10 @@ class RegisterFiles:
         bound = file.node.bound
         register = bound if isinstance(bound, BoundRegister) else bound.parent
         try:
-            # Nothing else in this process takes the lock of a register in a window.
-            if _needs_no_answer(register):
-                return function()
+            if _is_mapped(register):
+                function = functools.partial(self._timed, file.node.device, function)
+                if self._is_quick(file.node.device):
+                    return function()
             accesses = 2 * len(fields.accesses(register.register))
             # Once more for the lock.
             seconds = (accesses + 1) * register.timeout + _GRACE
@@ -104,6 +111,22 @@ class RegisterFiles:
         except BarfsError as error:
             self._tell(f"{bound.name}: {error}")
             raise FUSEError(_errno_of(error)) from error
+
+    def _is_quick(self, device: int) -> bool:
+        """Whether its windows are, and no worker, which may hold a register's lock, is busy."""
+        limit = self._limits.get(device)
+        return device in self._quick and (limit is None or limit.borrowed_tokens == 0)
+
+    def _timed(self, device: int, function: Callable[[], T]) -> T:
+        """Call `function`, whose accesses are in a window, and take note of the device's pace."""
+        start = time.perf_counter()
+        try:
+            return function()
+        finally:
+            if time.perf_counter() - start > _QUICK:
+                self._quick.discard(device)
+            else:
+                self._quick.add(device)
 
     def _tell(self, text: str) -> None:
         if text not in self._told and len(self._told) < _MOST_TOLD:
@@ -117,7 +140,7 @@ class RegisterFiles:
         raise FUSEError(AccessTimeout.errno)
 
 
-def _needs_no_answer(register: BoundRegister) -> bool:
+def _is_mapped(register: BoundRegister) -> bool:
     start = register.place.offset
     end = start + register.register.width
     return isinstance(register.region, Region) and is_window(register.region, start, end)
