@@ -158,14 +158,17 @@ static struct barfs_lane *choose_lane(const struct barfs_inode *inode,
                                       const struct barfs_request *request, int64_t now)
 {
     struct barfs_lanes *lanes = inode->lanes;
+    struct barfs_lane *quick_calls = &lanes->each[BARFS_QUICK_CALLS];
     struct barfs_cost cost;
 
     cost = barfs_transfer_cost(request->table, request->offset, request->count);
-    if (cost.calls && cost.exchanges && request->count <= MOST_SINGLE_BYTES)
+    /* A message that this thread sends and leaves goes on in the lane: not behind a request that
+     * waits there for the connection. */
+    if (cost.calls && cost.exchanges && request->count <= MOST_SINGLE_BYTES &&
+        atomic_load(&quick_calls->unfinished) == 0)
         return NULL;
     if (cost.calls)
-        return &lanes->each[request->count > MOST_QUICK_BYTES ? BARFS_LONG_CALLS
-                                                              : BARFS_QUICK_CALLS];
+        return request->count > MOST_QUICK_BYTES ? &lanes->each[BARFS_LONG_CALLS] : quick_calls;
     if (request->count > MOST_BYTES_HERE)
         return &lanes->each[BARFS_LONG];
     if (is_slow(lanes, request, now))

@@ -252,6 +252,7 @@ void barfs_lane_push(struct barfs_lane *lane, struct barfs_request *request)
         pthread_mutex_unlock(&workers->lock);
         return;
     }
+    atomic_fetch_add(&lane->unfinished, 1);
     TAILQ_INSERT_TAIL(&workers->pending, request, next_pending);
     STAILQ_INSERT_TAIL(&lane->requests, request, next_in_lane);
     if (!lane->has_thread) {
@@ -367,10 +368,14 @@ void barfs_lane_run(struct barfs_lane *lane)
                                         request->direction, &request->control);
             if (result == -EINTR && atomic_load(&lane->stopping))
                 result = -ENODEV; /* EINTR would make the client retry in vain */
+            /* Before the client can send its next one. */
+            atomic_fetch_sub(&lane->unfinished, 1);
             if (claim(request, BARFS_RUNNING, BARFS_ANSWERED))
                 workers->answer(workers->context, request, result);
             pthread_mutex_lock(&workers->lock);
             end(lane, request);
+        } else {
+            atomic_fetch_sub(&lane->unfinished, 1);
         }
         retire(workers, request);
     }
@@ -461,6 +466,7 @@ void barfs_lane_fail(struct barfs_lane *lane)
     lane->has_thread = false;
     while ((request = STAILQ_FIRST(&lane->requests)) != NULL) {
         STAILQ_REMOVE_HEAD(&lane->requests, next_in_lane);
+        atomic_fetch_sub(&lane->unfinished, 1);
         if (claim_waiting(request))
             answer_early(workers, request, -ENOMEM);
         retire(workers, request);

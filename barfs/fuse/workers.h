@@ -78,8 +78,9 @@ struct barfs_lane {
     int64_t answered_ns; /* when the lane last completed an access */
     SLIST_ENTRY(barfs_lane) next, next_wanting;
     bool has_thread;
-    int nice;             /* more than that of the process; 0: the thread is as any other */
-    atomic_bool stopping; /* written under the lock */
+    int nice;               /* more than that of the process; 0: the thread is as any other */
+    atomic_bool stopping;   /* written under the lock */
+    atomic_uint unfinished; /* its requests that have more to do */
 };
 
 enum barfs_lane_kind {
