@@ -159,10 +159,19 @@ static void answer_early(struct barfs_workers *workers, struct barfs_request *re
     workers->answer(workers->context, request, done != 0 ? (int64_t)done : error);
 }
 
+/* With the lock held: whether it waits in the middle of an access, which its lane will end. */
+static bool is_under_way(const struct barfs_request *request)
+{
+    const struct barfs_lane *lane = request->lane;
+
+    return atomic_load(&request->state) == BARFS_QUEUED && request->control.carried &&
+           (lane->runs || !lane->workers->stopping);
+}
+
 /* With the lock held: answer a waiting request, stop a running one. */
 static void end_early(struct barfs_workers *workers, struct barfs_request *request, int error)
 {
-    if (claim_waiting(request))
+    if (!is_under_way(request) && claim_waiting(request))
         answer_early(workers, request, error);
     else
         barfs_control_stop(&request->control);
@@ -345,6 +354,7 @@ void barfs_lane_run(struct barfs_lane *lane)
     if (lane->nice)
         step_back(lane->nice);
     pthread_mutex_lock(&workers->lock);
+    lane->runs = true;
     for (;;) {
         struct barfs_request *request = STAILQ_FIRST(&lane->requests);
 
@@ -382,12 +392,6 @@ void barfs_lane_run(struct barfs_lane *lane)
     pthread_mutex_unlock(&workers->lock);
 }
 
-/* Whether it waits in the middle of an access. */
-static bool is_under_way(struct barfs_request *request)
-{
-    return atomic_load(&request->state) == BARFS_QUEUED && request->control.carried;
-}
-
 void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique)
 {
     struct barfs_request *request;
@@ -396,10 +400,7 @@ void barfs_workers_interrupt(struct barfs_workers *workers, uint64_t unique)
     TAILQ_FOREACH (request, &workers->pending, next_pending) {
         if (request->unique != unique)
             continue;
-        if (is_under_way(request))
-            barfs_control_stop(&request->control);
-        else
-            end_early(workers, request, -EINTR);
+        end_early(workers, request, -EINTR);
         break;
     }
     pthread_mutex_unlock(&workers->lock);

@@ -77,7 +77,8 @@ struct barfs_lane {
     struct barfs_request *running;
     int64_t answered_ns; /* when the lane last completed an access */
     SLIST_ENTRY(barfs_lane) next, next_wanting;
-    bool has_thread;
+    bool has_thread;        /* or will get one */
+    bool runs;              /* the thread takes requests */
     int nice;               /* more than that of the process; 0: the thread is as any other */
     atomic_bool stopping;   /* written under the lock */
     atomic_uint unfinished; /* its requests that have more to do */

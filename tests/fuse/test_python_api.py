@@ -142,7 +142,8 @@ def _protections(address: int, size: int) -> list[tuple[int, int, str]]:
 
 
 def test_no_address_without_contiguous(bar0: barfs.Region) -> None:
-    with pytest.raises(barfs.UsageError, match="open with mapping='contiguous'"):
+    why = "open with mapping='contiguous'" if bar0.layout.windows else "it has no window"
+    with pytest.raises(barfs.UsageError, match=why):
         _ = bar0.address
 
 
