@@ -162,10 +162,8 @@ static void answer_early(struct barfs_workers *workers, struct barfs_request *re
 /* With the lock held: whether it waits in the middle of an access, which its lane will end. */
 static bool is_under_way(const struct barfs_request *request)
 {
-    const struct barfs_lane *lane = request->lane;
-
     return atomic_load(&request->state) == BARFS_QUEUED && request->control.carried &&
-           (lane->runs || !lane->workers->stopping);
+           (request->lane->runs || !request->lane->workers->stopping);
 }
 
 /* With the lock held: answer a waiting request, stop a running one. */

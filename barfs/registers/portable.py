@@ -39,15 +39,19 @@ _BIG_ENDIAN, _HIGH_FIRST = 1, 2
 
 def to_json(root: Block) -> str:
     """The map as text."""
-    parts: dict[tuple[Field, ...], int] = {}
-    record = {"root": _plain(root, parts), "parts": [list(map(_plain_field, key)) for key in parts]}
-    return json.dumps(record, separators=(",", ":"))
+    parts: dict[str, int] = {}
+    plain = _plain(root, parts)
+    return f'{{"root":{_dump(plain)},"parts":[{",".join(parts)}]}}'
 
 
-def _plain(node: Node, parts: dict[tuple[Field, ...], int]) -> list[Any]:
+def _dump(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _plain(node: Node, parts: dict[str, int]) -> list[Any]:
     start: list[Any] = [node.name, node.offset, list(node.dims), node.stride]
     if isinstance(node, Register):
-        number = parts.setdefault(node.parts, len(parts))
+        number = parts.setdefault(_dump(list(map(_plain_field, node.parts))), len(parts))
         flags = _BIG_ENDIAN * node.big_endian | _HIGH_FIRST * node.high_first
         return ["register", *start, node.width, number, node.access_width, flags]
     inside = [_plain(child, parts) for child in node.children]

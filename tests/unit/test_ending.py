@@ -10,7 +10,7 @@ from types import FrameType
 
 import pytest
 
-import barfs
+from barfs import engine
 from barfs.engine import table
 from barfs.host.binding import Binder
 from barfs.host.steps import Owner, Step
@@ -213,7 +213,12 @@ def test_an_access_that_is_interrupted_at_its_entry(capfd: pytest.CaptureFixture
             sys.setprofile(None)
             send()
 
-    with barfs.open("demo") as device:
-        sys.setprofile(interrupt)
-        assert ends(lambda: device["bar0"].read32(4))
+    call = engine.Call(lambda _offset, width: bytes(width), lambda _offset, _data: None)
+    entry_of_calls = engine.TableEntry(0, 4096, True, True, 8, call)
+    accesses = engine.Table(engine.InFlight(), 4096, 8, [entry_of_calls])
+    sys.setprofile(interrupt)
+    try:
+        assert ends(lambda: accesses.load32(4))
+    finally:
+        sys.setprofile(None)
     assert capfd.readouterr().err == ""
