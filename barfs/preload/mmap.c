@@ -97,13 +97,14 @@ PUBLIC void *mmap64(void *address, size_t length, int protection, int flags, int
     return map((struct barfs_request){address, length, protection, flags, fd, (uint64_t)offset});
 }
 
+/* Forgotten first: once the kernel has the addresses, another thread may map a region there. */
 PUBLIC int munmap(void *address, size_t length)
 {
-    int result = call_munmap(address, length);
+    uintptr_t start = (uintptr_t)address;
 
-    if (result == 0)
-        barfs_mapping_forget((uintptr_t)address, (uintptr_t)address + whole_pages(length));
-    return result;
+    if (start == whole_pages(start))
+        barfs_mapping_forget(start, start + whole_pages(length));
+    return call_munmap(address, length);
 }
 
 PUBLIC int mprotect(void *address, size_t length, int protection)
@@ -125,11 +126,15 @@ PUBLIC int mprotect(void *address, size_t length, int protection)
  */
 PUBLIC int msync(void *address, size_t length, int flags)
 {
-    uintptr_t start = (uintptr_t)address;
+    uintptr_t start = (uintptr_t)address, end = start + length;
+    const struct barfs_mapping *mapping;
 
     pthread_testcancel();
-    if (flags & MS_SYNC && barfs_mapping_find(start, start + length) != NULL)
-        flags ^= MS_SYNC | MS_ASYNC;
+    if ((flags & (MS_SYNC | MS_ASYNC)) == MS_SYNC) {
+        mapping = barfs_mapping_find(start, end);
+        if (mapping != NULL && mapping->start <= start && end <= mapping->end)
+            flags ^= MS_SYNC | MS_ASYNC;
+    }
     return (int)syscall(SYS_msync, address, length, flags);
 }
 
@@ -154,12 +159,10 @@ PUBLIC void *mremap(void *address, size_t length, size_t new_length, int flags, 
         errno = EFAULT;
         return MAP_FAILED;
     }
-    result = (void *)syscall(SYS_mremap, address, length, new_length, flags, new_address);
-    if (result == MAP_FAILED)
-        return result;
-    if (is_region)
+    if (is_region && new_length > 0 && start == whole_pages(start))
         barfs_mapping_forget(start + whole_pages(new_length), start + whole_pages(length));
-    else if (flags & MREMAP_FIXED)
+    result = (void *)syscall(SYS_mremap, address, length, new_length, flags, new_address);
+    if (result != MAP_FAILED && flags & MREMAP_FIXED)
         barfs_mapping_forget((uintptr_t)result, (uintptr_t)result + whole_pages(new_length));
     return result;
 }

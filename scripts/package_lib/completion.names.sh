@@ -11,7 +11,7 @@ mounted() {
     while read -r _ place kind _; do
         [ "$kind" = fuse.barfs ] || continue
         place=$(printf '%b' "$(printf %s "$place" | sed 's/\\\([0-7]\)/\\0\1/g')")
-        timeout 1 cat "$place/.barfs" 2>/dev/null | tr '{,}' '\n\n\n' |
+        timeout -s KILL 1 cat "$place/.barfs" 2>/dev/null | tr '{,}' '\n\n\n' |
             sed -n 's/.*"\([0-9a-f:]*\.[0-7]\)": "\(.*\)".*/\1 \2/p' |
             while read -r address source; do
                 case $1 in "$address" | "${address#0000:}" | "$source") ;; *) continue ;; esac
@@ -51,7 +51,7 @@ names() {
         [ -d "$folder/$block" ] || break
         folder=$folder/$block before=$before${rest%"${rest#"$block"?}"} rest=${rest#"$block"?}
     done
-    timeout 2 ls -1p "$folder" 2>/dev/null |
+    timeout -s KILL 2 ls -1p "$folder" 2>/dev/null |
         awk -v before="$before" -v rest="$rest" -v sign="$sign" '
             index($0, rest) == 1 && (index(rest, ".") || !index($0, ".")) {
                 sub("/$", sign)

@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { THREADS = 4, ROUNDS = 60, CHILDREN = 20, PAGE = 4096, SIZE = 16 * PAGE, WINDOW = PAGE };
+enum { THREADS = 4, ROUNDS = 1500, CHILDREN = 20, PAGE = 4096, SIZE = 16 * PAGE, WINDOW = PAGE };
 
 static const char *file;
 static volatile sig_atomic_t alarms;
@@ -34,6 +34,10 @@ static void map_once(unsigned how)
     REQUIRE(base != MAP_FAILED);
     REQUIRE(close(fd) == 0);
     REQUIRE(memcmp((const char *)base + WINDOW, "barf", 4) == 0);
+    /* Refused while the mapping is known, whatever other threads unmap meanwhile. */
+    REQUIRE(mprotect((char *)base, SIZE, PROT_READ | PROT_EXEC) == -1 && errno == EACCES);
+    REQUIRE(msync((char *)base, SIZE, MS_SYNC) == 0);
+    REQUIRE(msync((char *)base, SIZE, MS_SYNC | MS_ASYNC) == -1 && errno == EINVAL);
     switch (how % 3) {
     case 0: /* a hole */
         REQUIRE(munmap((char *)base + 2 * PAGE, PAGE) == 0);
