@@ -24,7 +24,7 @@ from barfs.registers.errors import DescriptionError
 from barfs.registers.report import Compiled
 from barfs.text import printable
 
-_MAGIC = b"barfs registers 1\n"
+_MAGIC = b"barfs registers 2\n"
 _LARGEST = 1 << 30
 _HASH_SIZE = hashlib.sha256().digest_size
 

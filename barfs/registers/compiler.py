@@ -5,6 +5,7 @@ import importlib
 from pathlib import Path
 
 from barfs.registers.errors import DescriptionError
+from barfs.registers.model import first_misplaced
 from barfs.registers.report import Compiled
 from barfs.text import printable
 
@@ -28,4 +29,6 @@ def compile_description(path: Path) -> Compiled:
     module, function = found
     compile_it = getattr(importlib.import_module(f"barfs.registers.{module}"), function)
     compiled: Compiled = compile_it(path)
+    if misplaced := first_misplaced(compiled.root):
+        raise DescriptionError(f"{printable(path)}: {misplaced}")
     return compiled
