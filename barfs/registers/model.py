@@ -302,7 +302,7 @@ def first_misplaced(root: Node, offset: int = 0) -> Misplaced | None:
 
 
 def _misplaced(node: Node, path: str, start: int, step: int) -> Misplaced | None:
-    """`start` is the node's own; its copies in the arrays around it are multiples of `step` away."""
+    """`start` is the node's own; arrays around it have copies at multiples of `step` from there."""
     if node.dims and math.prod(node.dims) > 1:
         step = math.gcd(step, node.stride)
     if isinstance(node, Register):
