@@ -17,7 +17,6 @@ Rule 2: what reads before it writes, and what takes several accesses, does so un
 Rule 3: maps are found and compiled once, when they are first asked for.
 """
 
-import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from typing import Protocol
 
 from barfs.errors import AccessTimeout
 from barfs.registers import fields
-from barfs.registers.errors import NoSuchName, NotAlone
+from barfs.registers.errors import NoSuchElement, NoSuchName, NotAlone
 from barfs.registers.find import Choice, Named, find_maps, user_folders
 from barfs.registers.model import Field, Register
 from barfs.registers.places import Place, RegisterMap
@@ -419,20 +418,27 @@ class DeviceRegisters(Mapping[str, Bound]):
             raise NoSuchName(f"{path} is in several regions; write {names}")
         if found:
             return found[0]
+        errors.sort(key=lambda error: not isinstance(error, NoSuchElement))
         raise errors[0] if errors else NoSuchName(f"{path}: the device has no register map")
 
     def match(self, pattern: str) -> Iterator[tuple[str, Place]]:
         """The registers and fields that a pattern names. Raises NoSuchName if there are none."""
         region, rest = split_region(pattern, self.sources)
         regions = [region] if region else sorted(self.sources, key=lambda name: name == "config")
-        count = 0
+        count, wrong_index = 0, None
         for each in regions:
             if each == "config" and count:
                 break
-            with contextlib.suppress(NoSuchName):
+            try:
                 for place in self.map(each).match(rest):
                     count += 1
                     yield each, place
+            except NoSuchElement as error:
+                wrong_index = wrong_index or error
+            except NoSuchName:
+                continue
+        if not count and wrong_index:
+            raise wrong_index
         if not count:
             known = ", ".join(self.sources) or "no region"
             raise NoSuchName(f"{pattern} matches no register; there are maps of {known}")

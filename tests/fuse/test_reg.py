@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from barfs import open as open_device
+from barfs.errors import UsageError
 from tests.support import Mounted, barfs, is_mounted, mounted, served
 
 CARD = Path(__file__).parents[1] / "support" / "card.rdl"
@@ -64,6 +66,30 @@ def test_what_cannot_be_done_is_said_in_a_line(mount: Mounted, name: str, messag
     if "=" in name:
         ctrl = mount.device() / "registers/bar0/dma/chan3/ctrl"
         assert ctrl.read_text() == "0x00000000\n"
+
+
+@pytest.mark.parametrize("name", ["dma.chan[-1].ctrl", "bar0.dma.chan[0-3].ctrl", "dma.chan[!0]"])
+def test_brackets_are_no_wildcards(mount: Mounted, tmp_path: Path, name: str) -> None:
+    device, out = mount.device(), tmp_path / "out"
+    cases: list[list[str | Path]] = [
+        ["reg", device, name],
+        ["reg", "--map", device, name],
+        ["reg", device, f"{name}=1"],
+        ["watch", device, name],
+        ["md", device / "bar0", name],
+        ["dump", "--skip", f"bar0:{name.removeprefix('bar0.')}", device.name, "-o", out],
+    ]
+    for words in cases:
+        result = barfs(*words)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert "write an element from chan[0] to chan[3]" in result.stderr
+    with open_device("demo", registers={"bar0": CARD}) as opened:
+        for look_up in (
+            opened.registers.__getitem__,
+            lambda text: list(opened.registers.match(text)),
+        ):
+            with pytest.raises(UsageError, match="write an element from"):
+                look_up(name)
 
 
 def test_reads_with_side_effects_are_asked_for(tmp_path: Path) -> None:
