@@ -21,7 +21,7 @@ from barfs.process.output import save
 from barfs.registers import packed
 from barfs.registers.apart import Packed, compile_apart
 from barfs.registers.errors import DescriptionError
-from barfs.registers.report import Compiled
+from barfs.registers.report import Compiled, check_file
 from barfs.text import printable
 
 _MAGIC = b"barfs registers 2\n"
@@ -116,8 +116,10 @@ def _is_own(status: os.stat_result) -> bool:
 
 
 def _hash(path: Path) -> bytes | None:
+    """None for what is no description: one that is no file is never read to its end."""
     try:
+        check_file(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
+    except (OSError, DescriptionError):
         return None

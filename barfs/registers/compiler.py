@@ -6,7 +6,7 @@ from pathlib import Path
 
 from barfs.registers.errors import DescriptionError
 from barfs.registers.model import first_misplaced
-from barfs.registers.report import Compiled
+from barfs.registers.report import Compiled, check_file
 from barfs.text import printable
 
 _LANGUAGES = {
@@ -20,6 +20,7 @@ SUFFIXES = tuple(_LANGUAGES)
 
 def compile_description(path: Path) -> Compiled:
     """The map of a file; its suffix says the language. Raises DescriptionError."""
+    check_file(path)
     found = _LANGUAGES.get(path.suffix.lower())
     if found is None:
         raise DescriptionError(

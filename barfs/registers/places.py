@@ -244,9 +244,7 @@ def _matching(place: Place, segments: list[str]) -> Iterator[Place]:
     if isinstance(place.node, Register):
         if not rest and not place.field:
             yield from (
-                each
-                for each in place.fields()
-                if each.field and _fits(each.field.name, first)
+                each for each in place.fields() if each.field and _fits(each.field.name, first)
             )
         return
     children = place.node.children
