@@ -71,14 +71,12 @@ def _read(entry: Path, path: Path) -> Compiled | None:
         fd = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not _is_own(status) or status.st_size > _LARGEST:
-            return None
-        try:
-            data = file.read()
-        except OSError:
-            return None
+    try:
+        data = _contents(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
     body, own_hash = data[:-_HASH_SIZE], data[-_HASH_SIZE:]
     if not body.startswith(_MAGIC) or hashlib.sha256(body).digest() != own_hash:
         return None
@@ -89,6 +87,15 @@ def _read(entry: Path, path: Path) -> Compiled | None:
     del body
     root = packed.unpack(contents)
     return Compiled(root, tuple(Path(name) for name, _known in files), warnings)
+
+
+def _contents(fd: int) -> bytes:
+    """What an entry holds, or nothing where it cannot be trusted. Raises OSError."""
+    status = os.fstat(fd)
+    if not _is_own(status) or status.st_size > _LARGEST:
+        return b""
+    with open(fd, "rb", closefd=False) as file:
+        return file.read()
 
 
 def _write(entry: Path, path: Path, made: Packed) -> None:
