@@ -204,8 +204,8 @@ class BoundRegister:
             return Value.of(self.register, self._read(parts))
 
     def write(self, value: int) -> None:
-        """Write all of it, without a read. Raises ValueTooLarge, AccessError."""
-        fields.check_fits(self.register, value)
+        """Write all of it, without a read. Raises NotAValue, ValueTooLarge, AccessError."""
+        value = fields.number_of(self.register, value)
         with self._locks.of(self.region.name, self.place.offset):
             self._write(fields.accesses(self.register), value)
 
@@ -232,7 +232,7 @@ class BoundRegister:
             if field is None:
                 known = ", ".join(each.name for each in self.register.fields) or "no fields"
                 raise NoSuchName(f"{self.name} has no field {name}; it has {known}")
-            found[name] = fields.parse(field, value) if isinstance(value, str) else int(value)
+            found[name] = fields.number_of(field, value)
         return found
 
     def _read(self, parts: Iterable[fields.Access]) -> int:
@@ -298,7 +298,9 @@ class BoundGroup:
 
     def __getitem__(self, index: int | tuple[int, ...]) -> "Bound":
         """An element of an array: `chan[2]`, `lane[2, 0]`."""
-        indices = (index,) if isinstance(index, int) else index
+        indices = index if isinstance(index, tuple) else (index,)
+        if not all(isinstance(position, int) for position in indices):
+            raise TypeError(f"an element of {self!r} must be chosen by ints, not by {index!r}")
         name = self.array + "".join(f"[{position}]" for position in indices)
         found = self.place.child(name) if self.array else None
         if found is None:
@@ -449,7 +451,11 @@ def split_region(path: str, regions: Iterable[str]) -> tuple[str, str]:
 
     >>> split_region("bar0.dma.ctrl", ["bar0"]), split_region("dma.ctrl", ["bar0"])
     (('bar0', 'dma.ctrl'), ('', 'dma.ctrl'))
+
+    Raises NoSuchName for what is no text.
     """
+    if not isinstance(path, str):
+        raise NoSuchName(f"a register must be named by a text like bar0.ctrl, not by {path!r}")
     for region in regions:
         if path == region or path.startswith((f"{region}.", f"{region}/")):
             return region, path[len(region) + 1 :]
