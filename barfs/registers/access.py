@@ -452,10 +452,14 @@ def split_region(path: str, regions: Iterable[str]) -> tuple[str, str]:
     >>> split_region("bar0.dma.ctrl", ["bar0"]), split_region("dma.ctrl", ["bar0"])
     (('bar0', 'dma.ctrl'), ('', 'dma.ctrl'))
 
-    Raises NoSuchName for what is no text.
+    Raises NoSuchName for what is no text, or an empty one.
     """
     if not isinstance(path, str):
         raise NoSuchName(f"a register must be named by a text like bar0.ctrl, not by {path!r}")
+    if not path.strip("./"):
+        raise NoSuchName(
+            "the name of a register must not be empty; write a path like bar0.ctrl, or * for all"
+        )
     for region in regions:
         if path == region or path.startswith((f"{region}.", f"{region}/")):
             return region, path[len(region) + 1 :]

@@ -126,6 +126,15 @@ def test_a_device_that_is_not_mounted(tmp_path: Path) -> None:
         assert result.stderr == f"opened {server.name}\n"
 
 
+def test_an_empty_name_is_not_all_registers(mount: Mounted) -> None:
+    for words in (["reg", ""], ["reg", "--map", "/"], ["reg", "=1"], ["watch", ""]):
+        verb, *rest = words
+        result = barfs(verb, *rest[:-1], mount.device(), rest[-1])
+        assert (result.returncode, result.stdout) == (2, "")
+        assert "must not be empty" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
 def test_a_directory_that_is_no_device(tmp_path: Path) -> None:
     result = barfs("reg", tmp_path)
     assert result.returncode == 2
