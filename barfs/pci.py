@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from barfs.errors import UsageError
+from barfs.text import printable
 
 BAR_COUNT = 6
 ROM_INDEX = 6
@@ -87,7 +88,9 @@ class Bdf:
         """
         match = _BDF.fullmatch(text)
         if match is None:
-            raise UsageError(f"{text!r} is not a PCI address; write it like 0000:01:00.0")
+            raise UsageError(
+                f"'{printable(text)}' is not a PCI address; write it like 0000:01:00.0"
+            )
         domain, _separator, bus, device, function = match.groups(default="0")
         return cls(int(domain, 16), int(bus, 16), int(device, 16), int(function))
 
@@ -116,7 +119,9 @@ def region_index(name: str) -> int:
         index = int(match[1] or match[2])
         if match[1] or index >= FIRST_DEVICE_SPECIFIC_INDEX:
             return index
-    raise UsageError(f"{name!r} is not a region; regions are bar0..bar5, rom, config, region9...")
+    raise UsageError(
+        f"'{printable(name)}' is not a region; regions are bar0..bar5, rom, config, region9..."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from barfs.errors import UsageError
+from barfs.text import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,9 @@ def parse_number(text: str) -> int:
             raise ValueError
         return int(digits, 0) * factor
     except ValueError:
-        raise UsageError(f"{text!r} is not a number; write it like 256, 0x100, 4k or 1M") from None
+        raise UsageError(
+            f"'{printable(text)}' is not a number; write it like 256, 0x100, 4k or 1M"
+        ) from None
 
 
 def parse_range(text: str, default_size: int | None = None) -> Range:
@@ -172,9 +175,11 @@ def parse_range(text: str, default_size: int | None = None) -> Range:
             break
     else:
         if default_size is None:
-            raise UsageError(f"{text!r} is not a range; write it like 0x100+0x40 or 0x100-0x13f")
+            raise UsageError(
+                f"'{printable(text)}' is not a range; write it like 0x100+0x40 or 0x100-0x13f"
+            )
         start = parse_number(text)
         end = start + default_size
     if end <= start:
-        raise UsageError(f"{text!r} is an empty range")
+        raise UsageError(f"'{printable(text)}' is an empty range")
     return Range(start, end)

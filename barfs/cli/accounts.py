@@ -5,6 +5,7 @@ import grp
 import pwd
 
 from barfs.errors import UsageError
+from barfs.text import printable
 
 
 def user_id(text: str) -> int:
@@ -22,7 +23,9 @@ def find_user(text: str | None) -> int | None:
     try:
         return None if text is None else user_id(text)
     except KeyError:
-        raise UsageError(f"there is no user {text!r}; getent passwd lists them") from None
+        raise UsageError(
+            f"there is no user '{printable(text)}'; getent passwd lists them"
+        ) from None
 
 
 def find_group(text: str | None) -> int | None:
@@ -30,4 +33,6 @@ def find_group(text: str | None) -> int | None:
     try:
         return None if text is None else group_id(text)
     except KeyError:
-        raise UsageError(f"there is no group {text!r}; getent group lists them") from None
+        raise UsageError(
+            f"there is no group '{printable(text)}'; getent group lists them"
+        ) from None

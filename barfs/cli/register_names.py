@@ -17,7 +17,7 @@ from barfs.attached.mounts import find_device
 from barfs.cli.edge import tell
 from barfs.cli.register_file import RegisterError
 from barfs.errors import UsageError
-from barfs.fuse.mounted_registers import mounted_registers
+from barfs.fuse.mounted_registers import MountedRegion, mounted_registers
 from barfs.opening import DeviceName
 from barfs.registers import fields
 from barfs.registers.access import BoundField, BoundRegister, DeviceRegisters
@@ -92,9 +92,16 @@ class NamedRegisters:
                 "--registers, or mount the device with -o registers="
             )
         if place.field is not None:
-            fields.plan_write(place.register, {place.field.name: number})
+            writes = fields.plan_write(place.register, {place.field.name: number}).writes
         elif not place.register.writable:
             raise RegisterError(f"{region}.{place.path} cannot be written")
+        else:
+            writes = fields.accesses(place.register)
+        bound = self.registers.at(region, place)
+        mounted = (bound.parent if isinstance(bound, BoundField) else bound).region
+        if isinstance(mounted, MountedRegion):
+            for access in writes:
+                mounted.check_single(place.offset + access.offset, access.width)
         return number
 
     def write(self, region: str, place: Place, number: int) -> None:

@@ -39,6 +39,7 @@ from barfs.cli.register_operations import (
     rehearse,
 )
 from barfs.errors import BarfsError, UsageError
+from barfs.text import printable
 from barfs.text.system_errors import line as text_of
 from barfs.text.system_errors import reason
 
@@ -378,7 +379,9 @@ class _Script:
         parser = self._parsers.get(words[0])
         if parser is None:
             if words[0] not in _COMMANDS:
-                raise UsageError(f"a line must begin with {_COMMANDS_TOLD}, not {words[0]!r}")
+                raise UsageError(
+                    f"a line must begin with {_COMMANDS_TOLD}, not '{printable(words[0])}'"
+                )
             parser = self._parsers[words[0]] = _LineParser(words[0])
         choice = parser.parse(words[1:])
         step: _Step

@@ -17,7 +17,7 @@ from barfs.cli.register_names import (
     chosen_registers,
     registers_of,
 )
-from barfs.errors import AccessError, DeviceGone, UsageError
+from barfs.errors import AccessError, DeviceGone, InvalidAccess, UsageError
 from barfs.registers import fields
 from barfs.registers.access import BoundField, BoundRegister
 from barfs.registers.model import Field, Register
@@ -72,8 +72,7 @@ def _watch(choice: argparse.Namespace) -> int:
         raise UsageError(f"--count must be 1 or more, not {choice.count}")
     with registers_of(choice.device, chosen_registers(choice)) as named:
         watched = _chosen(named, choice.patterns)
-        for each in watched:
-            each.begin()
+        watched = _begun(watched)
         tell(f"watching {len(watched)} register{'s' if len(watched) > 1 else ''}; ^C ends it")
         for line in itertools.islice(_changes(watched, choice.interval), choice.count):
             put(line)
@@ -89,12 +88,13 @@ class _Watched:
     last: int | str = 0
 
     def begin(self) -> None:
+        """Read it for the first time. Raises DeviceGone, and InvalidAccess, which will not end."""
         self.last = self._read()
         if isinstance(self.last, str):
             tell(f"barfs: {self.bound.name} cannot be read yet: {self.last}")
 
     def changes(self) -> Iterator[str]:
-        """Read it once; what has changed since the last time. Raises DeviceGone."""
+        """Read it once; what has changed since the last time. Raises DeviceGone, InvalidAccess."""
         before, after = self.last, self._read()
         if before == after:
             return
@@ -116,10 +116,25 @@ class _Watched:
     def _read(self) -> int | str:
         try:
             return int(self.bound.read())
-        except DeviceGone:
+        except (DeviceGone, InvalidAccess):
             raise
         except AccessError as error:
             return errno.errorcode.get(error.errno, "EIO")
+
+
+def _begun(watched: Sequence[_Watched]) -> list[_Watched]:
+    """Those that can be read in their places. Raises the InvalidAccess of the last, if none can."""
+    begun: list[_Watched] = []
+    for each in watched:
+        try:
+            each.begin()
+        except InvalidAccess as error:
+            if not begun and each is watched[-1]:
+                raise
+            tell(f"barfs: {error}")
+        else:
+            begun.append(each)
+    return begun
 
 
 def _shown(what: Register | Field, value: int | str) -> str:

@@ -2,20 +2,21 @@
 """The registers by name of a device that is mounted, by the descriptions that are in force there.
 
 Rule 1: values are read through the regions' files, one access each: what the mount was made with
-        holds. Nothing is written through them: the files of registers are, whose writers lose
-        nothing to each other.
+        holds. A mount cuts a request that its place does not take, so what is not one access by the
+        layout is refused before it. Nothing is written through them: the files of registers are,
+        whose writers lose nothing to each other.
 """
 
 import contextlib
 import errno
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from barfs.attached.mounts import MountError, MountInfo, layouts_in
-from barfs.errors import DeviceGone, UsageError, access_error
-from barfs.layout import Layout
+from barfs.errors import DeviceGone, InvalidAccess, UsageError, access_error
+from barfs.layout import Layout, Segment
 from barfs.ranges import Range, clip
 from barfs.registers.access import DeviceRegisters, bind
 from barfs.registers.find import Choice, parse_choice
@@ -64,28 +65,39 @@ class MountedRegion:
         return self._read(offset, 8)
 
     def _read(self, offset: int, width: int) -> int:
+        self.check_single(offset, width)
         try:
             data = os.pread(self._fd, width, offset)
         except OSError as error:
             number = errno.ENODEV if error.errno in _GONE else error.errno or errno.EIO
-            problem = self._width_problem(offset, width) if number == errno.EINVAL else ""
-            raise access_error(
-                number, problem, region=self.name, offset=offset, width=width
-            ) from error
+            raise access_error(number, region=self.name, offset=offset, width=width) from error
         if len(data) != width:
             raise access_error(errno.EIO, region=self.name, offset=offset, width=width)
         return int.from_bytes(data, "little")
 
-    def _width_problem(self, offset: int, width: int) -> str:
-        for place in clip(self._layout.segments, Range(offset, offset + 1)):
-            if place.widths and width not in place.widths:
-                return f"this place takes accesses of {in_words(place.widths)} only"
-        return ""
+    def check_single(self, offset: int, width: int) -> None:
+        """Raises InvalidAccess for an access that the mount would cut, or refuse for its width."""
+        places = list(clip(self._layout.segments, Range(offset, offset + width)))
+        problem = _width_problem(places, width)
+        # What a policy takes away is the mount's to refuse, with its own reason.
+        kinds = {(place.access, place.widths) for place in places if place.access != "none"}
+        if problem or offset % width or len(kinds) > 1:
+            raise InvalidAccess(problem, region=self.name, offset=offset, width=width)
 
     def _refuse(self, offset: int, value: int) -> None:
         raise AssertionError("the files of registers are written")
 
     write8 = write16 = write32 = write64 = _refuse
+
+
+def _width_problem(places: Iterable[Segment], width: int) -> str:
+    """Why an access of this width is not possible in these places, "" where it is."""
+    for place in places:
+        if not place.widths:
+            return "this place takes no access of the widths that are allowed"
+        if width not in place.widths:
+            return f"this place takes accesses of {in_words(place.widths)} only"
+    return ""
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ Rule 2: what reads before it writes, and what takes several accesses, does so un
 Rule 3: maps are found and compiled once, when they are first asked for.
 """
 
-import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from typing import Protocol
 
 from barfs.errors import AccessTimeout
 from barfs.registers import fields
-from barfs.registers.errors import NoSuchName, NotAlone
+from barfs.registers.errors import NoSuchElement, NoSuchName, NotAlone
 from barfs.registers.find import Choice, Named, find_maps, user_folders
 from barfs.registers.model import Field, Register
 from barfs.registers.places import Place, RegisterMap
@@ -205,8 +204,8 @@ class BoundRegister:
             return Value.of(self.register, self._read(parts))
 
     def write(self, value: int) -> None:
-        """Write all of it, without a read. Raises ValueTooLarge, AccessError."""
-        fields.check_fits(self.register, value)
+        """Write all of it, without a read. Raises NotAValue, ValueTooLarge, AccessError."""
+        value = fields.number_of(self.register, value)
         with self._locks.of(self.region.name, self.place.offset):
             self._write(fields.accesses(self.register), value)
 
@@ -233,7 +232,7 @@ class BoundRegister:
             if field is None:
                 known = ", ".join(each.name for each in self.register.fields) or "no fields"
                 raise NoSuchName(f"{self.name} has no field {name}; it has {known}")
-            found[name] = fields.parse(field, value) if isinstance(value, str) else int(value)
+            found[name] = fields.number_of(field, value)
         return found
 
     def _read(self, parts: Iterable[fields.Access]) -> int:
@@ -299,7 +298,9 @@ class BoundGroup:
 
     def __getitem__(self, index: int | tuple[int, ...]) -> "Bound":
         """An element of an array: `chan[2]`, `lane[2, 0]`."""
-        indices = (index,) if isinstance(index, int) else index
+        indices = index if isinstance(index, tuple) else (index,)
+        if not all(isinstance(position, int) for position in indices):
+            raise TypeError(f"an element of {self!r} must be chosen by ints, not by {index!r}")
         name = self.array + "".join(f"[{position}]" for position in indices)
         found = self.place.child(name) if self.array else None
         if found is None:
@@ -419,20 +420,27 @@ class DeviceRegisters(Mapping[str, Bound]):
             raise NoSuchName(f"{path} is in several regions; write {names}")
         if found:
             return found[0]
+        errors.sort(key=lambda error: not isinstance(error, NoSuchElement))
         raise errors[0] if errors else NoSuchName(f"{path}: the device has no register map")
 
     def match(self, pattern: str) -> Iterator[tuple[str, Place]]:
         """The registers and fields that a pattern names. Raises NoSuchName if there are none."""
         region, rest = split_region(pattern, self.sources)
         regions = [region] if region else sorted(self.sources, key=lambda name: name == "config")
-        count = 0
+        count, wrong_index = 0, None
         for each in regions:
             if each == "config" and count:
                 break
-            with contextlib.suppress(NoSuchName):
+            try:
                 for place in self.map(each).match(rest):
                     count += 1
                     yield each, place
+            except NoSuchElement as error:
+                wrong_index = wrong_index or error
+            except NoSuchName:
+                continue
+        if not count and wrong_index:
+            raise wrong_index
         if not count:
             known = ", ".join(self.sources) or "no region"
             raise NoSuchName(f"{pattern} matches no register; there are maps of {known}")
@@ -443,7 +451,15 @@ def split_region(path: str, regions: Iterable[str]) -> tuple[str, str]:
 
     >>> split_region("bar0.dma.ctrl", ["bar0"]), split_region("dma.ctrl", ["bar0"])
     (('bar0', 'dma.ctrl'), ('', 'dma.ctrl'))
+
+    Raises NoSuchName for what is no text, or an empty one.
     """
+    if not isinstance(path, str):
+        raise NoSuchName(f"a register must be named by a text like bar0.ctrl, not by {path!r}")
+    if not path.strip("./"):
+        raise NoSuchName(
+            "the name of a register must not be empty; write a path like bar0.ctrl, or * for all"
+        )
     for region in regions:
         if path == region or path.startswith((f"{region}.", f"{region}/")):
             return region, path[len(region) + 1 :]

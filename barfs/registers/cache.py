@@ -21,10 +21,10 @@ from barfs.process.output import save
 from barfs.registers import packed
 from barfs.registers.apart import Packed, compile_apart
 from barfs.registers.errors import DescriptionError
-from barfs.registers.report import Compiled
+from barfs.registers.report import Compiled, check_file
 from barfs.text import printable
 
-_MAGIC = b"barfs registers 1\n"
+_MAGIC = b"barfs registers 2\n"
 _LARGEST = 1 << 30
 _HASH_SIZE = hashlib.sha256().digest_size
 
@@ -71,14 +71,12 @@ def _read(entry: Path, path: Path) -> Compiled | None:
         fd = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not _is_own(status) or status.st_size > _LARGEST:
-            return None
-        try:
-            data = file.read()
-        except OSError:
-            return None
+    try:
+        data = _contents(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
     body, own_hash = data[:-_HASH_SIZE], data[-_HASH_SIZE:]
     if not body.startswith(_MAGIC) or hashlib.sha256(body).digest() != own_hash:
         return None
@@ -89,6 +87,15 @@ def _read(entry: Path, path: Path) -> Compiled | None:
     del body
     root = packed.unpack(contents)
     return Compiled(root, tuple(Path(name) for name, _known in files), warnings)
+
+
+def _contents(fd: int) -> bytes:
+    """What an entry holds, or nothing where it cannot be trusted. Raises OSError."""
+    status = os.fstat(fd)
+    if not _is_own(status) or status.st_size > _LARGEST:
+        return b""
+    with open(fd, "rb", closefd=False) as file:
+        return file.read()
 
 
 def _write(entry: Path, path: Path, made: Packed) -> None:
@@ -116,8 +123,10 @@ def _is_own(status: os.stat_result) -> bool:
 
 
 def _hash(path: Path) -> bytes | None:
+    """None for what is no description: one that is no file is never read to its end."""
     try:
+        check_file(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
+    except (OSError, DescriptionError):
         return None

@@ -5,7 +5,8 @@ import importlib
 from pathlib import Path
 
 from barfs.registers.errors import DescriptionError
-from barfs.registers.report import Compiled
+from barfs.registers.model import first_misplaced
+from barfs.registers.report import Compiled, check_file
 from barfs.text import printable
 
 _LANGUAGES = {
@@ -19,6 +20,7 @@ SUFFIXES = tuple(_LANGUAGES)
 
 def compile_description(path: Path) -> Compiled:
     """The map of a file; its suffix says the language. Raises DescriptionError."""
+    check_file(path)
     found = _LANGUAGES.get(path.suffix.lower())
     if found is None:
         raise DescriptionError(
@@ -28,4 +30,6 @@ def compile_description(path: Path) -> Compiled:
     module, function = found
     compile_it = getattr(importlib.import_module(f"barfs.registers.{module}"), function)
     compiled: Compiled = compile_it(path)
+    if misplaced := first_misplaced(compiled.root):
+        raise DescriptionError(f"{printable(path)}: {misplaced}")
     return compiled

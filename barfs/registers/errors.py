@@ -23,6 +23,10 @@ class NoSuchName(UsageError):
     """A path or a pattern that names nothing in a map."""
 
 
+class NoSuchElement(NoSuchName):
+    """An array without its index, or with one that it does not have."""
+
+
 class NotAValue(UsageError):
     """A text that is neither a number nor a name that the field has (EINVAL)."""
 

@@ -20,6 +20,7 @@ Rule 3: nothing happens to a neighbour. Its neutral value is 0 (woclr, woset, wo
         are written as read, or as 0 where the register cannot be read without side effects.
 """
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -196,6 +197,22 @@ def parse(what: Field | Register, text: str) -> int:
         raise NotAValue(
             f"{what.name} must be a number like 19, 0x13 or 0b10011{also}, not {text[:40]!r}"
         ) from None
+    check_fits(what, number)
+    return number
+
+
+def number_of(what: Field | Register, value: object) -> int:
+    """The number that a program gave: an int, or for a field, a text as `parse` takes it.
+
+    Raises NotAValue, ValueTooLarge.
+    """
+    if isinstance(value, str) and isinstance(what, Field):
+        return parse(what, value)
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        wanted = "an int or the text of one" if isinstance(what, Field) else "an int"
+        raise NotAValue(f"{what.name} must be {wanted}, not {value!r}") from None
     check_fits(what, number)
     return number
 

@@ -26,11 +26,12 @@ from barfs.ranges import parse_number
 from barfs.registers import cache
 from barfs.registers.compiler import SUFFIXES
 from barfs.registers.errors import DescriptionError
-from barfs.registers.model import Block
+from barfs.registers.model import Block, first_misplaced
 from barfs.registers.names import ModelError
 from barfs.registers.places import RegisterMap
 from barfs.registers.shipped import Ids, MapSource, Read, shipped_maps
 from barfs.text import printable
+from barfs.widths import WIDTHS
 
 _DEFAULT_REGION = "bar0"
 _SYSTEM = Path("/etc/barfs/registers")
@@ -187,6 +188,12 @@ def installed(ids: Ids, folders: Iterable[Path]) -> Path | None:
 def _check_fits(found: RegisterMap, named: Named, size: int) -> None:
     root = found.root.node
     assert isinstance(root, Block)
+    # The compiler has looked at all registers from offset 0 on.
+    if named.offset % max(WIDTHS) and (misplaced := first_misplaced(root, found.root.offset)):
+        raise DescriptionError(
+            f"{printable(named.path)}: {misplaced}; it is read from {named.region}+"
+            f"{named.offset:#x} on"
+        )
     if found.root.offset + root.children.end <= size:
         return
     last = max(range(len(root.children)), key=lambda number: root.children.ends[number])

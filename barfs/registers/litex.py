@@ -15,14 +15,13 @@ from barfs.registers.model import Block, Field, Register, children_of
 from barfs.registers.names import ModelError, unique_names
 from barfs.registers.report import Compiled, Report, read_limited
 
-_LARGEST = 64 << 20
 _WIDTHS = (8, 16, 32, 64)
 
 
 def compile_litex(path: Path) -> Compiled:
     """Raises DescriptionError."""
     report = Report(path)
-    text = read_limited(path, _LARGEST)
+    text = read_limited(path)
     try:
         top = json.loads(text)
     except json.JSONDecodeError as error:

@@ -281,6 +281,42 @@ def element_offset(node: Node, index: Index) -> int:
     return number * node.stride
 
 
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    """A register that does not lie at a multiple of its access width, and where it does lie."""
+
+    path: str
+    offset: int
+    access_width: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} at {self.offset:#x} must lie at a multiple of its access width, "
+            f"{self.access_width} bytes"
+        )
+
+
+def first_misplaced(root: Node, offset: int = 0) -> Misplaced | None:
+    """The first register, if any, that is misplaced where the root has this offset."""
+    return _misplaced(root, "", offset, 0)
+
+
+def _misplaced(node: Node, path: str, start: int, step: int) -> Misplaced | None:
+    """`start` is the node's own; arrays around it have copies at multiples of `step` from there."""
+    if node.dims and math.prod(node.dims) > 1:
+        step = math.gcd(step, node.stride)
+    if isinstance(node, Register):
+        for offset in (start, start + step):
+            if offset % node.access_width:
+                return Misplaced(path, offset, node.access_width)
+        return None
+    for child in node.children:
+        name = f"{path}.{child.name}" if path else child.name
+        if found := _misplaced(child, name, start + child.offset, step):
+            return found
+    return None
+
+
 def _access(readable: bool, writable: bool) -> str:
     return f"{'r' if readable else '-'}{'w' if writable else '-'}"
 

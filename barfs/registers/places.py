@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from barfs.registers.errors import NoSuchName
+from barfs.registers.errors import NoSuchElement, NoSuchName
 from barfs.registers.model import Block, Field, Node, Register, element_offset
 from barfs.registers.names import Index, bracket, indices
 
@@ -191,7 +191,9 @@ class RegisterMap:
         for segment in _segments(path):
             found = place.child(segment)
             if found is None:
-                raise NoSuchName(_advice(path, place, segment))
+                raise _wrong_index(path, place, segment) or NoSuchName(
+                    _advice(path, place, segment)
+                )
             place = found
         return place
 
@@ -201,12 +203,25 @@ class RegisterMap:
         `*` and `?` match within one name, `[2]` and `[*]` are indices. Raises NoSuchName when
         nothing matches.
         """
-        found = _matching(self.root, _segments(pattern))
+        segments = _segments(pattern)
+        found = _matching(self.root, segments)
         first = next(found, None)
         if first is None:
+            self._check_indices(pattern, segments)
             raise NoSuchName(f"{pattern} matches no register of {self.source}")
         yield first
         yield from found
+
+    def _check_indices(self, pattern: str, segments: Iterable[str]) -> None:
+        """Raises NoSuchElement for the first part with an index that its array does not have."""
+        place = self.root
+        for segment in segments:
+            found = place.child(segment)
+            if found is None:
+                if "*" not in segment and (error := _wrong_index(pattern, place, segment)):
+                    raise error
+                return
+            place = found
 
     def registers(self) -> Iterator[Place]:
         """All registers, arrays expanded, in the order of the description."""
@@ -229,9 +244,7 @@ def _matching(place: Place, segments: list[str]) -> Iterator[Place]:
     if isinstance(place.node, Register):
         if not rest and not place.field:
             yield from (
-                each
-                for each in place.fields()
-                if each.field and fnmatch.fnmatchcase(each.field.name, first)
+                each for each in place.fields() if each.field and _fits(each.field.name, first)
             )
         return
     children = place.node.children
@@ -242,16 +255,21 @@ def _matching(place: Place, segments: list[str]) -> Iterator[Place]:
     wanted = _INDICES.search(first)
     name = first[: wanted.start()] if wanted else first
     for number, own in enumerate(children.names):
-        whole = fnmatch.fnmatchcase(own, name)
+        whole = _fits(own, name)
         if not whole and (wanted or number not in children.arrays):
             continue
         for index in indices(children.dims(number)):
             if wanted:
                 matches = whole and _index_matches(wanted[1], index)
             else:
-                matches = whole or fnmatch.fnmatchcase(children.file_name(number, index), name)
+                matches = whole or _fits(children.file_name(number, index), name)
             if matches:
                 yield from _matching(place._element(number, index), rest)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """`*` and `?` alone are wildcards: brackets have indices."""
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def _index_matches(wanted: str, index: Index) -> bool:
@@ -281,6 +299,19 @@ def _elements_within(node: Node, start: int, end: int) -> Iterator[Index]:
         yield tuple(reversed(index))
 
 
+def _wrong_index(path: str, place: Place, segment: str) -> NoSuchElement | None:
+    """The error of an array's name, if it is one."""
+    base = segment.partition("[")[0]
+    if isinstance(place.node, Register):
+        return None
+    number = place.node.children.numbers.get(base, -1)
+    if number not in place.node.children.arrays:
+        return None
+    dims = place.node.children.dims(number)
+    first, last = bracket(base, (0,) * len(dims)), bracket(base, tuple(dim - 1 for dim in dims))
+    return NoSuchElement(f"{path}: write an element from {first} to {last}")
+
+
 def _advice(path: str, place: Place, segment: str) -> str:
     where = place.path or "the map"
     if isinstance(place.node, Register):
@@ -290,12 +321,6 @@ def _advice(path: str, place: Place, segment: str) -> str:
             bracket(name, place.node.children.dims(number))
             for number, name in enumerate(place.node.children.names)
         ]
-        base = _INDICES.sub("", segment)
-        number = place.node.children.numbers.get(base, -1)
-        if number in place.node.children.arrays:
-            dims = place.node.children.dims(number)
-            last = bracket(base, tuple(dim - 1 for dim in dims))
-            return f"{path}: write an element from {bracket(base, (0,) * len(dims))} to {last}"
     close = difflib.get_close_matches(segment, known, 3, 0.4) or known[:6]
     more = "; " + ("did you mean " if known else "") + ", ".join(close) if close else ""
     return f"{path}: {where} has no {segment or 'empty name'}{more}"

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What a front end has to say about a description: errors and warnings, with file and line."""
 
+import errno
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +11,8 @@ from barfs.registers.errors import DescriptionError
 from barfs.registers.model import Block
 from barfs.text import printable
 
+LARGEST = 64 << 20
+"""Bytes of a description."""
 _MOST = 20
 """Errors that are told; more of them rarely help."""
 
@@ -64,13 +69,30 @@ def _one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def read_limited(path: Path, limit: int) -> bytes:
+def check_file(path: Path) -> None:
+    """Raises DescriptionError for what cannot be read to an end: a FIFO, a device, a huge file."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DescriptionError(f"{printable(path)}: {error.strerror}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise DescriptionError(f"{printable(path)}: {os.strerror(errno.EISDIR)}")
+    if not stat.S_ISREG(status.st_mode):
+        raise DescriptionError(f"{printable(path)}: must be a regular file")
+    _check_size(path, status.st_size)
+
+
+def read_limited(path: Path) -> bytes:
     """The contents of a description. Raises DescriptionError."""
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            data = file.read(LARGEST + 1)
     except OSError as error:
         raise DescriptionError(f"{printable(path)}: {error.strerror}") from None
-    if len(data) > limit:
-        raise DescriptionError(f"{printable(path)}: must have at most {limit >> 20} MiB")
+    _check_size(path, len(data))
     return data
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > LARGEST:
+        raise DescriptionError(f"{printable(path)}: must have at most {LARGEST >> 20} MiB")

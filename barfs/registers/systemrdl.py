@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from barfs.registers.errors import DescriptionError
 from barfs.registers.model import Block, Field, Memory, Node, Register, Value, children_of
 from barfs.registers.names import ModelError
-from barfs.registers.report import Compiled, Report
+from barfs.registers.report import Compiled, Report, check_file
 
 if TYPE_CHECKING:
     from systemrdl import node
@@ -85,10 +85,15 @@ def import_extra(name: str, report: Report) -> Any:
 
 @contextlib.contextmanager
 def own_errors(report: Report, compiler: "RDLCompiler") -> Iterator[None]:
-    """Turn what the compiler raises into the report's errors, and keep it from running Perl."""
+    """Turn what the compiler raises into the report's errors, and keep it from running Perl and
+    from reading an included file that is too large."""
     perl: Any = importlib.import_module("systemrdl.preprocessor.perl_preprocessor")
     source_ref: Any = importlib.import_module("systemrdl.source_ref")
-    tokenize = perl.PerlPreprocessor.tokenize
+    tokenize, begin = perl.PerlPreprocessor.tokenize, perl.PerlPreprocessor.__init__
+
+    def begin_within_limits(self: Any, env: Any, path: str, *rest: Any) -> None:
+        check_file(Path(path))
+        begin(self, env, path, *rest)
 
     def tokenize_without_perl(self: Any) -> Any:
         tokens = tokenize(self)
@@ -99,6 +104,7 @@ def own_errors(report: Report, compiler: "RDLCompiler") -> Iterator[None]:
         return tokens
 
     perl.PerlPreprocessor.tokenize = tokenize_without_perl
+    perl.PerlPreprocessor.__init__ = begin_within_limits
     try:
         yield
     except DescriptionError:
@@ -114,6 +120,7 @@ def own_errors(report: Report, compiler: "RDLCompiler") -> Iterator[None]:
         raise report.fail(0, f"the compiler failed: {type(error).__name__}: {error}") from error
     finally:
         perl.PerlPreprocessor.tokenize = tokenize
+        perl.PerlPreprocessor.__init__ = begin
 
 
 def path_of(src_ref: "SourceRefBase | None") -> str | None:

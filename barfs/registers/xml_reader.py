@@ -11,7 +11,6 @@ from xml.parsers import expat
 
 from barfs.registers.report import Report, read_limited
 
-_LARGEST = 64 << 20
 _DEEPEST = 64
 
 
@@ -25,7 +24,7 @@ class Element(ElementTree.Element):
 
 def read(path: Path, report: Report) -> Element:
     """The root element; names with a namespace are `{URI}name`. Raises DescriptionError."""
-    data = read_limited(path, _LARGEST)
+    data = read_limited(path)
     parser = expat.ParserCreate(namespace_separator="}")
     parser.buffer_text = True
     builder = _Builder(parser, report)

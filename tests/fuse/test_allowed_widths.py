@@ -15,7 +15,7 @@ import barfs
 from barfs.errors import InvalidAccess, UsageError
 from barfs.layout import Layout
 from tests.support import barfs as command
-from tests.support import served, wait_until
+from tests.support import mounted, served, wait_until
 from tests.support.watched import Watched, opened, watched
 
 GAP = 0x4000  # memory of bar0 behind messages
@@ -204,3 +204,71 @@ def test_options_that_make_no_set(value: str, tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "widths must be" in result.stderr or "unknown option '8'" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+WIDE = """
+addrmap wide {
+    default sw = rw; default hw = na;
+    reg { regwidth = 32; field {} a[31:0]; } x4 @ 0x40;
+    reg { regwidth = 64; field {} a[63:0]; } x8 @ 0x48;
+    reg { regwidth = 64; accesswidth = 32; field {} a[63:0]; } x84 @ 0x50;
+};
+"""
+ONLY_4 = """
+[[rule]]
+region = "bar0"
+range = "0x4000+0x1000"
+widths = [4]
+"""
+HALVES = """
+[[rule]]
+region = "bar0"
+range = "0x404c+0x40"
+widths = [4, 8]
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "region", "refused", "reason"),
+    [
+        ("widths=4", "bar0", {"x8"}, "this place takes accesses of 4 bytes only"),
+        ("policy=only4.toml", "bar0", {"x8"}, "this place takes accesses of 4 bytes only"),
+        ("policy=halves.toml", "bar0", {"x8"}, "width or alignment not possible here"),
+        ("widths=1:2", "bar0", {"x4", "x8", "x84"}, "takes accesses of 1 or 2 bytes only"),
+        ("widths=8", "bar0", {"x4", "x84"}, "this place takes accesses of 8 bytes only"),
+        ("", "config", {"x8"}, "this place takes accesses of 1, 2 or 4 bytes only"),
+    ],
+)
+def test_a_register_is_read_and_written_in_its_own_width_or_not_at_all(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: str,
+    region: str,
+    refused: set[str],
+    reason: str,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("wide.rdl", WIDE), ("only4.toml", ONLY_4), ("halves.toml", HALVES)):
+        (tmp_path / name).write_text(text)
+    where = f"{region}+0x4000" if region == "bar0" else region
+    described = f"registers={where}=wide.rdl"
+    with (
+        served(tmp_path) as server,
+        mounted(tmp_path, server.name, options=",".join(filter(None, [described, options]))) as at,
+    ):
+        server.accesses()
+        for name in ("x4", "x8", "x84"):
+            for verb, words in (("reg", name), ("reg", f"{name}=1"), ("watch", name)):
+                if name in refused:
+                    result = command(verb, at.device(), f"{region}.{words}")
+                    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+                    assert reason in result.stderr
+                elif verb == "reg":
+                    assert command(verb, at.device(), f"{region}.{words}").returncode == 0
+        width = {"x4": "4", "x8": "8", "x84": "4"}
+        found = [line.split() for line in server.accesses() if f" {region} " in line]
+        expected = {width[name] for name in ("x4", "x8", "x84") if name not in refused}
+        start = 0x4040 if region == "bar0" else 0x40
+        seen = [words[3] for words in found if start <= int(words[2], 16) < start + 0x20]
+        assert set(seen) == expected

@@ -2,12 +2,16 @@
 """`barfs reg`: registers by name, in a mount and without one."""
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import Mounted, barfs, is_mounted, mounted, served
+from barfs import open as open_device
+from barfs.errors import UsageError
+from tests.support import BARFS, DEADLINE, Mounted, barfs, is_mounted, mounted, served
 
 CARD = Path(__file__).parents[1] / "support" / "card.rdl"
 
@@ -66,6 +70,42 @@ def test_what_cannot_be_done_is_said_in_a_line(mount: Mounted, name: str, messag
         assert ctrl.read_text() == "0x00000000\n"
 
 
+@pytest.mark.parametrize("name", ["dma.chan[-1].ctrl", "bar0.dma.chan[0-3].ctrl", "dma.chan[!0]"])
+def test_brackets_are_no_wildcards(mount: Mounted, name: str) -> None:
+    device = mount.device()
+    cases: list[list[str | Path]] = [
+        ["reg", device, name],
+        ["reg", "--map", device, name],
+        ["reg", device, f"{name}=1"],
+        ["watch", device, name],
+        ["md", device / "bar0", name],
+    ]
+    for words in cases:
+        result = barfs(*words)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert "write an element from chan[0] to chan[3]" in result.stderr
+    with open_device("demo", registers={"bar0": CARD}) as opened:
+        for look_up in (
+            opened.registers.__getitem__,
+            lambda text: list(opened.registers.match(text)),
+        ):
+            with pytest.raises(UsageError, match="write an element from"):
+                look_up(name)
+
+
+def test_brackets_are_no_wildcards_of_what_a_dump_skips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with served(tmp_path) as server:
+        result = barfs(
+            "dump", "--registers", CARD, "--skip", "bar0:dma.chan[!0].ctrl", server.name,
+            "-o", tmp_path / "out",
+        )  # fmt: skip
+    assert result.returncode == 2
+    assert "write an element from chan[0] to chan[3]" in result.stderr
+
+
 def test_reads_with_side_effects_are_asked_for(tmp_path: Path) -> None:
     with served(tmp_path) as server, mounted(tmp_path, server.name) as mount:
         server.accesses()
@@ -98,6 +138,40 @@ def test_a_device_that_is_not_mounted(tmp_path: Path) -> None:
             "bar0+0x00000000 ID 0x66726162",
         ]
         assert result.stderr == f"opened {server.name}\n"
+
+
+def test_an_empty_name_is_not_all_registers(mount: Mounted) -> None:
+    for words in (["reg", ""], ["reg", "--map", "/"], ["reg", "=1"], ["watch", ""]):
+        verb, *rest = words
+        result = barfs(verb, *rest[:-1], mount.device(), rest[-1])
+        assert (result.returncode, result.stdout) == (2, "")
+        assert "must not be empty" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["md", "demo:bar0", "{}"],
+        ["md", "demo:bar0", "0x0-{}"],
+        ["script", "/dev/stdin"],
+        ["md", "demo:{}", "0x0"],
+        ["mount", "-o", "{}", "demo", "/nowhere"],
+        ["mount", "-o", "uid={}", "demo", "/nowhere"],
+    ],
+)
+def test_a_byte_that_is_no_text_is_shown_as_one(words: list[str]) -> None:
+    odd = os.fsdecode(b"x\xff")
+    result = subprocess.run(
+        [*BARFS, *(word.replace("{}", odd) for word in words)],
+        input=b"x\xff\n",
+        capture_output=True,
+        check=False,
+        timeout=DEADLINE,
+    )
+    assert result.returncode == 2
+    assert b"x\\xff" in result.stderr
+    assert b"udcff" not in result.stderr
 
 
 def test_a_directory_that_is_no_device(tmp_path: Path) -> None:

@@ -140,6 +140,29 @@ def test_a_register_that_fails_is_a_change(tmp_path: Path) -> None:
             assert watch.process.returncode == 129
 
 
+WIDE = """
+addrmap wide {
+    default sw = rw; default hw = na;
+    reg { regwidth = 32; field {} a[31:0]; } x4 @ 0x40;
+    reg { regwidth = 64; field {} a[63:0]; } x8 @ 0x48;
+    reg { regwidth = 64; accesswidth = 32; field {} a[63:0]; } x84 @ 0x50;
+};
+"""
+
+
+def test_what_can_never_be_read_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "wide.rdl").write_text(WIDE)
+    options = f"widths=4,registers=bar0+0x4000={tmp_path / 'wide.rdl'}"
+    with mounted(tmp_path, "demo", options=options) as at, watching(at.device(), "bar0") as watch:
+        assert watch.told == [
+            "barfs: bar0+0x4048 (8 bytes): width or alignment not possible here: "
+            "this place takes accesses of 4 bytes only",
+            "watching 2 registers; ^C ends it",
+        ]
+        (at.device() / "registers/bar0/x84").write_text("7")
+        assert watch.line()[1] == "x84"
+
+
 def test_a_device_that_leaves_ends_it_with_a_line(tmp_path: Path) -> None:
     with served(tmp_path) as server, mounted(tmp_path, server.name) as mount:
         with watching(mount.device(), "bar0.ID") as in_mount, watching(server.name, "bar0.ID"):

@@ -4,6 +4,7 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,44 @@ def test_a_value_that_is_none_is_not_written(
     with pytest.raises(ValueTooLarge):
         ctrl.write(1 << 32)
     assert ctrl.read() == 0
+
+
+@pytest.mark.parametrize("value", [1.5, 5.0, "0x5", b"5", None, [5]])
+def test_what_is_no_int_is_not_written(device: Device, value: Any) -> None:
+    ctrl = register(device.registers["dma.chan[0].ctrl"])
+    with pytest.raises(NotAValue, match=r"^ctrl must be an int, not "):
+        ctrl.write(value)
+    if value != "0x5":
+        message = r"^count must be an int or the text of one, not "
+        with pytest.raises(NotAValue, match=message):
+            ctrl.write_fields(count=value)
+        with pytest.raises(NotAValue, match=message):
+            ctrl.count.write(value)
+    assert ctrl.read() == 0
+
+
+@pytest.mark.parametrize("name", [5, None, 1.5, b"dma", ("dma",)])
+def test_a_name_must_be_text(device: Device, name: Any) -> None:
+    registers = device.registers
+    for look_up in (registers.__getitem__, registers.find, lambda name: [*registers.match(name)]):
+        with pytest.raises(NoSuchName, match="must be named by a text like"):
+            look_up(name)
+    assert name not in registers
+    dma = device.registers.dma
+    assert isinstance(dma, BoundGroup)
+    chan = dma.chan
+    assert isinstance(chan, BoundGroup)
+    for index in (name,) if name != 5 else ():
+        with pytest.raises(TypeError, match="must be chosen by ints"):
+            chan[index]
+
+
+@pytest.mark.parametrize("name", ["", "/", ".", "./"])
+def test_an_empty_name_is_none(device: Device, name: str) -> None:
+    registers = device.registers
+    for look_up in (registers.__getitem__, lambda name: [*registers.match(name)]):
+        with pytest.raises(NoSuchName, match="must not be empty"):
+            look_up(name)
 
 
 def test_a_neighbour_without_a_neutral_value_refuses(device: Device) -> None:

@@ -7,7 +7,15 @@ import pytest
 
 from barfs.errors import UsageError
 from barfs.registers.errors import DescriptionError
-from barfs.registers.find import Choice, Named, find_maps, installed, parse_choice, user_folders
+from barfs.registers.find import (
+    Choice,
+    Named,
+    choice_of,
+    find_maps,
+    installed,
+    parse_choice,
+    user_folders,
+)
 from barfs.registers.shipped import Ids
 
 IDS = Ids(0x1234, 0x11E8, 0x1AF4, 0x1100, 0x00FF00)
@@ -101,6 +109,28 @@ def test_a_description_that_does_not_fit(tmp_path: Path) -> None:
     path = written(tmp_path, "own.rdl")
     with pytest.raises(DescriptionError, match=r"own.rdl: a ends at 0x104, past the end of bar2"):
         find_maps(parse_choice([f"bar2+0x100={path}"]), IDS, SIZES, read)
+
+
+@pytest.mark.parametrize(("offset", "fits"), [(2, False), (4, False), (12, False), (8, True)])
+def test_a_description_that_would_lie_across_accesses(
+    tmp_path: Path, offset: int, fits: bool
+) -> None:
+    path = tmp_path / "own.rdl"
+    path.write_text(
+        "addrmap card { regfile { reg { regwidth = 64; field {} value[63:0]; } wide[2] @ 0; } "
+        "part[3] @ 0x10; };"
+    )
+    for choice in (parse_choice([f"bar0+{offset}={path}"]), choice_of({f"bar0+{offset}": path})):
+        if fits:
+            found = find_maps(choice, IDS, SIZES, read).maps["bar0"].load()
+            assert found.find("part[0].wide[0]").offset == offset + 0x10
+            continue
+        with pytest.raises(
+            DescriptionError,
+            match=rf"own.rdl: part\.wide at {offset + 0x10:#x} must lie at a multiple of its "
+            rf"access width, 8 bytes; it is read from bar0\+{offset:#x} on",
+        ):
+            find_maps(choice, IDS, SIZES, read)
 
 
 def test_a_region_that_the_device_does_not_have(tmp_path: Path) -> None:

@@ -425,3 +425,21 @@ def test_a_file_that_is_no_text(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(b"\xff\xfe\x00addrmap")
     with pytest.raises(DescriptionError):
         compile_description(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("regfile { word one @ 0; } part @ 2;", "part.one at 0x2 must lie at a multiple"),
+        ("regfile { word one @ 0; } part[3] @ 4 += 6;", "part.one at 0xa must lie at a multiple"),
+        (
+            "external mem { mementries = 4; memwidth = 32; word one @ 0; } part @ 2;",
+            "part.one at 0x2 must lie at a multiple",
+        ),
+    ],
+)
+def test_a_block_whose_registers_lie_across_accesses(tmp_path: Path, text: str, words: str) -> None:
+    (error,) = errors(
+        tmp_path, "a.rdl", f"reg word {{ field {{}} value[31:0]; }}; addrmap x {{ {text} }};"
+    )
+    assert words in error

@@ -143,6 +143,11 @@ def be_fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
+def be_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def be_link(path: Path) -> None:
     other = path.with_suffix(".other")
     path.rename(other)
@@ -154,6 +159,7 @@ def be_link(path: Path) -> None:
     [
         spoil_contents,
         be_fifo,
+        be_folder,
         be_link,
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
@@ -258,6 +264,40 @@ def test_warnings_are_told_again(home: Path) -> None:
     first, second = cache.load(path), cache.load(path)
     assert first.warnings == second.warnings
     assert first.warnings == (f"{path}:1: warning: <bank> lost is left out",)
+
+
+def test_what_has_no_end_is_not_read(home: Path) -> None:
+    fifo, huge = home / "fifo.rdl", home / "huge.rdl"
+    os.mkfifo(fifo)
+    huge.touch()
+    os.truncate(huge, (64 << 20) + 1)
+    endless = home / "endless.json"
+    endless.symlink_to("/dev/zero")
+    for path, words in (
+        (fifo, "fifo.rdl: must be a regular file"),
+        (endless, "(endless.json|/dev/zero): must be a regular file"),
+        (Path("/dev/zero"), "/dev/zero: must be a regular file"),
+        (huge, "huge.rdl: must have at most 64 MiB"),
+    ):
+        with pytest.raises(DescriptionError, match=words):
+            cache.load(path)
+        with pytest.raises(DescriptionError, match=words):
+            compile_description(path)
+        including = home / "top.rdl"
+        including.write_text(f'`include "{path}"\naddrmap top {{ word a; }};')
+        with pytest.raises(DescriptionError, match=f"{words}|Could not find"):
+            cache.load(including)
+
+
+def test_an_included_file_that_became_a_fifo_is_not_read(home: Path) -> None:
+    top, word = home / "top.rdl", home / "word.rdl"
+    top.write_text('`include "word.rdl"\naddrmap top { word a; };')
+    word.write_text("reg word { field {} value[31:0]; };")
+    assert cache.load(top).root.children.names == ("a",)
+    word.unlink()
+    os.mkfifo(word)
+    with pytest.raises(DescriptionError, match=r"word\.rdl"):
+        cache.load(top)
 
 
 def test_a_path_that_leads_nowhere(home: Path) -> None:

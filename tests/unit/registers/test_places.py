@@ -2,6 +2,7 @@
 """Names of registers: paths, files, patterns, and what lies at an offset."""
 
 import itertools
+import re
 
 import pytest
 from hypothesis import given
@@ -100,6 +101,26 @@ def test_a_pattern_matches_registers_and_fields(pattern: str, count: int) -> Non
 def test_a_pattern_that_matches_nothing_is_an_error() -> None:
     with pytest.raises(NoSuchName, match=r"dma\.x\* matches no register of test"):
         list(CARD.match("dma.x*"))
+
+
+@pytest.mark.parametrize(
+    "index", ["[-1]", "[0-3]", "[!0]", "[0,1]", "[01-2]", "[12]", "[]", "[", "[0", "[?]", "[1][0]"]
+)
+@pytest.mark.parametrize("rest", ["", ".ctrl", ".*", ".ctrl.mode"])
+def test_brackets_have_an_index_and_are_no_wildcard(index: str, rest: str) -> None:
+    message = re.escape(r"write an element from chan[0] to chan[11]")
+    with pytest.raises(NoSuchName, match=message):
+        list(CARD.match(f"dma.chan{index}{rest}"))
+    with pytest.raises(NoSuchName, match=message):
+        CARD.find(f"dma.chan{index}{rest}")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["dma.chan*.ctrl.[em]*", "dma.c[h]an*", "[d]ma.*", "dma.ch?n[0-3]"]
+)
+def test_brackets_elsewhere_match_nothing(pattern: str) -> None:
+    with pytest.raises(NoSuchName, match="matches no register"):
+        list(CARD.match(pattern))
 
 
 def test_files_of_a_block() -> None:
