@@ -80,7 +80,9 @@ def why_no_descriptor_came() -> str:
         os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
     except OSError as error:
         return reason(error)
-    return "the system dropped the descriptor, perhaps because of a security policy"
+    # Another thread may have closed some since.
+    limit = reason(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+    return f"the system dropped the descriptor: because of a security policy, or {limit}"
 
 
 def in_user_namespace() -> bool:
