@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from barfs.cli.accounts import group_id, user_id
-from barfs.device import LEAST_TRACE, Options
+from barfs.device import LEAST_TRACE, TIMEOUT, Options, is_timeout
 from barfs.errors import UsageError
 from barfs.fuse.fusermount import MountOptions
 from barfs.policy import AccessPolicy
@@ -52,7 +52,7 @@ _CONTEXT = re.compile(r'[^\s,:"\\]+(:[^\s,:"\\]+){2}(:[^\s"\\]+)?')
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0 < value < float("inf"):
+    if not is_timeout(value):
         raise ValueError
     return value
 
@@ -206,7 +206,7 @@ OPTIONS = (
         "SECONDS",
         "time that the device may take for one access (default 5)",
         read=_seconds,
-        expected="a positive number of seconds",
+        expected=TIMEOUT,
     ),
     Option(
         "reconnect",

@@ -125,6 +125,8 @@ def test_a_remount_is_refused_for_what_it_is(words: str) -> None:
         ("timeout=nan", "positive"),
         ("timeout=inf", "positive"),
         ("timeout=soon", "a positive number of seconds"),
+        ("timeout=1e10", "at most 1000000000, not '1e10'"),
+        ("timeout=1e300", "at most 1000000000, not '1e300'"),
         ("uid=no-such-user", "a user's name or number"),
         ("gid=no-such-group", "a group's name or number"),
         ("umask=9", "an octal number"),
