@@ -6,15 +6,27 @@ import pwd
 
 from barfs.errors import UsageError
 
+_LARGEST = (1 << 32) - 2
+"""The next one, -1, is no id: chown(2) takes it for "leave it as it is"."""
+
+NUMBER = f"number from 0 to {_LARGEST}"
+
 
 def user_id(text: str) -> int:
-    """A user by name or number. Raises KeyError."""
-    return int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
+    """A user by name or number. Raises KeyError, ValueError for a number that is no id."""
+    return _number(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
 
 
 def group_id(text: str) -> int:
-    """A group by name or number. Raises KeyError."""
-    return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
+    """A group by name or number. Raises KeyError, ValueError for a number that is no id."""
+    return _number(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
+
+
+def _number(text: str) -> int:
+    value = int(text)
+    if value > _LARGEST:
+        raise ValueError(text)
+    return value
 
 
 def find_user(text: str | None) -> int | None:
@@ -23,6 +35,8 @@ def find_user(text: str | None) -> int | None:
         return None if text is None else user_id(text)
     except KeyError:
         raise UsageError(f"there is no user {text!r}; getent passwd lists them") from None
+    except ValueError:
+        raise UsageError(f"user must be a name or a {NUMBER}, not {text!r}") from None
 
 
 def find_group(text: str | None) -> int | None:
@@ -31,3 +45,5 @@ def find_group(text: str | None) -> int | None:
         return None if text is None else group_id(text)
     except KeyError:
         raise UsageError(f"there is no group {text!r}; getent group lists them") from None
+    except ValueError:
+        raise UsageError(f"group must be a name or a {NUMBER}, not {text!r}") from None

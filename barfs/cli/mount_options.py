@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from barfs.cli.accounts import group_id, user_id
+from barfs.cli.accounts import NUMBER, group_id, user_id
 from barfs.device import LEAST_TRACE, TIMEOUT, Options, is_timeout
 from barfs.errors import UsageError
 from barfs.fuse.fusermount import MountOptions
@@ -234,7 +234,7 @@ OPTIONS = (
         "owner of the files (default: you)",
         _MOUNT,
         user_id,
-        "a user's name or number",
+        f"a user's name or {NUMBER}",
     ),
     Option(
         "gid",
@@ -242,7 +242,7 @@ OPTIONS = (
         "group of the files (default: yours)",
         _MOUNT,
         group_id,
-        "a group's name or number",
+        f"a group's name or {NUMBER}",
     ),
     Option(
         "umask",

@@ -99,6 +99,8 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
         ),
         (["bind", "--user", "none such", NO_DEVICE], ["there is no user 'none such'"]),
         (["bind", "--group", "none such", NO_DEVICE], ["there is no group 'none such'"]),
+        (["bind", "--user", "4294967295", NO_DEVICE], ["user must be", "0 to 4294967294"]),
+        (["bind", "--group", "4294967295", NO_DEVICE], ["group must be", "0 to 4294967294"]),
         (["unbind", "nonsense"], ["'nonsense' is not a PCI address"]),
         (["doctor", "nonsense"], ["'nonsense' is not a PCI address"]),
     ],
