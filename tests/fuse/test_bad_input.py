@@ -119,6 +119,13 @@ def test_a_device_named_twice(mountpoint: Path) -> None:
     refused(result, USAGE, "0000:01:00.0 is named twice")
 
 
+def test_a_socket_twice(tmp_path: Path, mountpoint: Path) -> None:
+    with served(tmp_path) as device:
+        again = f"vfio-user:{device.socket.parent}/../{tmp_path.name}/{device.socket.name}"
+        result = barfs("mount", f"vfio-user:{device.socket}", again, mountpoint)
+        refused(result, USAGE, f"vfio-user:{device.socket} is named twice")
+
+
 @pytest.mark.parametrize("foreground", [["-f"], []])
 def test_an_unknown_address(mountpoint: Path, foreground: list[str]) -> None:
     result = barfs("mount", *foreground, NO_DEVICE, mountpoint)
