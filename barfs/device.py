@@ -53,6 +53,12 @@ MappingMode = Literal["separate", "contiguous", "off"]
 
 LEAST_TRACE = 4096
 
+_LONGEST_TIMEOUT = 10**9
+"""Seconds; the deadlines of the engine are nanoseconds in 64 bits."""
+
+TIMEOUT = f"a positive number of seconds, at most {_LONGEST_TIMEOUT}"
+"""What `is_timeout` is true for, in words."""
+
 REGION_LIMIT = 256
 """A device that claims more regions than this is not believed."""
 
@@ -105,8 +111,8 @@ class Options:
             raise UsageError(f"msix must be map or carve, not {self.msix!r}")
         if self.vfio not in ("auto", "cdev", "group", "noiommu"):
             raise UsageError(f"vfio must be auto, cdev, group or noiommu, not {self.vfio!r}")
-        if not 0 < self.timeout < float("inf"):
-            raise UsageError(f"timeout must be a positive number of seconds, not {self.timeout}")
+        if not is_timeout(self.timeout):
+            raise UsageError(f"timeout must be {TIMEOUT}, not {self.timeout!r}")
         if not LEAST_TRACE <= self.trace_limit < 1 << 63:
             raise UsageError(
                 f"trace_limit must be at least {LEAST_TRACE} bytes, not {self.trace_limit}"
@@ -118,6 +124,11 @@ class Options:
     @property
     def plan_options(self) -> PlanOptions:
         return PlanOptions(self.width, self.mapping != "off", self.msix, self.read_only)
+
+
+def is_timeout(value: object) -> bool:
+    """Whether it is a time that a device may be given for one access."""
+    return isinstance(value, int | float) and 0 < value <= _LONGEST_TIMEOUT
 
 
 def _checked_widths(widths: Collection[int]) -> Widths:

@@ -128,14 +128,12 @@ def with_addresses(names: Sequence[DeviceName], taken: Collection[Bdf]) -> list[
 def open_all(names: Sequence[DeviceName], options: Options) -> list[Device]:
     """Open devices side by side, all or none.
 
-    Raises UsageError when two have the same address, DeviceError when one cannot be opened.
+    Raises UsageError when two have the same address or socket, DeviceError when one cannot be
+    opened.
     """
     from barfs.process.side_by_side import side_by_side, undo_all
 
-    named = Counter(name.bdf for name in names if name.bdf is not None)
-    for bdf, count in named.items():
-        if count > 1:
-            raise UsageError(f"{bdf} is named twice")
+    _check_named_once(names)
     free = _free_addresses(names)
     tasks = [partial(_open, name, name.bdf or next(free), options) for name in names]
     devices = side_by_side(tasks, undo=_close)
@@ -151,6 +149,30 @@ def open_all(names: Sequence[DeviceName], options: Options) -> list[Device]:
                 raise DeviceError(f"{device.source}: {reason(error)}") from error
             raise
     return devices
+
+
+def _check_named_once(names: Sequence[DeviceName]) -> None:
+    named = Counter(name.bdf for name in names if name.bdf is not None)
+    for bdf, count in named.items():
+        if count > 1:
+            raise UsageError(f"{bdf} is named twice")
+    # A server has one client at a time: the second one would wait for an answer.
+    sockets: dict[object, DeviceName] = {}
+    for name in names:
+        if name.kind == "vfio-user":
+            first = sockets.setdefault(_identity(name), name)
+            if first is not name:
+                also = f", also as {first.source}" if first.source != name.source else ""
+                raise UsageError(f"{name.source} is named twice{also}")
+
+
+def _identity(name: DeviceName) -> object:
+    """The same for all paths of one socket."""
+    try:
+        status = os.stat(name.socket)
+    except OSError:  # opening tells the reason
+        return name.source
+    return status.st_dev, status.st_ino
 
 
 def close_all(devices: Iterable[Device]) -> None:

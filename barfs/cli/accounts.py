@@ -7,15 +7,27 @@ import pwd
 from barfs.errors import UsageError
 from barfs.text import printable
 
+_LARGEST = (1 << 32) - 2
+"""The next one, -1, is no id: chown(2) takes it for "leave it as it is"."""
+
+NUMBER = f"number from 0 to {_LARGEST}"
+
 
 def user_id(text: str) -> int:
-    """A user by name or number. Raises KeyError."""
-    return int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
+    """A user by name or number. Raises KeyError, ValueError for a number that is no id."""
+    return _number(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
 
 
 def group_id(text: str) -> int:
-    """A group by name or number. Raises KeyError."""
-    return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
+    """A group by name or number. Raises KeyError, ValueError for a number that is no id."""
+    return _number(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
+
+
+def _number(text: str) -> int:
+    value = int(text)
+    if value > _LARGEST:
+        raise ValueError(text)
+    return value
 
 
 def find_user(text: str | None) -> int | None:
@@ -26,6 +38,8 @@ def find_user(text: str | None) -> int | None:
         raise UsageError(
             f"there is no user '{printable(text)}'; getent passwd lists them"
         ) from None
+    except ValueError:
+        raise UsageError(f"user must be a name or a {NUMBER}, not '{printable(text)}'") from None
 
 
 def find_group(text: str | None) -> int | None:
@@ -36,3 +50,5 @@ def find_group(text: str | None) -> int | None:
         raise UsageError(
             f"there is no group '{printable(text)}'; getent group lists them"
         ) from None
+    except ValueError:
+        raise UsageError(f"group must be a name or a {NUMBER}, not '{printable(text)}'") from None

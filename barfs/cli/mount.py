@@ -111,7 +111,12 @@ def _umount(choice: argparse.Namespace) -> int:
             with contextlib.suppress(OSError, OverflowError):
                 process = os.pidfd_open(info.pid)
                 stack.callback(os.close, process)
-        unmount(mountpoint, lazy=info is None)
+        try:
+            unmount(mountpoint, lazy=info is None)
+        except MountError:
+            if device_number(mountpoint) == device:
+                raise
+            raise MountError(f"{mountpoint} is not a barfs mount any more") from None
         others = holders(device)
         # A mount of another process may have the number of one that has ended.
         if others and not (process is not None and _ends(process, _SOON)):

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from barfs.cli.accounts import group_id, user_id
-from barfs.device import LEAST_TRACE, Options
+from barfs.cli.accounts import NUMBER, group_id, user_id
+from barfs.device import LEAST_TRACE, TIMEOUT, Options, is_timeout
 from barfs.errors import UsageError
 from barfs.fuse.fusermount import MountOptions
 from barfs.policy import AccessPolicy
@@ -53,7 +53,7 @@ _CONTEXT = re.compile(r'[^\s,:"\\]+(:[^\s,:"\\]+){2}(:[^\s"\\]+)?')
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not 0 < value < float("inf"):
+    if not is_timeout(value):
         raise ValueError
     return value
 
@@ -207,7 +207,7 @@ OPTIONS = (
         "SECONDS",
         "time that the device may take for one access (default 5)",
         read=_seconds,
-        expected="a positive number of seconds",
+        expected=TIMEOUT,
     ),
     Option(
         "reconnect",
@@ -235,7 +235,7 @@ OPTIONS = (
         "owner of the files (default: you)",
         _MOUNT,
         user_id,
-        "a user's name or number",
+        f"a user's name or {NUMBER}",
     ),
     Option(
         "gid",
@@ -243,7 +243,7 @@ OPTIONS = (
         "group of the files (default: yours)",
         _MOUNT,
         group_id,
-        "a group's name or number",
+        f"a group's name or {NUMBER}",
     ),
     Option(
         "umask",

@@ -58,8 +58,6 @@ class Changes:
         for name in names:
             if name.kind != "demo" and self._mounted.found(name.source):
                 raise DeviceError(f"{name.source} is already in {self._mountpoint}")
-            if name.kind == "vfio-user" and [n.source for n in names].count(name.source) > 1:
-                raise UsageError(f"{name.source} is named twice")
             if name.bdf is not None and self._mounted.has(name.bdf):
                 raise DeviceError(f"{name.bdf} is already in {self._mountpoint}")
         named = with_addresses(names, self._mounted.addresses())

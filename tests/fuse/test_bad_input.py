@@ -99,6 +99,8 @@ def command(capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
         ),
         (["bind", "--user", "none such", NO_DEVICE], ["there is no user 'none such'"]),
         (["bind", "--group", "none such", NO_DEVICE], ["there is no group 'none such'"]),
+        (["bind", "--user", "4294967295", NO_DEVICE], ["user must be", "0 to 4294967294"]),
+        (["bind", "--group", "4294967295", NO_DEVICE], ["group must be", "0 to 4294967294"]),
         (["unbind", "nonsense"], ["'nonsense' is not a PCI address"]),
         (["doctor", "nonsense"], ["'nonsense' is not a PCI address"]),
     ],
@@ -115,6 +117,13 @@ def test_the_exit_code_is_the_command_s(mountpoint: Path) -> None:
 def test_a_device_named_twice(mountpoint: Path) -> None:
     result = barfs("mount", "01:00.0", "0000:01:00.0", mountpoint)
     refused(result, USAGE, "0000:01:00.0 is named twice")
+
+
+def test_a_socket_twice(tmp_path: Path, mountpoint: Path) -> None:
+    with served(tmp_path) as device:
+        again = f"vfio-user:{device.socket.parent}/../{tmp_path.name}/{device.socket.name}"
+        result = barfs("mount", f"vfio-user:{device.socket}", again, mountpoint)
+        refused(result, USAGE, f"vfio-user:{device.socket} is named twice")
 
 
 @pytest.mark.parametrize("foreground", [["-f"], []])

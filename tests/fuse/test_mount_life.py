@@ -364,6 +364,23 @@ def test_a_stopped_mount_does_not_hold_others(tmp_path: Path) -> None:
             stopped.process.send_signal(signal.SIGCONT)
 
 
+def test_one_of_many_umounts_at_once_is_the_one(tmp_path: Path) -> None:
+    """The others find the mount, and it is gone when they would end it."""
+    with mounted(tmp_path, "demo") as mount:
+        command = [*BARFS, "umount", str(mount.path)]
+        mount.process.send_signal(signal.SIGSTOP)
+        try:
+            racing = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in "1234"]
+            wait_until(lambda: not is_mounted(mount.path), "an umount")
+        finally:
+            mount.process.send_signal(signal.SIGCONT)
+        told = [one.communicate(timeout=DEADLINE)[1] for one in racing]
+        codes = sorted(one.returncode for one in racing)
+    assert codes == [0, 1, 1, 1], told
+    refused = f"barfs: {mount.path} is not a barfs mount"
+    assert all(text == "" or text.startswith(refused) for text in told), told
+
+
 def test_a_burst_of_signals_is_one_end(tmp_path: Path) -> None:
     with mounted(tmp_path, "demo") as mount:
         for _signal in range(1000):

@@ -319,6 +319,13 @@ def test_a_server_that_leaves(tmp_path: Path) -> None:
         ({"width": 3}, r"width must be .*, not 3"),
         ({"msix": "drop"}, r"msix must be .*, not .drop."),
         ({"timeout": 0}, r"timeout must be .*, not 0"),
+        ({"timeout": -1.5}, r"timeout must be .*, not -1.5"),
+        ({"timeout": float("nan")}, r"timeout must be .*, not nan"),
+        ({"timeout": float("inf")}, r"timeout must be .*, not inf"),
+        ({"timeout": 1e10}, r"timeout must be a positive number of seconds, at most 1000000000"),
+        ({"timeout": 10**400}, r"timeout must be .* at most 1000000000"),
+        ({"timeout": "5"}, r"timeout must be .*, not .5."),
+        ({"timeout": None}, r"timeout must be .*, not None"),
         ({"msix": "carve", "mapping": "off"}, "no meaning"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_wheel_has_nothing_of_the_users(user: dict[str, str], tmp_path: Path) 
     (wheel,) = package("wheel", tmp_path / "out", user)
     zipfile.ZipFile(wheel).extractall(tmp_path / "tree")
     own = ["barfs/engine/_engine.abi3.so", "barfs/preload/barfs_map.so"]
-    assert runpaths(tmp_path / "tree") == dict.fromkeys(own, [])
+    assert runpaths(tmp_path / "tree") == {name: [] for name in own}
 
 
 def test_an_sdist_has_the_modes_that_git_knows(user: dict[str, str], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from barfs.device import Options
 from barfs.emulated.demo import demo_device
 from barfs.engine.trace import HEADER
-from barfs.errors import DeviceError
+from barfs.errors import DeviceError, UsageError
 from barfs.opening import DeviceName, close_all, open_all
 from barfs.registers.errors import DescriptionError
 from barfs.registers.find import parse_choice
@@ -95,6 +95,26 @@ def test_of_several_that_fail_the_first_is_named(
         mixed.insert(3, DeviceName.parse(f"vfio-user:{tmp_path}/mute"))
         with pytest.raises(DeviceError, match=f"^vfio-user:{tmp_path}/mute: connected, but"):
             open_all(mixed, Options(timeout=0.5))
+
+
+def test_a_socket_that_is_named_twice(
+    sockets: list[Path], tmp_path: Path, nothing_left: None
+) -> None:
+    first = sockets[0]
+    link = tmp_path / "link"
+    link.symlink_to(first.name)
+    (tmp_path / "hard").hardlink_to(first)
+    relative = os.path.relpath(first)
+    paths = [str(first), f"{tmp_path}/x/../{first.name}", relative, str(link), f"{tmp_path}/hard"]
+    (tmp_path / "x").mkdir()
+    for path in paths:
+        mixed = [*names(sockets), DeviceName.parse(f"vfio-user:{path},bdf=ffff:11:00.0")]
+        with pytest.raises(UsageError, match=f"^{mixed[-1].source} is named twice"):
+            open_all(mixed, Options())
+    with pytest.raises(UsageError, match=f"is named twice, also as vfio-user:{first}$"):
+        open_all(names([first, link]), Options())
+    with pytest.raises(UsageError, match=r"/none is named twice$"):
+        open_all(names([tmp_path / "none"] * 2), Options())
 
 
 def test_a_signal_ends_the_opening_although_a_device_hangs(

@@ -125,8 +125,14 @@ def test_a_remount_is_refused_for_what_it_is(words: str) -> None:
         ("timeout=nan", "positive"),
         ("timeout=inf", "positive"),
         ("timeout=soon", "a positive number of seconds"),
+        ("timeout=1e10", "at most 1000000000, not '1e10'"),
+        ("timeout=1e300", "at most 1000000000, not '1e300'"),
         ("uid=no-such-user", "a user's name or number"),
         ("gid=no-such-group", "a group's name or number"),
+        ("uid=4294967295", "uid must be .* 0 to 4294967294, not '4294967295'"),
+        ("gid=4294967295", "gid must be .* 0 to 4294967294, not '4294967295'"),
+        ("uid=4294967296", "uid must be .* 0 to 4294967294"),
+        ("gid=" + "9" * 5000, "gid must be .* 0 to 4294967294"),
         ("umask=9", "an octal number"),
         ("umask=-1", "an octal number"),
         ("umask=7777", "an octal number"),
@@ -151,3 +157,8 @@ def test_bad_options(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         parse_options([text])
     assert "\n" not in str(caught.value)
+
+
+def test_the_largest_ids() -> None:
+    _, mount = parse_options(["uid=4294967294,gid=4294967294"])
+    assert (mount.uid, mount.gid) == (4294967294, 4294967294)
