@@ -15,7 +15,7 @@ from barfs.daemon.background import run_in_background
 from barfs.daemon.logs import log_to_stderr
 from barfs.daemon.sd_notify import ServiceManager
 from barfs.errors import UsageError
-from barfs.fuse.fusermount import GRACE, check_mountpoint, unmount
+from barfs.fuse.fusermount import GRACE, check_mountpoint, is_stopped, process_of, unmount
 from barfs.host.holders import holders
 from barfs.opening import DeviceName
 from barfs.process.places import passing_directory
@@ -107,9 +107,10 @@ def _umount(choice: argparse.Namespace) -> int:
     info = MountInfo.read(mountpoint)
     with contextlib.ExitStack() as stack:
         process = None
-        if info is not None:
+        pid = info.pid if info is not None else process_of(mountpoint)
+        if pid is not None:
             with contextlib.suppress(OSError, OverflowError):
-                process = os.pidfd_open(info.pid)
+                process = os.pidfd_open(pid)
                 stack.callback(os.close, process)
         try:
             unmount(mountpoint, lazy=info is None)
@@ -124,11 +125,17 @@ def _umount(choice: argparse.Namespace) -> int:
                 f"{mountpoint} is unmounted, but the file system lives on and keeps its devices: "
                 f"{'; '.join(others)}"
             )
-        if process is not None and not _ends(process, GRACE + 1):
+        if pid is not None and process is not None and not _is_released(pid, process):
+            hint = f", since it is stopped; resume it: kill -CONT {pid}" if is_stopped(pid) else ""
             raise MountError(
-                f"{mountpoint} is unmounted, but process {info and info.pid} is still running"
+                f"{mountpoint} is unmounted, but process {pid} still holds the devices{hint}"
             )
     return 0
+
+
+def _is_released(pid: int, process: int) -> bool:
+    """Whether the process ends while an access may still run; a stopped one never does."""
+    return _ends(process, _SOON) or (not is_stopped(pid) and _ends(process, GRACE + 1 - _SOON))
 
 
 def _ends(process: int, timeout: float) -> bool:

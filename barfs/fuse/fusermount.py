@@ -29,7 +29,7 @@ from barfs.engine import Owner, keep_from_children
 from barfs.fuse import context_mount
 from barfs.host import apparmor
 from barfs.host.programs import find_program
-from barfs.host.sysfs import Machine
+from barfs.host.sysfs import Machine, read_bytes, read_text
 from barfs.text import shell_word
 from barfs.text.system_errors import (
     in_user_namespace,
@@ -255,6 +255,36 @@ class FuseMount:
         elif "mount failed: Permission denied" in problem and profile is not None:
             problem += f"; {apparmor.why_refused(Machine(), profile, self.mountpoint)}"
         raise MountError(f"cannot mount on {self.mountpoint}: {problem}")
+
+
+def process_of(mountpoint: Path, proc: Path = Path("/proc")) -> int | None:
+    """The process of a mount that does not answer: the parent of its helper, if that is seen."""
+    for folder in sorted(proc.glob("[0-9]*"), key=lambda path: int(path.name), reverse=True):
+        program, *words = read_bytes(folder / "cmdline").split(b"\0")[:-1] or [b""]
+        ours = words[-2:] == [b"--", os.fsencode(mountpoint)] and b"-u" not in words
+        if ours and os.path.basename(program) == b"fusermount3":
+            parent = _stat(folder)[1]
+            # If not, it has adopted the helper of a process that has ended.
+            return int(parent) if _has_fuse_open(proc / parent) else None
+    return None
+
+
+def _has_fuse_open(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return any(os.readlink(link) == "/dev/fuse" for link in (folder / "fd").iterdir())
+    return False
+
+
+def is_stopped(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether a signal or a debugger has stopped the process."""
+    return _stat(proc / str(pid))[0] in ("T", "t")
+
+
+def _stat(folder: Path) -> list[str]:
+    """The state of a process and its parent, "-1" after its end (proc_pid_stat(5))."""
+    # The name of its program may contain anything.
+    words = read_text(folder / "stat").rpartition(")")[2].split()
+    return words[:2] if len(words) > 1 else ["-1", "-1"]
 
 
 def unmount_command(mountpoint: Path, *, lazy: bool = False) -> list[str]:

@@ -358,8 +358,15 @@ def test_a_stopped_mount_does_not_hold_others(tmp_path: Path) -> None:
         stopped.process.send_signal(signal.SIGSTOP)
         try:
             assert barfs("layout", "vfio-user:/nowhere", timeout=10).returncode == 1
-            assert barfs("umount", stopped.path, timeout=10).returncode == 0
+            result = barfs("umount", stopped.path, timeout=10)
+            pid = stopped.process.pid
+            assert result.returncode == 1
+            assert result.stderr == (
+                f"barfs: {stopped.path} is unmounted, but process {pid} still holds the devices, "
+                f"since it is stopped; resume it: kill -CONT {pid}\n"
+            )
             assert not is_mounted(stopped.path)
+            assert running(pid)
         finally:
             stopped.process.send_signal(signal.SIGCONT)
 
