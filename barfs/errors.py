@@ -132,7 +132,7 @@ class PolicyDenied(AccessDenied):
 
 
 class BeyondEnd(AccessError):
-    """A write at or past the end of the region."""
+    """A write, or an access to one register, at or past the end of the region."""
 
     summary = "past the end of the region"
     errno = errnos.EFBIG

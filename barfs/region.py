@@ -20,7 +20,8 @@ class Region:
 
     `read8`..`read64` and `write8`..`write64` are exactly one access of that width, to a
     little-endian register, or an `AccessError`: InvalidAccess where it is misaligned or wider than
-    the place allows, AccessDenied, PolicyDenied, BusFault, DeviceGone, AccessTimeout, ForkedAccess.
+    the place allows, BeyondEnd, AccessDenied, PolicyDenied, BusFault, DeviceGone, AccessTimeout,
+    ForkedAccess. A negative offset is a UsageError.
 
     `readable`, `writable`: whether any part can be, by the device and the options; a policy does
     not change what can be opened.

@@ -18,7 +18,7 @@ from barfs.engine.extension import ffi, lib
 from barfs.engine.inflight import Control, InFlight
 from barfs.engine.table_entry import Call, Descriptor, Memory, TableEntry
 from barfs.engine.trace import Trace
-from barfs.errors import AccessError, BarfsError, access_error
+from barfs.errors import AccessError, BarfsError, UsageError, access_error
 from barfs.ranges import Range, check_cover
 from barfs.widths import WIDTHS, in_words
 
@@ -36,6 +36,9 @@ _faulthandler_enabled = faulthandler.is_enabled
 _REFUSED_ANYWAY = 16
 
 _MOST_OF_A_PORT = 4
+
+# Past the end of any region, for offsets that have more than 64 bits.
+_FAR_AWAY = (1 << 64) - 8
 
 _BYTES = ffi.typeof("char[]")
 _POINTER_64 = ffi.typeof("uint64_t *")
@@ -155,27 +158,34 @@ class Table:
     def load(self, offset: int, width: int) -> int:
         """Read one little-endian register: exactly one access of `width` bytes.
 
-        InvalidAccess where it is misaligned, wider than the place takes, or crosses an edge.
+        InvalidAccess where it is misaligned, wider than the place takes, or crosses an edge;
+        BeyondEnd past the end.
         """
         if _faulthandler_enabled() is not sigbus.seen_faulthandler:
             sigbus.arm_guard()
-        if width != 8:
-            value = _load_narrow(self._table, offset, width)
-            if value < 0:
-                raise self._error(value, offset, width)
-            return value
-        wide = ffi.new(_POINTER_64)
-        if result := lib.barfs_load(self._table, offset, width, wide):
-            raise self._error(result, offset, width)
-        return int(wide[0])
+        try:
+            if width != 8:
+                value = _load_narrow(self._table, offset, width)
+                if value < 0:
+                    raise self._single_error(value, offset, width)
+                return value
+            wide = ffi.new(_POINTER_64)
+            if result := lib.barfs_load(self._table, offset, width, wide):
+                raise self._single_error(result, offset, width)
+            return int(wide[0])
+        except OverflowError:
+            raise self._unreachable(offset, width) from None
 
     def load32(self, offset: int) -> int:
         """Read the 4 bytes at `offset`, a multiple of 4, in one access. Raises AccessError."""
         if _faulthandler_enabled() is not sigbus.seen_faulthandler:
             sigbus.arm_guard()
-        value = _load_narrow(self._table, offset, 4)
+        try:
+            value = _load_narrow(self._table, offset, 4)
+        except OverflowError:
+            raise self._unreachable(offset, 4) from None
         if value < 0:
-            raise self._error(value, offset, 4)
+            raise self._single_error(value, offset, 4)
         return value
 
     def store(self, offset: int, width: int, value: int) -> None:
@@ -187,8 +197,12 @@ class Table:
             raise ValueError(f"{value:#x} does not fit in {width} bytes")
         if _faulthandler_enabled() is not sigbus.seen_faulthandler:
             sigbus.arm_guard()
-        if result := lib.barfs_store(self._table, offset, width, value):
-            raise self._error(result, offset, width)
+        try:
+            result = lib.barfs_store(self._table, offset, width, value)
+        except OverflowError:
+            raise self._unreachable(offset, width) from None
+        if result:
+            raise self._single_error(result, offset, width)
 
     def _row(self, entry: TableEntry) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -222,7 +236,12 @@ class Table:
         if _faulthandler_enabled() is not sigbus.seen_faulthandler:
             sigbus.arm_guard()
         early = ffi.NULL if control is None else control._control
-        done = lib.barfs_transfer(self._table, offset, buffer, count, direction, early)
+        try:
+            done = lib.barfs_transfer(self._table, offset, buffer, count, direction, early)
+        except OverflowError:
+            self._check_not_negative(offset)
+            far = _FAR_AWAY | offset % 8
+            done = lib.barfs_transfer(self._table, far, buffer, count, direction, early)
         if done < 0:
             raise self._error(done, offset, count)
         if self._calls:
@@ -236,6 +255,19 @@ class Table:
                 return error
         problem = self.width_problem(offset, width) if result == -errno.EINVAL else ""
         return access_error(-result, problem, region=self.name, offset=offset, width=width)
+
+    def _single_error(self, result: int, offset: int, width: int) -> BaseException:
+        past_end = result == -errno.EINVAL and offset >= self.size
+        return self._error(-errno.EFBIG if past_end else result, offset, width)
+
+    def _unreachable(self, offset: int, width: int) -> BaseException:
+        """The error of an access whose offset is no 64-bit number."""
+        self._check_not_negative(offset)
+        return self._error(-errno.EFBIG, offset, width)
+
+    def _check_not_negative(self, offset: int) -> None:
+        if offset < 0:
+            raise UsageError(f"{self.name}: offset must be 0 or more, not {offset}")
 
     def width_problem(self, offset: int, width: int) -> str:
         """What a place takes, for a request that it refuses as InvalidAccess; "" if that is not

@@ -156,7 +156,15 @@ Attempt = Callable[[barfs.Device], object]
         (lambda d: d["bar0"].read32(2), barfs.InvalidAccess, ("bar0", 2, 4)),
         (lambda d: d["bar0"].write16(RAM + 1, 0), barfs.InvalidAccess, ("bar0", RAM + 1, 2)),
         (lambda d: d["bar0"].read64(0x10000 - 4), barfs.InvalidAccess, ("bar0", 0xFFFC, 8)),
-        (lambda d: d["bar0"].read32(0x10000), barfs.InvalidAccess, ("bar0", 0x10000, 4)),
+        (lambda d: d["bar0"].read8(0x10000), barfs.BeyondEnd, ("bar0", 0x10000, 1)),
+        (lambda d: d["bar0"].read32(0x10000), barfs.BeyondEnd, ("bar0", 0x10000, 4)),
+        (lambda d: d["bar0"].read64(0x10002), barfs.BeyondEnd, ("bar0", 0x10002, 8)),
+        (lambda d: d["bar0"].write16(0x10000, 1), barfs.BeyondEnd, ("bar0", 0x10000, 2)),
+        (lambda d: d["bar0"].read16(1 << 64), barfs.BeyondEnd, ("bar0", 1 << 64, 2)),
+        (lambda d: d["bar0"].read32(1 << 64), barfs.BeyondEnd, ("bar0", 1 << 64, 4)),
+        (lambda d: d["bar0"].read64(1 << 64), barfs.BeyondEnd, ("bar0", 1 << 64, 8)),
+        (lambda d: d["bar0"].write32(1 << 70, 1), barfs.BeyondEnd, ("bar0", 1 << 70, 4)),
+        (lambda d: d["bar0"].write(1 << 64, b"1"), barfs.BeyondEnd, ("bar0", 1 << 64, 1)),
         (lambda d: d["bar4"].read64(4), barfs.InvalidAccess, ("bar4", 4, 8)),
         (lambda d: d["rom"].read64(0), barfs.InvalidAccess, ("rom", 0, 8)),
         (lambda d: d["rom"].write32(0, 0), barfs.AccessDenied, ("rom", 0, 4)),
@@ -175,6 +183,29 @@ def test_errors_say_where(
     assert (error.region, error.offset, error.width) == place
     assert str(error).startswith(f"{place[0]}+{place[1]:#x} ({place[2]} bytes): ")
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("offset", [-1, -4, -(1 << 63), -(1 << 70)])
+def test_a_negative_offset(bar0: barfs.Region, offset: int) -> None:
+    for attempt in (
+        bar0.read8,
+        bar0.read16,
+        bar0.read32,
+        bar0.read64,
+        lambda place: bar0.read(place, 4),
+        lambda place: bar0.write(place, b"1234"),
+        lambda place: bar0.write8(place, 0),
+        lambda place: bar0.write64(place, 0),
+    ):
+        with pytest.raises(
+            barfs.UsageError, match=f"^bar0: offset must be 0 or more, not {offset}"
+        ):
+            attempt(offset)
+
+
+@pytest.mark.parametrize("offset", [0x10000, 1 << 63, 1 << 64, 1 << 70])
+def test_a_read_past_the_end_is_empty(bar0: barfs.Region, offset: int) -> None:
+    assert bar0.read(offset, 4) == b""
 
 
 def test_a_register_that_refuses(bar0: barfs.Region) -> None:
