@@ -80,6 +80,14 @@ def find(name: str) -> str:
     raise LookupError(f"no {name} device in this guest")
 
 
+def find_physical_function() -> str:
+    """Return the BDF of the nvme device that can have virtual functions."""
+    for bdf in find_all("nvme"):
+        if (_PCI / "devices" / bdf / "sriov_totalvfs").exists():
+            return bdf
+    raise LookupError("no nvme device in this guest has virtual functions")
+
+
 def iommu_group(bdf: str) -> str:
     """Return the name of the device's IOMMU group."""
     return (_PCI / "devices" / bdf / "iommu_group").resolve().name

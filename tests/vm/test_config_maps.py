@@ -9,7 +9,7 @@ from barfs.registers.fields import extract, show
 from barfs.registers.places import RegisterMap
 from barfs.registers.shipped.config_space import config_space
 from tests.support import Mounted
-from tests.support.guest import find, find_all
+from tests.support.guest import find, find_physical_function
 
 from .lspci import Function, functions
 from .mounts import mounted
@@ -44,7 +44,7 @@ def test_the_fields_of_every_function_are_those_of_lspci() -> None:
 @pytest.fixture(scope="module")
 def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
     """MSI and SATA; MSI-X and a link; power management and virtual functions."""
-    bdfs = (find("ahci"), find("xhci"), find_all("nvme")[1])
+    bdfs = (find("ahci"), find("xhci"), find_physical_function())
     with mounted(tmp_path_factory.mktemp("mount"), *bdfs) as found:
         yield found
 

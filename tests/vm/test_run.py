@@ -115,6 +115,7 @@ def test_memory_is_shared_with_the_host(
         host_shared_memory.write(0x1000, b"the host")
         assert output(sys.executable, "-c", PYTHON, bar2) == f"{4 * MIB} b'the host'\n"
         assert host_shared_memory.read(0x200000, 8) == b"the bar!"
+        host_shared_memory.write(0x3000, bytes(0x100))
         for width in (1, 2, 4, 8):
             output(peek, bar2, hex(0x3000 + 16 * width), str(width), "0x8877665544332211")
             found = host_shared_memory.read(0x3000 + 16 * width, 8)

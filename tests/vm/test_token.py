@@ -9,7 +9,7 @@ import pytest
 
 from barfs import DeviceError
 from barfs import open as open_device
-from tests.support.guest import VFIO_PCI, bind, find_all
+from tests.support.guest import VFIO_PCI, bind, find_all, find_physical_function
 
 from .mounts import layout_rows, mounted
 
@@ -24,7 +24,7 @@ _ENABLE = Path("/sys/module/vfio_pci/parameters/enable_sriov")
 def virtual_function() -> Iterator[str]:
     """A virtual function, whose physical one was opened with TOKEN."""
     _ENABLE.write_text("1")
-    physical = find_all("nvme")[-1]
+    physical = find_physical_function()
     with open_device(f"{physical},vf_token={TOKEN}", vfio="group") as device:
         (_PCI / physical / "sriov_numvfs").write_text("1")
         found = (_PCI / physical / "virtfn0").resolve().name
