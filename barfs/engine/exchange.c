@@ -207,7 +207,7 @@ static bool is_answered(struct barfs_exchanger *exchanger, const struct message 
     return true;
 }
 
-/* For whoever goes on with it. */
+/* For the thread that goes on with it. */
 static enum barfs_exchanged put_aside(const struct barfs_exchange *exchange,
                                       struct barfs_control *control)
 {

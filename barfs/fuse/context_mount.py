@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Mounts with SELinux contexts, by mount(2): `fusermount3` knows none of these options.
 
-Rule 1: for root alone. What the helper checks for a user, nobody checks here.
+Rule 1: for root alone. What the helper checks for a user is not checked here.
 Rule 2: the options are those that the helper would make of the same words (`do_mount` in libfuse's
         `util/fusermount.c`).
 """

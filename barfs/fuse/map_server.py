@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Hands out the windows of a mount's regions, by the protocol of `barfs.attached.wire` (`-o map`).
 
-Rule 1: this process's user and root get an answer, and no other, whoever owns the files
+Rule 1: only this process's user and root get an answer, whichever user owns the files
         (`barfs.fuse.mount_socket`): the descriptor of a VFIO device also takes ioctls.
 Rule 2: a descriptor is duplicated in the step that looks it up: a device that leaves may close it
         as soon as the event loop runs again, and another file get its number.
