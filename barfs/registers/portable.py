@@ -14,8 +14,9 @@
 Rule 1: a text may be from anywhere: each of its numbers is one, and the model checks the rest.
 """
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 from barfs.registers.model import (
@@ -39,22 +40,28 @@ _BIG_ENDIAN, _HIGH_FIRST = 1, 2
 
 def to_json(root: Block) -> str:
     """The map as text."""
-    parts: dict[str, int] = {}
-    plain = _plain(root, parts)
-    return f'{{"root":{_dump(plain)},"parts":[{",".join(parts)}]}}'
+    texts: dict[str, int] = {}
+
+    @functools.cache
+    def number_of(parts: tuple[Field, ...]) -> int:
+        """Parts that differ in their descriptions alone are the same here."""
+        return texts.setdefault(_dump(list(map(_plain_field, parts))), len(texts))
+
+    plain = _plain(root, number_of)
+    return f'{{"root":{_dump(plain)},"parts":[{",".join(texts)}]}}'
 
 
 def _dump(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _plain(node: Node, parts: dict[str, int]) -> list[Any]:
+def _plain(node: Node, number_of: Callable[[tuple[Field, ...]], int]) -> list[Any]:
     start: list[Any] = [node.name, node.offset, list(node.dims), node.stride]
     if isinstance(node, Register):
-        number = parts.setdefault(_dump(list(map(_plain_field, node.parts))), len(parts))
+        number = number_of(node.parts)
         flags = _BIG_ENDIAN * node.big_endian | _HIGH_FIRST * node.high_first
         return ["register", *start, node.width, number, node.access_width, flags]
-    inside = [_plain(child, parts) for child in node.children]
+    inside = [_plain(child, number_of) for child in node.children]
     if isinstance(node, Memory):
         return ["memory", *start, node.size, inside, node.width, node.access]
     return ["block", *start, node.size, inside]
