@@ -62,7 +62,7 @@ def edu() -> Iterator[str]:
 
 
 def come_back(bdf: str) -> None:
-    """What a boot is to the device: it is found, and nobody has given it a driver."""
+    """What a boot is to the device: it is found, and has no driver yet."""
     (PCI / "devices" / bdf / "remove").write_text("1")
     rescan()
     subprocess.run(["udevadm", "settle"], check=True)

@@ -95,7 +95,7 @@ def test_only_its_owner_can_reach_it(served: Path) -> None:
 def test_another_user_is_not_answered(
     served: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever gets hold of the socket: the kernel says who it is."""
+    """A process of another user that gets hold of the socket: the kernel tells its user."""
     monkeypatch.setattr(mount_socket, "_CREDENTIALS", _OtherUser)
     assert ask(served, b"hello") == b""
     assert "refused process 4711 of user 4242: the mount is another user's" in caplog.text
