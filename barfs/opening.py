@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from barfs.errors import DeviceError, UsageError
 from barfs.pci import Bdf
-from barfs.text import printable
+from barfs.text import quoted
 from barfs.text.system_errors import reason
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class DeviceName:
         path, comma, choice = text.removeprefix(_VFIO_USER).partition(",bdf=")
         if not path:
             raise UsageError(
-                f"'{printable(text)}' names no socket; use the form vfio-user:/run/device.sock"
+                f"{quoted(text)} names no socket; use the form vfio-user:/run/device.sock"
             )
         source = _VFIO_USER + _absolute(path)
         bdf = Bdf.parse(choice) if comma else None
@@ -85,7 +85,7 @@ class DeviceName:
             bdf = Bdf.parse(_SYSFS.sub("", address))
         except UsageError:
             raise UsageError(
-                f"'{printable(text)}' is not a device; name a PCI address like "
+                f"{quoted(text)} is not a device; name a PCI address like "
                 "0000:01:00.0[,vf_token=UUID], vfio-user:SOCKET[,bdf=BDF], or demo"
             ) from None
         return cls("pci", str(bdf), address, bdf, token=_token(token) if comma else None)
@@ -105,8 +105,7 @@ def _token(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise UsageError(
-            "vf_token must be a UUID like 14d63f20-8445-11ea-8900-1f9ce7d5650d, not "
-            f"'{printable(text)}'"
+            f"vf_token must be a UUID like 14d63f20-8445-11ea-8900-1f9ce7d5650d, not {quoted(text)}"
         ) from None
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from barfs.errors import UsageError
-from barfs.text import printable
+from barfs.text import quoted
 
 BAR_COUNT = 6
 ROM_INDEX = 6
@@ -88,9 +88,7 @@ class Bdf:
         """
         match = _BDF.fullmatch(text)
         if match is None:
-            raise UsageError(
-                f"'{printable(text)}' is not a PCI address; write it like 0000:01:00.0"
-            )
+            raise UsageError(f"{quoted(text)} is not a PCI address; write it like 0000:01:00.0")
         domain, _separator, bus, device, function = match.groups(default="0")
         return cls(int(domain, 16), int(bus, 16), int(device, 16), int(function))
 
@@ -120,7 +118,7 @@ def region_index(name: str) -> int:
         if match[1] or index >= FIRST_DEVICE_SPECIFIC_INDEX:
             return index
     raise UsageError(
-        f"'{printable(name)}' is not a region; regions are bar0..bar5, rom, config, region9..."
+        f"{quoted(name)} is not a region; regions are bar0..bar5, rom, config, region9..."
     )
 
 

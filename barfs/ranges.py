@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from barfs.errors import UsageError
-from barfs.text import printable
+from barfs.text import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def parse_number(text: str) -> int:
         return int(digits, 0) * factor
     except ValueError:
         raise UsageError(
-            f"'{printable(text)}' is not a number; write it like 256, 0x100, 4k or 1M"
+            f"{quoted(text)} is not a number; write it like 256, 0x100, 4k or 1M"
         ) from None
 
 
@@ -176,10 +176,10 @@ def parse_range(text: str, default_size: int | None = None) -> Range:
     else:
         if default_size is None:
             raise UsageError(
-                f"'{printable(text)}' is not a range; write it like 0x100+0x40 or 0x100-0x13f"
+                f"{quoted(text)} is not a range; write it like 0x100+0x40 or 0x100-0x13f"
             )
         start = parse_number(text)
         end = start + default_size
     if end <= start:
-        raise UsageError(f"'{printable(text)}' is an empty range")
+        raise UsageError(f"{quoted(text)} is an empty range")
     return Range(start, end)

@@ -5,7 +5,7 @@ import grp
 import pwd
 
 from barfs.errors import UsageError
-from barfs.text import printable
+from barfs.text import quoted
 
 _LARGEST = (1 << 32) - 2
 """The next one, -1, is no id: chown(2) takes it for "leave it as it is"."""
@@ -35,11 +35,9 @@ def find_user(text: str | None) -> int | None:
     try:
         return None if text is None else user_id(text)
     except KeyError:
-        raise UsageError(
-            f"there is no user '{printable(text)}'; getent passwd lists them"
-        ) from None
+        raise UsageError(f"there is no user {quoted(text)}; getent passwd lists them") from None
     except ValueError:
-        raise UsageError(f"user must be a name or a {NUMBER}, not '{printable(text)}'") from None
+        raise UsageError(f"user must be a name or a {NUMBER}, not {quoted(text)}") from None
 
 
 def find_group(text: str | None) -> int | None:
@@ -47,8 +45,6 @@ def find_group(text: str | None) -> int | None:
     try:
         return None if text is None else group_id(text)
     except KeyError:
-        raise UsageError(
-            f"there is no group '{printable(text)}'; getent group lists them"
-        ) from None
+        raise UsageError(f"there is no group {quoted(text)}; getent group lists them") from None
     except ValueError:
-        raise UsageError(f"group must be a name or a {NUMBER}, not '{printable(text)}'") from None
+        raise UsageError(f"group must be a name or a {NUMBER}, not {quoted(text)}") from None

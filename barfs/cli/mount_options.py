@@ -22,7 +22,7 @@ from barfs.fuse.fusermount import MountOptions
 from barfs.policy import AccessPolicy
 from barfs.ranges import parse_number
 from barfs.registers.find import Choice, parse_choice
-from barfs.text import printable
+from barfs.text import quoted
 from barfs.widths import Widths, widths_of
 
 # util-linux: libmount/src/optmap.c.
@@ -349,7 +349,7 @@ def _read_word(word: str) -> tuple[str | None, Any]:
     option = _BY_NAME.get(name)
     if option is None or bool(equals) != bool(option.value):
         known = ", ".join(f"{option.name}=" if option.value else option.name for option in OPTIONS)
-        raise UsageError(f"unknown option '{printable(word)}'; the options are {known}")
+        raise UsageError(f"unknown option {quoted(word)}; the options are {known}")
     if not option.value:
         return name, True
     if option.repeated:
@@ -357,4 +357,4 @@ def _read_word(word: str) -> tuple[str | None, Any]:
     try:
         return name, option.read(text)
     except (ValueError, KeyError, OverflowError):
-        raise UsageError(f"{name} must be {option.expected}, not '{printable(text)}'") from None
+        raise UsageError(f"{name} must be {option.expected}, not {quoted(text)}") from None

@@ -39,7 +39,7 @@ from barfs.cli.register_operations import (
     rehearse,
 )
 from barfs.errors import BarfsError, UsageError
-from barfs.text import printable
+from barfs.text import quoted
 from barfs.text.system_errors import line as text_of
 from barfs.text.system_errors import reason
 
@@ -379,9 +379,7 @@ class _Script:
         parser = self._parsers.get(words[0])
         if parser is None:
             if words[0] not in _COMMANDS:
-                raise UsageError(
-                    f"a line must begin with {_COMMANDS_TOLD}, not '{printable(words[0])}'"
-                )
+                raise UsageError(f"a line must begin with {_COMMANDS_TOLD}, not {quoted(words[0])}")
             parser = self._parsers[words[0]] = _LineParser(words[0])
         choice = parser.parse(words[1:])
         step: _Step

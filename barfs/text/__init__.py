@@ -28,6 +28,15 @@ def printable(text: object) -> str:
     )
 
 
+def quoted(text: object) -> str:
+    r"""What an error quotes: `printable`, between quotation marks.
+
+    >>> print(quoted("it\udcff"))
+    'it\xff'
+    """
+    return f"'{printable(text)}'"
+
+
 def unicode(text: str) -> str:
     r"""The text with `\xNN` for each byte that is in no character, so that it can be encoded.
 
@@ -64,8 +73,8 @@ def shell_word(text: object) -> str:
     word = str(text)
     if printable(word) == word:
         return shlex.quote(word)
-    quoted = word.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{printable(quoted)}'"
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"${quoted(escaped)}"
 
 
 def printable_lines(text: str) -> str:
